@@ -1,0 +1,56 @@
+# Everything a newcomer or CI needs. `make demo` and `make test` install what they use into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+RUNTIME := .venv/.installed
+TESTS := .venv/.installed-tests
+SOURCES := sniproxy admin certs examples tests bench
+
+.PHONY: demo test check format unit e2e cover certs load bench clean
+
+demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
+	$(BIN)/sniproxy quickstart
+
+test: check  ## lint, types, unit and end-to-end tests
+	$(BIN)/pytest
+
+check: $(TESTS)  ## lint and types
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(TESTS)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+unit: $(TESTS)  ## the tests without tests/e2e
+	$(BIN)/pytest --ignore tests/e2e
+
+e2e: $(TESTS)
+	$(BIN)/pytest tests/e2e
+
+cover: $(TESTS)  ## which lines and branches the tests reach
+	$(BIN)/coverage run -m pytest --ignore tests/e2e
+	$(BIN)/coverage report --skip-covered --show-missing
+
+certs: $(RUNTIME)  ## throw-away certificates in certs/
+	$(BIN)/python -m certs.make_certs
+
+load: $(TESTS)  ## 1 000 sessions at once for 30 s; every byte checked
+	$(BIN)/python -m bench.load
+
+bench: $(TESTS)  ## how fast a change is in force, and with how many routes
+	$(BIN)/python -m bench.live_changes
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+$(RUNTIME): pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(TESTS): pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $(RUNTIME) $@

@@ -1,0 +1,12 @@
+"""The admin API: REST in the style of Apache APISIX over a store. A change's life, in order:
+
+    auth        who asks, and may they
+    body        bytes -> JSON, bounded
+    rules       JSON -> checked object: schema, certificates, references; keys encrypted
+    resources   the requests themselves: one store write each, and the answers
+    app         paths, errors -> answers
+    server      uvicorn
+    bulk        apply and dump: many objects at once, through the API or straight into the store
+
+Imports of `sniproxy` only what both share: objects, store, settings, keyring, errors, logs.
+"""

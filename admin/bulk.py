@@ -1,0 +1,246 @@
+"""apply and dump: a file of objects into a configuration, and a configuration into a file.
+
+    upstreams: [{id: lobby, nodes: {"10.0.0.5:7777": 1}}]
+    stream_routes: [{id: lobby, sni: lobby.example.com, upstream_id: lobby}]
+
+Everything is checked before the first object is written: schema, certificates, and that what is referred to stands in the
+file or at the destination already. Objects that the file does not name are left alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx
+import yaml
+
+from admin.resources import NotFound, Resources
+from admin.rules import check, check_references, decode, prepare, refuse_times
+from sniproxy.errors import KeyringError, ObjectRefused, StoreUnavailable
+from sniproxy.keyring import is_encrypted
+from sniproxy.objects import KINDS, Kind
+from sniproxy.objects.secrets import map_secrets
+
+TIMES = ("create_time", "update_time")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One object of a file and where it stands there, such as "stream_routes[2]"."""
+
+    kind: Kind
+    object_id: str
+    value: dict[str, Any]
+    place: str
+
+
+class Destination(Protocol):
+    """Where objects go: the admin API or a store."""
+
+    def check(self, item: Item) -> None:
+        """ObjectRefused if the object cannot be written there."""
+        ...
+
+    async def find(self, collection: str, object_id: str) -> dict[str, Any] | None:
+        """An object that is there already."""
+        ...
+
+    async def write(self, item: Item) -> bool:
+        """Creates or replaces; whether it is new."""
+        ...
+
+    async def objects(self, kind: Kind) -> list[dict[str, Any]]:
+        """All objects of a kind, private keys encrypted or left out."""
+        ...
+
+
+def read_items(text: str) -> list[Item]:
+    """The objects of a YAML or JSON file, in the order in which they can be written; ObjectRefused."""
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ObjectRefused(f"neither YAML nor JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ObjectRefused(f"expected lists named {', '.join(KINDS)}")
+    for collection in data:
+        if collection not in KINDS:
+            raise ObjectRefused(f"{collection}: unknown; expected {', '.join(KINDS)}")
+    items = [item for kind in KINDS.values() for item in _items_of(kind, data)]
+    seen: set[tuple[str, str]] = set()
+    for item in items:
+        name = (item.kind.collection, item.object_id)
+        if name in seen:
+            raise ObjectRefused(f"{item.place}: the id {item.object_id} stands there twice")
+        seen.add(name)
+    return items
+
+
+def _items_of(kind: Kind, data: dict[str, Any]) -> list[Item]:
+    values = data.get(kind.collection) or []
+    if not isinstance(values, list):
+        raise ObjectRefused(f"{kind.collection}: expected a list")
+    items = []
+    for index, value in enumerate(values):
+        place = f"{kind.collection}[{index}]"
+        if not isinstance(value, dict):
+            raise ObjectRefused(f"{place}: expected an object")
+        if "id" not in value:
+            raise ObjectRefused(f"{place}: missing {kind.title} id")
+        items.append(Item(kind, str(value["id"]), value, place))
+    return items
+
+
+async def apply(
+    items: list[Item], destination: Destination, progress: Callable[[str], None]
+) -> None:
+    """Checks all, then writes all. ObjectRefused before the first write; StoreUnavailable names how far it came."""
+    named = {(item.kind.collection, item.object_id): item.value for item in items}
+
+    async def find(collection: str, object_id: str) -> dict[str, Any] | None:
+        return named.get((collection, object_id)) or await destination.find(collection, object_id)
+
+    for item in items:
+        try:
+            refuse_times(item.value)
+            destination.check(item)
+            await check_references(item.value, find)
+        except ObjectRefused as refused:
+            raise ObjectRefused(f"{item.place} (id {item.object_id}): {refused}") from None
+    for done, item in enumerate(items):
+        try:
+            created = await destination.write(item)
+        except (ObjectRefused, StoreUnavailable) as error:
+            raise StoreUnavailable(
+                f"{done} of {len(items)} written, then {item.place}: {error}"
+            ) from error
+        progress(f"{'created' if created else 'replaced'} {item.kind.collection}/{item.object_id}")
+
+
+async def dump(source: Destination) -> str:
+    """A file that `apply` takes."""
+    lists = {
+        kind.collection: [_without_times(value) for value in await source.objects(kind)]
+        for kind in KINDS.values()
+    }
+    return yaml.dump(lists, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _without_times(value: dict[str, Any]) -> dict[str, Any]:
+    return {member: content for member, content in value.items() if member not in TIMES}
+
+
+class StoreDestination:
+    """Straight into the store, with the keyring at hand. Implements `Destination`."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    def check(self, item: Item) -> None:
+        prepare(item.kind.collection, item.object_id, item.value, self._resources.keyring)
+
+    async def find(self, collection: str, object_id: str) -> dict[str, Any] | None:
+        try:
+            found = await self._resources.get(KINDS[collection], object_id)
+        except NotFound:
+            return None
+        value: dict[str, Any] = found["value"]
+        return value
+
+    async def write(self, item: Item) -> bool:
+        written = await self._resources.replace(item.kind, item.object_id, item.value, None)
+        return written.created
+
+    async def objects(self, kind: Kind) -> list[dict[str, Any]]:
+        prefix = self._resources.key(kind.collection, "")
+        entries = (await self._resources.store.list(prefix)).entries
+        values = [(entry.key, decode(entry.value)) for entry in entries]
+        return [
+            {"id": key.removeprefix(prefix)} | self._sealed(kind, key.removeprefix(prefix), value)
+            for key, value in values
+            if value is not None
+        ]
+
+    def _sealed(self, kind: Kind, object_id: str, value: dict[str, Any]) -> dict[str, Any]:
+        """Private keys under our keyring, also those that an APISIX wrote; one that does not open stays as it is."""
+
+        def seal(text: str, place: str) -> str:
+            if is_encrypted(text):
+                return text
+            try:
+                clear = self._resources.keyring.decrypt(text, place)
+            except KeyringError:
+                return text
+            return self._resources.keyring.encrypt(clear, place)
+
+        return map_secrets(kind.collection, object_id, value, seal)
+
+
+class ApiDestination:
+    """Through the admin API. Implements `Destination`."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        """client: with `base_url` ending in /apisix/admin and the X-API-KEY header."""
+        self._client = client
+
+    def check(self, item: Item) -> None:
+        sealed = False
+
+        def look(text: str, _: str) -> str:
+            nonlocal sealed
+            sealed = sealed or is_encrypted(text)
+            return text
+
+        map_secrets(item.kind.collection, item.object_id, item.value, look)
+        if not sealed:  # only who holds the keyring can check a pair whose key is encrypted
+            check(item.kind.collection, item.value)
+
+    async def find(self, collection: str, object_id: str) -> dict[str, Any] | None:
+        response = await self._request("GET", f"/{collection}/{object_id}")
+        if response.status_code == 404:
+            return None
+        found: dict[str, Any] = _checked(response)["value"]
+        return found
+
+    async def write(self, item: Item) -> bool:
+        path = f"/{item.kind.collection}/{item.object_id}"
+        response = await self._request("PUT", path, json=item.value)
+        _checked(response)
+        return response.status_code == 201
+
+    async def objects(self, kind: Kind) -> list[dict[str, Any]]:
+        listed = _checked(await self._request("GET", f"/{kind.collection}"))["list"]
+        return [{"id": one["key"].rpartition("/")[2]} | one["value"] for one in listed]
+
+    async def _request(self, method: str, path: str, json: Any = None) -> httpx.Response:
+        try:
+            return await self._client.request(method, path, json=json)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            where = self._client.base_url
+            raise StoreUnavailable(f"{where}: {str(error) or type(error).__name__}") from error
+
+
+def _checked(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        body = {}
+    if not isinstance(body, dict):
+        body = {}
+    if response.status_code in (400, 404, 413):
+        raise ObjectRefused(body.get("error_msg") or f"HTTP {response.status_code}")
+    if not response.is_success:
+        cause = body.get("description") or body.get("error_msg") or "no answer of an admin API"
+        raise StoreUnavailable(f"HTTP {response.status_code}: {cause}")
+    return body
+
+
+class _Dumper(yaml.SafeDumper):
+    """PEM text as block scalars, so that a dump can be read."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)

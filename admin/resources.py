@@ -1,0 +1,182 @@
+"""The requests on ssls, stream_routes, upstreams and services. Each write is one compare-and-write in the store.
+
+Shapes, status codes and texts are APISIX 3.18's. What is stored is what was sent, plus id and times: defaults are never
+stored, and private keys are stored and answered as ciphertext only.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from admin.rules import (
+    check_references,
+    check_unused,
+    decode,
+    encode,
+    merge,
+    merge_at,
+    prepare,
+    refuse_times,
+    reveal,
+)
+from sniproxy.errors import Conflict, ObjectRefused
+from sniproxy.keyring import Keyring
+from sniproxy.objects import Kind
+from sniproxy.objects.secrets import without_secrets
+from sniproxy.store import Entry, Store
+
+RACES = 5  # how often a write that lost a race is tried on the new value
+
+
+class NotFound(Exception):
+    """404."""
+
+
+class RaceLost(Exception):
+    """503: others kept writing the same object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a write answers: APISIX's envelope without indexes, 201 for a new object."""
+
+    key: str
+    value: dict[str, Any]
+    created: bool
+    revision: int
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {"key": self.key, "value": self.value}
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The objects of one store under one prefix."""
+
+    store: Store
+    prefix: str
+    keyring: Keyring
+    now: Callable[[], float] = field(default=time.time)
+
+    def key(self, collection: str, object_id: str) -> str:
+        """The key of an object in the store."""
+        return f"{self.prefix}/{collection}/{object_id}"
+
+    async def list(self, kind: Kind) -> dict[str, Any]:
+        """Every object of a kind, in key order."""
+        listing = await self.store.list(self.key(kind.collection, ""))
+        found = [_envelope(kind, entry) for entry in listing.entries]
+        objects = [one for one in found if one is not None]
+        return {"list": objects, "total": len(objects)}
+
+    async def get(self, kind: Kind, object_id: str) -> dict[str, Any]:
+        """One object; NotFound."""
+        entry = await self.store.get(self.key(kind.collection, object_id))
+        found = _envelope(kind, entry) if entry is not None and object_id else None
+        if found is None:
+            raise NotFound
+        return found
+
+    async def create(self, kind: Kind, value: dict[str, Any], ttl: int | None) -> Written:
+        """A new object under an id of ours: a revision of the store, so it is unique and sorts by age."""
+        if "id" in value:
+            raise ObjectRefused(f"wrong {kind.title} id, do not need it")
+        refuse_times(value)
+        prepare(kind.collection, "new", value | {"id": "new"}, self.keyring)
+        revision = await self.store.put(f"{self.prefix}/gen_id", b"1")
+        return await self.replace(kind, f"{revision:020d}", value, ttl)
+
+    async def replace(
+        self, kind: Kind, path_id: str | None, value: dict[str, Any], ttl: int | None
+    ) -> Written:
+        """Creates or replaces. The id stands in the path or in the body, or is the same in both."""
+        refuse_times(value)
+        object_id = _one_id(kind, path_id, value)
+        value = {"id": object_id} | value
+
+        def renewed(old: dict[str, Any] | None, now: int) -> dict[str, Any]:
+            created = (old or {}).get("create_time", now)
+            return value | {"create_time": created, "update_time": now}
+
+        return await self._write(kind, object_id, renewed, ttl)
+
+    async def patch(
+        self, kind: Kind, object_id: str, path: str, change: Any, ttl: int | None
+    ) -> Written:
+        """Merges into an object, or replaces one member of it (`path` such as "upstream/nodes"). NotFound."""
+        steps = [step for step in path.split("/") if step]
+        if not steps and not isinstance(change, dict):
+            raise ObjectRefused("invalid request body: expected a JSON object")
+
+        def patched(old: dict[str, Any] | None, now: int) -> dict[str, Any]:
+            if old is None:
+                raise NotFound
+            clear = reveal(kind.collection, object_id, old, self.keyring)
+            merged = merge_at(clear, steps, change) if steps else merge(clear, change)
+            if str(merged.get("id")) != object_id:
+                raise ObjectRefused(f"wrong {kind.title} id")
+            timed = "update_time" in change if not steps else steps == ["update_time"]
+            result: dict[str, Any] = merged if timed else merged | {"update_time": now}
+            return result
+
+        return await self._write(kind, object_id, patched, ttl)
+
+    async def delete(self, kind: Kind, object_id: str, *, force: bool) -> dict[str, Any]:
+        """Deletes; NotFound; ObjectRefused while it is in use, unless forced."""
+        key = self.key(kind.collection, object_id)
+        if not object_id or await self.store.get(key) is None:
+            raise NotFound
+        if not force:
+            await check_unused(kind.collection, object_id, self.store, self.prefix)
+        if await self.store.delete(key) is None:
+            raise NotFound
+        return {"deleted": "1", "key": key}
+
+    async def _write(
+        self,
+        kind: Kind,
+        object_id: str,
+        change: Callable[[dict[str, Any] | None, int], dict[str, Any]],
+        ttl: int | None,
+    ) -> Written:
+        """Read, change, check, write if nobody else has written meanwhile, else again."""
+        key = self.key(kind.collection, object_id)
+        for _ in range(RACES):
+            old = await self.store.get(key)
+            new = change(decode(old.value) if old else None, int(self.now()))
+            stored = prepare(kind.collection, object_id, new, self.keyring)
+            await check_references(stored, self._find)
+            expect = old.mod_revision if old else 0
+            try:
+                revision = await self.store.put(key, encode(stored), expect=expect, ttl=ttl)
+            except Conflict:
+                continue
+            return Written(key, stored, created=old is None, revision=revision)
+        raise RaceLost("value changed before overwritten")
+
+    async def _find(self, collection: str, object_id: str) -> dict[str, Any] | None:
+        entry = await self.store.get(self.key(collection, object_id))
+        return decode(entry.value) if entry else None
+
+
+def _envelope(kind: Kind, entry: Entry) -> dict[str, Any] | None:
+    value = decode(entry.value)
+    if value is None:
+        return None
+    return {
+        "key": entry.key,
+        "value": without_secrets(kind.collection, value),
+        "createdIndex": entry.create_revision,
+        "modifiedIndex": entry.mod_revision,
+    }
+
+
+def _one_id(kind: Kind, path_id: str | None, value: dict[str, Any]) -> str:
+    body_id = value.get("id")
+    if path_id is None and body_id is None:
+        raise ObjectRefused(f"missing {kind.title} id")
+    if path_id is not None and body_id is not None and str(body_id) != path_id:
+        raise ObjectRefused(f"wrong {kind.title} id")
+    return path_id if path_id is not None else str(body_id)

@@ -1,0 +1,25 @@
+"""Runs the application under uvicorn on a socket that is bound already."""
+
+import signal
+import socket
+import sys
+
+import uvicorn
+from starlette.applications import Starlette
+
+from sniproxy.settings import Admin
+
+
+def serve(app: Starlette, sock: socket.socket, settings: Admin) -> None:
+    """Until SIGTERM or SIGINT; requests in flight get `shutdown_timeout` seconds."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_timeout,
+    )
+    # uvicorn stops gracefully at a signal and then raises it again for whoever handled it before.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    uvicorn.Server(config).run(sockets=[sock])

@@ -1,0 +1,34 @@
+"""sniproxy: one TLS address in front of thousands of game servers. The map, in pipeline order.
+
+What all parts share (imports nothing of ours but what stands above it):
+    errors          close reasons and exceptions
+    settings        frozen settings, every limit with unit and default
+    objects/        ssl, stream_route, upstream, service: APISIX's JSON as models
+    keyring         private keys at rest
+    store/          etcd and SQLite behind one contract: bytes and revisions
+    logs            JSON lines
+
+The pure stages (bytes, objects and `now`; no sockets, no clocks):
+    client_hello    bytes -> the name that a client asks for, or why not
+    router          name and addresses -> route
+    tls             name -> certificate
+    balancer        upstream -> node
+    snapshot        the objects in force and their indexes; one change costs only itself
+    accounting      what is known of a session -> its log line
+
+Doing:
+    relay/          moves bytes both ways: the contract, and the portable relay on trio
+    upstream        upstream -> connected socket
+    metrics         counters of a worker
+    config          store -> snapshot, for ever
+    session         a connection's life, on one page
+    listener        sockets, accept, backing off
+    status          /livez /readyz /metrics
+    worker          puts these together
+    quickstart      everything on one machine
+    cli             the commands; the only module that knows every other
+
+Beside this package: `admin` (the REST API, which shares only the first group), `certs`, `examples/game_echo`.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,51 @@
+"""Which game server a session gets: smooth weighted round robin, pure.
+
+Smooth: a node of weight 5 beside one of weight 1 is picked 5 times in 6, spread evenly, never five times in a row and
+then the other. Each pick adds every node's weight to its credit, takes the node with most credit, and takes the sum of
+the weights off that node. Nodes of a lower priority are asked only when those of a higher one were all tried.
+"""
+
+from collections.abc import Container, Sequence
+
+from sniproxy.objects import Node
+
+
+class RoundRobin:
+    """Picks among nodes; a node of weight 0 gets no new sessions."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        usable = [node for node in nodes if node.weight > 0]
+        priorities = sorted({node.priority for node in usable}, reverse=True)
+        self._tiers = [
+            [_Candidate(node) for node in usable if node.priority == priority]
+            for priority in priorities
+        ]
+        self.size = len(usable)
+
+    def pick(self, tried: Container[int] = ()) -> Node | None:
+        """The next node that is not in `tried` (a set of `id(node)`), or None when there is none left."""
+        for tier in self._tiers:
+            left = [one for one in tier if id(one.node) not in tried]
+            if left:
+                return _smooth(left)
+        return None
+
+
+class _Candidate:
+    __slots__ = ("credit", "node")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.credit = 0
+
+
+def _smooth(candidates: list[_Candidate]) -> Node:
+    total = 0
+    best = candidates[0]
+    for one in candidates:
+        one.credit += one.node.weight
+        total += one.node.weight
+        if one.credit > best.credit:
+            best = one
+    best.credit -= total
+    return best.node

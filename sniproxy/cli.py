@@ -1,0 +1,200 @@
+"""The commands; the only module that knows every other.
+
+Exit codes: 0 done, 1 failed while running, 2 refused before anything was done (a setting, a file, a port).
+"""
+
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import trio
+
+from admin.app import create_app
+from admin.bulk import ApiDestination, Destination, StoreDestination, apply, dump, read_items
+from admin.resources import Resources
+from admin.server import serve
+from sniproxy import __version__
+from sniproxy.errors import ObjectRefused, SettingsError, SniproxyError
+from sniproxy.keyring import open_keyring
+from sniproxy.listener import bind, listen
+from sniproxy.logs import open_log
+from sniproxy.quickstart import Quickstart
+from sniproxy.settings import Settings, load_settings
+from sniproxy.store.opening import open_store
+from sniproxy.worker import run_until_signalled
+
+NO_ADMIN_KEY = (
+    "admin.keys: not set: without a key nobody may use the admin API. Make one and set it:\n"
+    '  export SNIPROXY_ADMIN__KEYS=\'[{"name": "ops", "key": "\'$(openssl rand -hex 16)\'"}]\'\n'
+    "or in sniproxy.yaml: admin: {keys: [{name: ops, key: ...}]}"
+)
+
+
+class _Group(click.Group):
+    """Turns what was refused into one line on stderr and exit code 2, and what failed into 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SniproxyError as error:
+            click.echo(f"sniproxy: {error}", err=True)
+            refused = isinstance(error, SettingsError | ObjectRefused)
+            raise SystemExit(2 if refused else 1) from None
+
+
+_config = click.option(
+    "-c",
+    "--config",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Settings file (YAML). SNIPROXY_... environment variables override it.",
+)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """One TLS address in front of thousands of game servers."""
+
+
+@main.command()
+@_config
+def proxy(file: Path | None) -> None:
+    """The data plane: follows the store and serves players."""
+    settings = load_settings(file)
+    _run(run_until_signalled, settings, open_log("proxy"))
+
+
+@main.command()
+@_config
+def admin(file: Path | None) -> None:
+    """The admin API: writes the store."""
+    settings = load_settings(file)
+    if not settings.admin.keys:
+        raise SettingsError(NO_ADMIN_KEY)
+    keyring = open_keyring(settings)
+    sock = bind(settings.admin.address, "admin.address")
+    listen(sock, "admin.address", backlog=128)
+    log = open_log("admin")
+    log.info("ready", address=settings.admin.address, store=settings.store)
+    serve(create_app(settings, open_store(settings), keyring, log), sock, settings.admin)
+
+
+@main.command()
+@_config
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("sniproxy-data"),
+    show_default=True,
+    help="Where the configuration, the admin key and the certificates are kept.",
+)
+@click.option(
+    "--games-from",
+    type=click.IntRange(1, 65533),
+    default=9001,
+    show_default=True,
+    help="First of the three ports of the echo game servers.",
+)
+def quickstart(file: Path | None, data_dir: Path, games_from: int) -> None:
+    """Everything on this machine: admin, data plane, three game servers, certificates and routes."""
+    raise SystemExit(_run(Quickstart(file, data_dir.absolute(), games_from).run))
+
+
+def _destination(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say where objects go to or come from."""
+    for option in (
+        click.option(
+            "--key", envvar="SNIPROXY_KEY", help="Admin key; better given as SNIPROXY_KEY."
+        ),
+        click.option("--admin", "url", help="The admin API, such as http://127.0.0.1:9180."),
+        _config,
+    ):
+        command = option(command)
+    return command
+
+
+@main.command(name="apply")
+@click.option(
+    "-f",
+    "source",
+    type=click.File("r", encoding="utf-8"),
+    required=True,
+    help="YAML or JSON; - for stdin.",
+)
+@_destination
+def apply_command(source: Any, file: Path | None, url: str | None, key: str | None) -> None:
+    """Create or replace each object of a file; all are checked before the first is written."""
+    items = read_items(source.read())
+    _run(_with_destination, file, url, key, partial(_apply, items))
+    click.echo(f"{len(items)} objects applied")
+
+
+@main.command(name="dump")
+@_destination
+def dump_command(file: Path | None, url: str | None, key: str | None) -> None:
+    """Print all objects as a file that `apply` takes. Private keys: encrypted with -c, left out with --admin."""
+    if url is not None:
+        click.echo(
+            "sniproxy: the API gives out no private keys: use -c to dump the store itself", err=True
+        )
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `sniproxy dump | head` ends quietly
+    _run(_with_destination, file, url, key, _dump)
+
+
+async def _apply(items: Any, destination: Destination) -> None:
+    await apply(items, destination, click.echo)
+
+
+async def _dump(destination: Destination) -> None:
+    click.echo(await dump(destination), nl=False)
+
+
+async def _with_destination(
+    file: Path | None,
+    url: str | None,
+    key: str | None,
+    work: Callable[[Destination], Awaitable[None]],
+) -> None:
+    if url is None:
+        settings = load_settings(file)
+        await _with_store(settings, work)
+        return
+    if key is None:
+        raise SettingsError("--key: not set: the admin API wants one; set SNIPROXY_KEY")
+    base = url.rstrip("/").removesuffix("/apisix/admin") + "/apisix/admin"
+    async with httpx.AsyncClient(base_url=base, headers={"X-API-KEY": key}, timeout=30) as client:
+        await work(ApiDestination(client))
+
+
+async def _with_store(settings: Settings, work: Callable[[Destination], Awaitable[None]]) -> None:
+    store = open_store(settings)
+    try:
+        await work(
+            StoreDestination(Resources(store, settings.where.prefix, open_keyring(settings)))
+        )
+    finally:
+        with trio.CancelScope(shield=True):
+            await store.aclose()
+
+
+def _run(work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    """trio.run, with an error that is alone in its group given as that error, and Ctrl-C as a plain end."""
+    try:
+        return trio.run(partial(work, *args))
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

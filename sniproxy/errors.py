@@ -1,0 +1,87 @@
+"""Every way a session can end, and every exception of ours. Imports nothing of ours.
+
+Errors are translated here-ward once, at the edge where a library or the kernel raised them, and carry what and where.
+No message ever holds a private key.
+"""
+
+from enum import StrEnum
+
+
+class CloseReason(StrEnum):
+    """Why a session ended: the same word stands in the log, the metric and the API."""
+
+    # played to the end
+    CLIENT_CLOSED = "client_closed"
+    UPSTREAM_CLOSED = "upstream_closed"
+    CLIENT_RESET = "client_reset"
+    UPSTREAM_RESET = "upstream_reset"
+    IDLE_TIMEOUT = "idle_timeout"
+    KILLED = "killed"
+    SHUTDOWN = "shutdown"
+    # before the ClientHello was complete
+    HELLO_ABANDONED = "hello_abandoned"
+    HELLO_TIMEOUT = "hello_timeout"
+    HELLO_NOT_TLS = "hello_not_tls"
+    HELLO_BROKEN = "hello_broken"
+    HELLO_TOO_LARGE = "hello_too_large"
+    # no way to a game server
+    NO_ROUTE = "no_route"
+    NO_CERTIFICATE = "no_certificate"
+    NO_UPSTREAM = "no_upstream"
+    SESSION_LIMIT = "session_limit"
+    # the TLS handshake with the client
+    HANDSHAKE_FAILED = "handshake_failed"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    TLS_ERROR = "tls_error"  # after the handshake: a record that does not decrypt
+    # the way to the game server
+    UPSTREAM_REFUSED = "upstream_refused"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    UPSTREAM_NAME = "upstream_name"
+    # ours
+    INTERNAL_ERROR = "internal_error"
+
+
+class SniproxyError(Exception):
+    """The base of every exception of ours."""
+
+
+class SettingsError(SniproxyError):
+    """A setting that cannot be used; the message names the key, the reason and the way out. The CLI exits 2 on it."""
+
+
+class SessionEnded(SniproxyError):
+    """Ends one session's set-up with a reason; `detail` is for the log line, never for a metric label."""
+
+    def __init__(self, reason: CloseReason, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else str(reason))
+        self.reason = reason
+        self.detail = detail
+
+
+class ObjectRefused(SniproxyError):
+    """An object that breaks a rule; the message carries the path of the member and the reason."""
+
+
+class KeyringError(SniproxyError):
+    """A value at rest that no key of the keyring opens."""
+
+
+class StoreError(SniproxyError):
+    """The base of what a store raises."""
+
+
+class StoreUnavailable(StoreError):
+    """The store did not answer, or not in time. A write it was asked for may or may not have happened."""
+
+
+class Conflict(StoreError):
+    """A compare failed: the key is not at the expected revision. Nothing was written."""
+
+
+class Compacted(StoreError):
+    """The history before `revision` is gone: list again, apply the difference, watch from there."""
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"history before revision {revision} was compacted")
+        self.revision = revision

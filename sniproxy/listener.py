@@ -1,0 +1,95 @@
+"""Listening sockets: bind with an error that helps, accept in batches, survive running out of descriptors."""
+
+import errno
+import socket
+from typing import Protocol
+
+import trio
+
+from sniproxy.errors import SettingsError
+from sniproxy.logs import Log
+from sniproxy.metrics import Metrics
+from sniproxy.settings import split_address
+
+OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+PAUSE = 0.1  # seconds without accepting once there is no room
+LOG_EVERY = 1.0  # seconds between two log lines about it
+
+
+class OnAccept(Protocol):
+    """Takes a connected, non-blocking socket over; must not block."""
+
+    def __call__(self, sock: socket.socket, peer: object, /) -> None: ...
+
+
+def bind(address: str, setting: str) -> socket.socket:
+    """A bound, non-blocking socket that does not listen yet; SettingsError that names port and setting if it cannot be."""
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        if family == socket.AF_INET:
+            host = socket.gethostbyname(host)
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+            sock.setblocking(False)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        raise SettingsError(f"{setting}: {_why(error, address, port)}") from None
+    return sock
+
+
+def listen(sock: socket.socket, setting: str, *, backlog: int) -> None:
+    """Lets clients in. SettingsError if another program came first."""
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        host, port = sock.getsockname()[:2]
+        raise SettingsError(f"{setting}: {_why(error, f'{host}:{port}', port)}") from None
+
+
+def _why(error: OSError, address: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is taken ({address}): end the program that uses it, or choose another port"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs a privilege ({address}): take a port from 1024 on"
+    return f"cannot listen on {address}: {error.strerror or error}"
+
+
+async def accept_forever(
+    listening: socket.socket,
+    on_accept: OnAccept,
+    *,
+    batch: int,
+    metrics: Metrics,
+    log: Log,
+) -> None:
+    """Hands every new connection to `on_accept`, up to `batch` per turn of the loop."""
+    quiet_until = -float("inf")
+    while True:
+        await trio.lowlevel.wait_readable(listening)
+        try:
+            _accept_batch(listening, on_accept, batch)
+        except OSError as error:
+            if error.errno not in OUT_OF_ROOM:
+                raise
+            metrics.accept_paused.inc()
+            if trio.current_time() >= quiet_until:
+                quiet_until = trio.current_time() + LOG_EVERY
+                log.warning("accepting pauses", cause=error.strerror, seconds=PAUSE)
+            await trio.sleep(PAUSE)
+
+
+def _accept_batch(listening: socket.socket, on_accept: OnAccept, batch: int) -> None:
+    for _ in range(batch):
+        try:
+            sock, peer = listening.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except ConnectionAbortedError:  # gone before we came to it
+            continue
+        sock.setblocking(False)
+        on_accept(sock, peer)

@@ -1,0 +1,48 @@
+"""What a worker counts. Label values come from our own enums only, never from a client."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from sniproxy.errors import CloseReason
+
+
+class Metrics:
+    """One registry per worker."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.opened = Counter(
+            "sniproxy_sessions_opened", "Connections accepted", registry=self.registry
+        )
+        closed = Counter(
+            "sniproxy_sessions_closed",
+            "Sessions ended, by the reason that their log line names",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.closed = {reason: closed.labels(reason.value) for reason in CloseReason}
+        self.active = 0
+        Gauge(
+            "sniproxy_sessions_active", "Sessions now, set-up included", registry=self.registry
+        ).set_function(lambda: self.active)
+        self.bytes_to_upstream = Counter(
+            "sniproxy_bytes_to_upstream", "Payload of ended sessions", registry=self.registry
+        )
+        self.bytes_to_client = Counter(
+            "sniproxy_bytes_to_client", "Payload of ended sessions", registry=self.registry
+        )
+        self.accept_paused = Counter(
+            "sniproxy_accept_paused",
+            "Times that accepting paused because descriptors or memory ran out",
+            registry=self.registry,
+        )
+        self.config_revision = Gauge(
+            "sniproxy_config_revision", "Store revision in force", registry=self.registry
+        )
+        self.config_broken = Gauge(
+            "sniproxy_config_broken_objects",
+            "Objects in the store that cannot be used",
+            registry=self.registry,
+        )
+        self.store_connected = Gauge(
+            "sniproxy_store_connected", "1 while the store is followed", registry=self.registry
+        )

@@ -1,0 +1,72 @@
+"""The field types that the four kinds share: APISIX's limits and patterns (schema of 3.18), one definition each."""
+
+import ipaddress
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+ID_PATTERN = r"^[a-zA-Z0-9\-_.]+$"
+HOST_PATTERN = r"^\*$|^\*?[0-9a-zA-Z\-._\[\]:]+$"
+
+# Plugins of APISIX that this version enforces, by subsystem "stream". A name that is not here is refused: a route that
+# asks for an access rule must never run without it.
+KNOWN_PLUGINS: frozenset[str] = frozenset()
+
+
+class Strict(BaseModel):
+    """An object as JSON gives it: no coercion, no unknown members, never changed after it was read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Lenient(Strict):
+    """A nested object in which APISIX accepts members that its schema does not name."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def _address(text: str) -> str:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("expected an IPv4 or IPv6 address, or a network in CIDR form") from None
+    return text
+
+
+def _known(plugins: dict[str, Any]) -> dict[str, Any]:
+    for name, conf in plugins.items():
+        disabled = isinstance(conf, dict) and (conf.get("_meta") or {}).get("disable") is True
+        if name not in KNOWN_PLUGINS and not disabled:
+            raise ValueError(f"unknown plugin [{name}]")
+    return plugins
+
+
+Id = (
+    Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=ID_PATTERN)]
+    | Annotated[int, Field(ge=1)]
+)
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Description = Annotated[str, StringConstraints(max_length=256)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^\S+$")]
+HostPattern = Annotated[str, StringConstraints(min_length=1, pattern=HOST_PATTERN)]
+AddressOrNetwork = Annotated[str, AfterValidator(_address)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+Timestamp = Annotated[int, Field(ge=0)]
+Plugins = Annotated[dict[str, Any], AfterValidator(_known)]
+
+
+class Meta(Strict):
+    """What every kind carries."""
+
+    id: Id | None = None
+    desc: Description | None = None
+    labels: dict[str, Label] | None = None
+    create_time: Timestamp | None = None  # Unix seconds
+    update_time: Timestamp | None = None  # Unix seconds
+
+
+class NamedMeta(Meta):
+    """What every kind but ssl carries."""
+
+    name: Name | None = None

@@ -1,0 +1,60 @@
+"""The ssl object: a certificate, its key and the names it is served for."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from sniproxy.objects.fields import HostPattern, Lenient, Meta
+
+Pem = Annotated[str, StringConstraints(min_length=128, max_length=65536)]
+KeyText = Annotated[str, StringConstraints(min_length=64, max_length=65536)]
+Protocol = Literal["TLSv1.1", "TLSv1.2", "TLSv1.3"]
+
+
+def _unique(values: list[Protocol]) -> list[Protocol]:
+    if len(set(values)) != len(values):
+        raise ValueError("expected unique items")
+    return values
+
+
+class SslClient(Lenient):
+    """Client authentication: the CA that client certificates must come from."""
+
+    ca: Pem
+    depth: Annotated[int, Field(ge=0)] = 1
+    skip_mtls_uri_regex: list[str] | None = None
+
+
+class Ssl(Meta):
+    """APISIX's ssl. `key` and `keys` hold PEM text here; at rest they are encrypted."""
+
+    type: Literal["server", "client"] = "server"
+    cert: Pem
+    key: KeyText
+    certs: list[Pem] | None = None
+    keys: list[KeyText] | None = None
+    sni: HostPattern | None = None
+    snis: Annotated[list[HostPattern], Field(min_length=1)] | None = None
+    client: SslClient | None = None
+    status: Literal[0, 1] = 1
+    ssl_protocols: (
+        Annotated[list[Protocol], Field(min_length=1, max_length=3), AfterValidator(_unique)] | None
+    ) = None
+
+    @model_validator(mode="after")
+    def _names_and_pairs(self) -> Self:
+        if self.type == "server" and (self.sni is None) == (self.snis is None):
+            raise ValueError("a server certificate needs exactly one of sni and snis")
+        if len(self.certs or ()) != len(self.keys or ()):
+            raise ValueError("mismatched number of certs and keys")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The server names it is served for, lower-cased."""
+        return tuple(name.lower() for name in self.snis or (self.sni and [self.sni]) or ())
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """(certificate chain PEM, key PEM), the main one first."""
+        return ((self.cert, self.key), *zip(self.certs or (), self.keys or (), strict=True))

@@ -1,0 +1,84 @@
+"""Moving bytes between a player and a game server: the contract that every relay keeps.
+
+A relay is handed two connected sockets and owns them from then on: it moves bytes both ways, carries half-close, closes
+both, and says once how it ended. Deciding anything else is not its business. `tests/relay` holds the contract's tests,
+which take the implementation as a parameter.
+
+- Order: bytes leave in the order in which they came, each exactly once.
+- Half-close: EOF from one side becomes a write shutdown (with TLS: close_notify first) towards the other, whose bytes go on
+  flowing. The session is over when both sides have ended, or when one has and nothing moved for `half_close_timeout`.
+- Reset: a reset by one side ends the session at once and reaches the other as a reset.
+- Back-pressure: while one side does not read, nothing more is read for it from the other; what is in hand per direction is
+  bounded by the relay's buffer (TLS adds one buffer).
+- Idle: with no byte in either direction for `idle_timeout` seconds, or up to two seconds more, the session is over.
+- Counts are payload: bytes handed to the kernel for the upstream, and for the client before encryption.
+- A failure of any kind ends that session alone.
+"""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sniproxy.errors import CloseReason
+from sniproxy.tls import ServerTls
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a session ended. Counts are bytes of payload."""
+
+    reason: CloseReason
+    detail: str
+    to_upstream: int
+    to_client: int
+
+
+class Terminated(Protocol):
+    """The client's side of a session after its TLS handshake, in the form that the relay which made it wants back."""
+
+    version: str  # such as TLSv1.3
+    cipher: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What a relay takes over: two connected, non-blocking sockets and what was read before."""
+
+    client: socket.socket
+    upstream: socket.socket
+    first: bytes  # already read from the client, in clear, not yet sent to the upstream
+    idle_timeout: float  # seconds
+    half_close_timeout: float  # seconds
+    tls: Terminated | None = None
+
+
+class Link(Protocol):
+    """A session in a relay's hands."""
+
+    to_upstream: int  # bytes so far
+    to_client: int
+
+    def kill(self, reason: CloseReason) -> None:
+        """Ends it now, with that reason, unless it has ended. `on_end` follows."""
+        ...
+
+
+class Relay(Protocol):
+    """One per worker."""
+
+    name: str
+
+    async def accept_tls(
+        self, client: socket.socket, server_tls: ServerTls, received: bytes
+    ) -> Terminated:
+        """The server's side of a TLS handshake on a socket of which `received` was already read.
+
+        The caller bounds its time and keeps the socket. SessionEnded HANDSHAKE_FAILED, with the cause as detail, after
+        the alert went out.
+        """
+        ...
+
+    def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> Link:
+        """Takes the flow over and returns at once. `on_end` is called exactly once, when both sockets are closed."""
+        ...

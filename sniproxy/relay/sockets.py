@@ -1,0 +1,113 @@
+"""Non-blocking sockets under trio's low-level waits: what session set-up and the trio relay both need.
+
+What the kernel says of a connected socket is translated here, once, into Lost.
+"""
+
+import os
+import socket
+import struct
+from typing import Any
+
+import trio
+
+WOULD_BLOCK = (BlockingIOError, InterruptedError)
+
+
+class Lost(Exception):
+    """A connected socket failed: which one, and how."""
+
+    def __init__(self, sock: socket.socket, error: OSError) -> None:
+        self.sock = sock
+        self.cause = error.strerror or type(error).__name__
+        super().__init__(self.cause)
+
+
+async def receive(sock: socket.socket, size: int) -> bytes:
+    """Up to `size` bytes, b"" at EOF. Does not yield to others when there are bytes already."""
+    while True:
+        try:
+            return sock.recv(size)
+        except WOULD_BLOCK:
+            await trio.lowlevel.wait_readable(sock)
+        except OSError as error:
+            raise Lost(sock, error) from None
+
+
+async def receive_into(sock: socket.socket, buffer: memoryview) -> int:
+    """How many bytes came, 0 at EOF. Always yields to others first, and nobody runs between the read and the return."""
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            return sock.recv_into(buffer)
+        except WOULD_BLOCK:
+            continue
+        except OSError as error:
+            raise Lost(sock, error) from None
+
+
+async def send_all(sock: socket.socket, data: bytes | memoryview) -> None:
+    """Every byte, in order. What the kernel does not take at once is copied: `data` may be overwritten meanwhile."""
+    try:
+        sent = sock.send(data)
+    except WOULD_BLOCK:
+        sent = 0
+    except OSError as error:
+        raise Lost(sock, error) from None
+    if sent < len(data):
+        await _send_rest(sock, memoryview(bytes(data[sent:])))
+
+
+async def _send_rest(sock: socket.socket, rest: memoryview) -> None:
+    while rest:
+        await trio.lowlevel.wait_writable(sock)
+        try:
+            rest = rest[sock.send(rest) :]
+        except WOULD_BLOCK:
+            continue
+        except OSError as error:
+            raise Lost(sock, error) from None
+
+
+async def connect(family: int, address: Any, *, keepalive_idle: int) -> socket.socket:
+    """A connected TCP socket; OSError as the kernel says."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        tune(sock, keepalive_idle=keepalive_idle)
+        try:
+            sock.connect(address)
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, os.strerror(code)) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def tune(sock: socket.socket, *, keepalive_idle: int) -> None:
+    """No Nagle delay; TCP keepalive after that many idle seconds, so that balancers on the way keep the flow."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):  # macOS names it otherwise
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, keepalive_idle)
+
+
+def shut_writing(sock: socket.socket) -> None:
+    """Sends EOF."""
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        raise Lost(sock, error) from None
+
+
+def close(sock: socket.socket, *, reset: bool = False) -> None:
+    """Closes, waking whoever waits for it with ClosedResourceError. `reset`: with RST in place of FIN."""
+    if sock.fileno() < 0:
+        return
+    trio.lowlevel.notify_closing(sock)
+    if reset:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()

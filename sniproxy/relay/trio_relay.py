@@ -1,0 +1,216 @@
+"""The portable relay: two trio tasks per session, one per direction, in one nursery for the whole worker.
+
+Each task waits until its source is readable, reads into a buffer that all sessions share, and sends at once, before anyone
+else can run; only what the kernel did not take is copied and waited for. So an idle session holds no buffer.
+
+A session ends in one of two ways. Gently: a task sees EOF, passes it on as a write shutdown and returns; when both have
+returned, the session is over, and whoever ended first is the reason. Hard: a reset, an idle timeout or `kill` closes both
+sockets, which wakes the tasks that wait for them with ClosedResourceError. No cancel scope per session is needed.
+"""
+
+import socket
+import ssl
+import traceback
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from sniproxy.errors import CloseReason
+from sniproxy.relay import Flow, Outcome, Terminated
+from sniproxy.relay.deadlines import Deadlines
+from sniproxy.relay.sockets import Lost, close, receive_into, send_all, shut_writing
+from sniproxy.relay.trio_tls import TrioTls, server_context
+from sniproxy.tls import ServerTls
+
+TICK = 1.0  # seconds between two looks at the idle deadlines
+
+
+class TrioRelay:
+    """See `sniproxy.relay.Relay`. Made by `open_trio_relay`."""
+
+    name = "trio"
+
+    def __init__(self, nursery: trio.Nursery, buffer_size: int) -> None:
+        self._nursery = nursery
+        self._buffer = memoryview(bytearray(buffer_size))
+        self._deadlines: Deadlines[_Link] = Deadlines(trio.current_time())
+
+    async def accept_tls(
+        self, client: socket.socket, server_tls: ServerTls, received: bytes
+    ) -> Terminated:
+        tls = TrioTls(client, server_context(server_tls), received)
+        await tls.handshake()
+        return tls
+
+    def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> "_Link":
+        link = _Link(flow, self._deadlines, on_end)
+        if flow.tls is None:
+            inbound = _copy_inbound(link, flow, self._buffer)
+            outbound = _copy_outbound(link, flow, self._buffer)
+        else:
+            assert isinstance(flow.tls, TrioTls)
+            inbound = _decrypt(link, flow, flow.tls, self._buffer)
+            outbound = _encrypt(link, flow, flow.tls, self._buffer)
+        self._nursery.start_soon(link.run, inbound, CloseReason.CLIENT_CLOSED, name="relay inbound")
+        self._nursery.start_soon(
+            link.run, outbound, CloseReason.UPSTREAM_CLOSED, name="relay outbound"
+        )
+        return link
+
+    async def watch_deadlines(self) -> None:
+        """Ends what is idle, for ever."""
+        while True:
+            await trio.sleep(TICK)
+            for link in self._deadlines.due(trio.current_time()):
+                link.expire()
+
+
+@asynccontextmanager
+async def open_trio_relay(*, buffer_size: int) -> AsyncIterator[TrioRelay]:
+    """A relay; leaving the block ends its sessions with the reason `shutdown`."""
+    async with trio.open_nursery() as nursery:
+        relay = TrioRelay(nursery, buffer_size)
+        nursery.start_soon(relay.watch_deadlines)
+        yield relay
+        nursery.cancel_scope.cancel()
+
+
+class _Link:
+    """One session: its counters and how it ends. Implements `Idle` and `sniproxy.relay.Link`."""
+
+    __slots__ = (
+        "_deadlines",
+        "_detail",
+        "_first_end",
+        "_flow",
+        "_on_end",
+        "_reason",
+        "_running",
+        "bucket",
+        "idle_timeout",
+        "last_active",
+        "to_client",
+        "to_upstream",
+    )
+
+    def __init__(
+        self, flow: Flow, deadlines: "Deadlines[_Link]", on_end: Callable[[Outcome], None]
+    ) -> None:
+        self.to_upstream = 0
+        self.to_client = 0
+        self.last_active = trio.current_time()
+        self.idle_timeout = flow.idle_timeout
+        self.bucket = -1
+        self._flow = flow
+        self._on_end = on_end
+        self._deadlines = deadlines
+        self._running = 2
+        self._reason: CloseReason | None = None
+        self._detail = ""
+        self._first_end: CloseReason | None = None  # who sent EOF first
+        deadlines.file(self)
+
+    async def run(self, copying: Coroutine[Any, Any, None], source: CloseReason) -> None:
+        """One direction's task; `source` is the reason that its gentle end stands for."""
+        try:
+            await copying
+        except trio.ClosedResourceError:
+            pass  # the other direction, or `kill`, has closed the sockets and knows why
+        except Lost as lost:
+            self._lost(lost)
+        except ssl.SSLError as error:
+            self._abort(CloseReason.TLS_ERROR, error.reason or str(error))
+        except trio.Cancelled:
+            self._abort(CloseReason.SHUTDOWN)
+            raise
+        except Exception:  # a defect of ours ends this session alone, and is logged with it
+            self._abort(CloseReason.INTERNAL_ERROR, traceback.format_exc())
+        else:
+            self._side_ended(source)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._finish()
+
+    def kill(self, reason: CloseReason) -> None:
+        self._abort(reason)
+
+    def expire(self) -> None:
+        """Nothing has moved for too long."""
+        if self._first_end is None:
+            self._abort(CloseReason.IDLE_TIMEOUT)
+        else:
+            self._abort(self._first_end, "the other side never closed")
+
+    def _side_ended(self, source: CloseReason) -> None:
+        if self._first_end is None:
+            self._first_end = source
+            self.last_active = trio.current_time()
+            self.idle_timeout = min(self.idle_timeout, self._flow.half_close_timeout)
+            self._deadlines.file(self)
+
+    def _lost(self, lost: Lost) -> None:
+        """A socket failed. A side that had sent EOF before has closed, not reset."""
+        client = lost.sock is self._flow.client
+        closed = CloseReason.CLIENT_CLOSED if client else CloseReason.UPSTREAM_CLOSED
+        reset = CloseReason.CLIENT_RESET if client else CloseReason.UPSTREAM_RESET
+        if self._reason is None:
+            close(self._flow.upstream if client else self._flow.client, reset=True)
+        self._abort(closed if self._first_end is closed else reset, lost.cause)
+
+    def _abort(self, reason: CloseReason, detail: str = "") -> None:
+        if self._reason is None:
+            self._reason, self._detail = reason, detail
+        close(self._flow.client)
+        close(self._flow.upstream)
+
+    def _finish(self) -> None:
+        self._deadlines.discard(self)
+        self._abort(self._first_end or CloseReason.INTERNAL_ERROR)
+        assert self._reason is not None
+        self._on_end(Outcome(self._reason, self._detail, self.to_upstream, self.to_client))
+
+
+async def _copy_inbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
+    """The client's bytes to the upstream, as they are."""
+    await send_all(flow.upstream, flow.first)
+    link.to_upstream += len(flow.first)
+    while count := await receive_into(flow.client, buffer):
+        await send_all(flow.upstream, buffer[:count])
+        link.to_upstream += count
+        link.last_active = trio.current_time()
+    shut_writing(flow.upstream)
+
+
+async def _copy_outbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
+    """The upstream's bytes to the client, as they are."""
+    while count := await receive_into(flow.upstream, buffer):
+        await send_all(flow.client, buffer[:count])
+        link.to_client += count
+        link.last_active = trio.current_time()
+    shut_writing(flow.client)
+
+
+async def _decrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) -> None:
+    """The client's bytes, in clear, to the upstream; its end as a write shutdown."""
+    while (data := tls.read()) != b"":
+        if data is None:
+            await tls.fetch(buffer)
+        else:
+            await send_all(flow.upstream, data)
+            link.to_upstream += len(data)
+            link.last_active = trio.current_time()
+        await tls.answer()
+    shut_writing(flow.upstream)
+
+
+async def _encrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) -> None:
+    """The upstream's bytes to the client; its end as close_notify and a write shutdown."""
+    while count := await receive_into(flow.upstream, buffer):
+        await tls.send(buffer[:count])
+        link.to_client += count
+        link.last_active = trio.current_time()
+    await tls.end()
+    shut_writing(flow.client)

@@ -1,0 +1,181 @@
+"""TLS for the trio relay: OpenSSL through the standard library, between a socket and two memory buffers.
+
+`ssl.SSLObject` does no I/O: bytes from the socket are written into `incoming`, what it wants sent is read from `outgoing`.
+Two tasks use one object, one per direction, and both may have something to send (the reader answers a KeyUpdate), so
+sending is done under a lock, which also keeps the records in order.
+"""
+
+import os
+import socket
+import ssl
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from weakref import WeakKeyDictionary
+
+import trio
+
+from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.relay.sockets import Lost, receive, receive_into, send_all
+from sniproxy.tls import ServerTls
+
+CHUNK = 16 * 1024 + 512  # bytes: one TLS record with its overhead (RFC 8446 section 5.2)
+
+_VERSIONS = {
+    "TLSv1.1": ssl.TLSVersion.TLSv1_1,
+    "TLSv1.2": ssl.TLSVersion.TLSv1_2,
+    "TLSv1.3": ssl.TLSVersion.TLSv1_3,
+}
+
+_contexts: WeakKeyDictionary[ServerTls, ssl.SSLContext] = WeakKeyDictionary()
+
+
+def server_context(server_tls: ServerTls) -> ssl.SSLContext:
+    """The OpenSSL context of an ssl object, made at its first handshake and kept as long as the object is."""
+    context = _contexts.get(server_tls)
+    if context is None:
+        context = _contexts[server_tls] = _make_context(server_tls)
+    return context
+
+
+def _make_context(server_tls: ServerTls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _limit_versions(context, server_tls.protocols or ("TLSv1.2", "TLSv1.3"))
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    if server_tls.client_ca is not None:
+        context.load_verify_locations(cadata=server_tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    for certificate, key in server_tls.pairs:
+        with _private_file(f"{certificate}\n{key}\n") as path:
+            context.load_cert_chain(path)
+    return context
+
+
+def _limit_versions(context: ssl.SSLContext, protocols: tuple[str, ...]) -> None:
+    asked = [version for name, version in _VERSIONS.items() if name in protocols]
+    if asked[0] < ssl.TLSVersion.TLSv1_2:
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")  # OpenSSL 3 has no TLS 1.1 at level 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # asked for by the operator
+        context.minimum_version, context.maximum_version = asked[0], asked[-1]
+        if len(asked) == 2 and asked[-1] - asked[0] == 2:
+            context.options |= ssl.OP_NO_TLSv1_2
+
+
+@contextmanager
+def _private_file(text: str) -> Iterator[str]:
+    """A path that OpenSSL can read `text` from. On Linux it is memory only: a key in clear never touches a disk."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("certificate")
+        try:
+            os.write(fd, text.encode())
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+    else:
+        with tempfile.NamedTemporaryFile("w") as file:  # created with mode 0600
+            file.write(text)
+            file.flush()
+            yield file.name
+
+
+class TrioTls:
+    """The server's side of one TLS session. Implements `sniproxy.relay.Terminated`."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, received: bytes) -> None:
+        self._sock = sock
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._incoming.write(received)
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._sending = trio.Lock()
+        self._held_back = b""  # decrypted by `end`, not yet read
+        self._eof = False  # the client's
+        self._ended = False  # ours
+        self.version = ""
+        self.cipher = ""
+
+    async def handshake(self) -> None:
+        """SessionEnded HANDSHAKE_FAILED, after the alert went out, when the client does not get through it."""
+        try:
+            while not self._advance():
+                await self._flush()
+                data = await receive(self._sock, CHUNK)
+                if not data:
+                    raise SessionEnded(CloseReason.HANDSHAKE_FAILED, "closed by the client")
+                self._incoming.write(data)
+            await self._flush()
+        except ssl.SSLError as error:
+            with suppress(Lost):
+                await self._flush()
+            raise SessionEnded(CloseReason.HANDSHAKE_FAILED, _cause(error)) from None
+        except Lost as lost:
+            raise SessionEnded(CloseReason.HANDSHAKE_FAILED, lost.cause) from None
+        self.version = self._object.version() or ""
+        self.cipher = (self._object.cipher() or ("",))[0]
+
+    def read(self) -> bytes | None:
+        """Decrypted bytes in hand; None when more must be fetched; b"" after the client's end."""
+        if self._held_back:
+            data, self._held_back = self._held_back, b""
+            return data
+        try:
+            return self._object.read(CHUNK)
+        except ssl.SSLWantReadError:
+            return b"" if self._eof else None
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    async def fetch(self, buffer: memoryview) -> None:
+        """More from the socket. The end of the stream is the client's end, with or without a close_notify.
+
+        OpenSSL is not told of it: it would refuse to send the answers that are still on their way.
+        """
+        count = await receive_into(self._sock, buffer)
+        if count:
+            self._incoming.write(buffer[:count])
+        else:
+            self._eof = True
+
+    async def send(self, data: memoryview) -> None:
+        """Encrypts and sends every byte."""
+        self._object.write(data)
+        await self._flush()
+
+    async def answer(self) -> None:
+        """Sends what reading has made due: the answer to a KeyUpdate (RFC 8446 section 4.6.3)."""
+        if self._outgoing.pending and not self._ended:
+            await self._flush()
+
+    async def end(self) -> None:
+        """Sends close_notify; reading goes on (RFC 8446 section 6.1).
+
+        OpenSSL looks for the client's close_notify once ours is sent, and would lose data that it finds in its place:
+        so all that is in hand is decrypted before, and kept for the next `read`.
+        """
+        pending = bytearray()
+        while data := self.read():
+            pending += data
+        self._held_back = bytes(pending)
+        with suppress(ssl.SSLError):  # "want read": the client has not ended yet
+            self._object.unwrap()
+        await self._flush()
+        self._ended = True
+
+    def _advance(self) -> bool:
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    async def _flush(self) -> None:
+        async with self._sending:
+            while data := self._outgoing.read(4 * CHUNK):
+                await send_all(self._sock, data)
+
+
+def _cause(error: ssl.SSLError) -> str:
+    """OpenSSL's words for it, such as "tlsv1 alert unknown ca"."""
+    return (error.reason or error.strerror or type(error).__name__).replace("_", " ").lower()

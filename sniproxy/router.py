@@ -1,0 +1,147 @@
+"""Which route a connection takes: a pure function of server name, client address and the address it connected to.
+
+Exact name, then the longest wildcard (`*.x` covers any depth below x), then routes that name nothing; at each of these
+steps a route must also fit by server_port, server_addr and remote_addr, else the next one is asked. `*` restricts
+nothing: after the longer wildcards for a client that gave a name, after the unnamed routes for one that did not.
+
+Among routes for one name the narrower wins (longer remote_addr, then longer server_addr, then a server_port), then the
+lower id in text order: the same on every pod, whatever the order in which objects were written.
+"""
+
+import bisect
+import ipaddress
+from collections import Counter
+from dataclasses import dataclass
+
+from sniproxy.objects import StreamRoute
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A connection as the router sees it. `server_name` is lower-case, or None when the client gave no usable name."""
+
+    server_name: str | None
+    remote: IpAddress
+    server: IpAddress
+    server_port: int
+
+
+class Route:
+    """One stream_route, ready to be matched. Never changed after it was made."""
+
+    __slots__ = ("id", "names", "object", "rank", "remote", "server", "server_port")
+
+    def __init__(self, route_id: str, route: StreamRoute) -> None:
+        self.id = route_id
+        self.object = route
+        self.names = route.names
+        self.remote = _network(route.remote_addr)
+        self.server = _network(route.server_addr)
+        self.server_port = route.server_port
+        self.rank = (
+            -1 if self.remote is None else -1 - self.remote.prefixlen,
+            -1 if self.server is None else -1 - self.server.prefixlen,
+            self.server_port is None,
+            route_id,
+        )
+
+    def fits(self, arrival: Arrival) -> bool:
+        """Whether every condition but the name holds."""
+        return (
+            (self.server_port is None or self.server_port == arrival.server_port)
+            and (self.remote is None or arrival.remote in self.remote)
+            and (self.server is None or arrival.server in self.server)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The route that won, and the pattern it won by ("" = it names nothing)."""
+
+    route: Route
+    pattern: str
+
+
+class Router:
+    """An index of routes. `add` and `remove` touch only the entries of that route's own names."""
+
+    def __init__(self) -> None:
+        # A pattern without its star is a suffix; "" stands for `*`.
+        self._exact: dict[str, list[Route]] = {}
+        self._wildcard: dict[str, list[Route]] = {}
+        self._unnamed: list[Route] = []
+        self._lengths: Counter[int] = (
+            Counter()
+        )  # of the suffixes, so that a look-up tries no others
+        self._longest_first: tuple[int, ...] = ()
+
+    def add(self, route: Route) -> None:
+        """Takes a route in."""
+        for bucket in self._buckets(route):
+            bisect.insort(bucket, route, key=lambda other: other.rank)
+
+    def remove(self, route: Route) -> None:
+        """Takes out a route that was added."""
+        for bucket in self._buckets(route):
+            bucket.remove(route)
+        for name in set(route.names):
+            index, key = self._place(name)
+            if not index[key]:
+                del index[key]
+                if index is self._wildcard:
+                    self._count(key, -1)
+
+    def match(self, arrival: Arrival) -> Match | None:
+        """The route for a connection, or None."""
+        name = arrival.server_name
+        if name is None:
+            return self._first(self._unnamed, arrival, "") or self._suffix("", arrival)
+        found = self._first(self._exact.get(name, ()), arrival, name)
+        if found is not None:
+            return found
+        for length in self._longest_first:
+            if length < len(name):  # the star stands for one character at least
+                found = self._suffix(name[len(name) - length :], arrival)
+                if found is not None:
+                    return found
+        return self._first(self._unnamed, arrival, "")
+
+    def _suffix(self, suffix: str, arrival: Arrival) -> Match | None:
+        return self._first(self._wildcard.get(suffix, ()), arrival, "*" + suffix)
+
+    @staticmethod
+    def _first(routes: list[Route] | tuple[()], arrival: Arrival, pattern: str) -> Match | None:
+        for route in routes:
+            if route.fits(arrival):
+                return Match(route, pattern)
+        return None
+
+    def _buckets(self, route: Route) -> list[list[Route]]:
+        if not route.names:
+            return [self._unnamed]
+        buckets = []
+        for name in set(route.names):
+            index, key = self._place(name)
+            if key not in index:
+                index[key] = []
+                if index is self._wildcard:
+                    self._count(key, 1)
+            buckets.append(index[key])
+        return buckets
+
+    def _place(self, name: str) -> tuple[dict[str, list[Route]], str]:
+        return (self._wildcard, name[1:]) if name.startswith("*") else (self._exact, name)
+
+    def _count(self, suffix: str, step: int) -> None:
+        self._lengths[len(suffix)] += step
+        if not self._lengths[len(suffix)]:
+            del self._lengths[len(suffix)]
+        if len(self._lengths) != len(self._longest_first) or step > 0:
+            self._longest_first = tuple(sorted(self._lengths, reverse=True))
+
+
+def _network(text: str | None) -> Network | None:
+    return None if text is None else ipaddress.ip_network(text, strict=False)

@@ -1,0 +1,183 @@
+"""The configuration in force: all objects by key, and the indexes that answer a connection's questions. Pure.
+
+`apply` takes one change and touches only its own entries, so its cost does not grow with what is loaded. It reads the object
+first, which may fail, and then swaps it, which cannot: the worker's loop never sees half a change, and an object that is
+broken leaves its last good version in force. References (upstream_id, service_id) are looked up when a connection asks, so a
+changed upstream costs nothing on the routes that name it.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from sniproxy.errors import KeyringError
+from sniproxy.keyring import Keyring
+from sniproxy.objects import KINDS, InlineUpstream, Service, Ssl, StreamRoute, describe, read
+from sniproxy.objects.secrets import map_secrets
+from sniproxy.router import Route, Router
+from sniproxy.store import Deleted, Entry, Event, Listing
+from sniproxy.tls import Certificate, Certificates
+from sniproxy.upstream import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """An object in the store that cannot be used, and why."""
+
+    key: str
+    revision: int
+    why: str
+    kept: bool  # its last good version stays in force
+
+
+class _Owner:
+    """Where a route or service has its upstream: its own, or those it refers to."""
+
+    __slots__ = ("service_id", "target", "upstream_id")
+
+    def __init__(self, owner: StreamRoute | Service) -> None:
+        self.target = Target(owner.upstream) if owner.upstream is not None else None
+        self.upstream_id = None if owner.upstream_id is None else str(owner.upstream_id)
+        service_id = owner.service_id if isinstance(owner, StreamRoute) else None
+        self.service_id = None if service_id is None else str(service_id)
+
+
+class Snapshot:
+    """The objects under one prefix of a store."""
+
+    def __init__(self, prefix: str, keyring: Keyring) -> None:
+        self._prefix = prefix + "/"
+        self._keyring = keyring
+        self._revisions: dict[str, int] = {}  # of every key that was looked at, broken ones too
+        self._loaded: dict[str, Any] = {}  # the last good version by key
+        self._upstreams: dict[str, Target] = {}
+        self._services: dict[str, _Owner] = {}
+        self._owners: dict[str, _Owner] = {}  # of the routes
+        self.router = Router()
+        self.certificates = Certificates()
+        self.broken: dict[str, Broken] = {}
+        self.revision = 0
+
+    def target(self, route: Route) -> Target | None:
+        """A route's upstream: its own, the one it names, its service's own, the one that names; or None."""
+        owner = self._owners[route.id]
+        found = owner.target or self._upstreams.get(owner.upstream_id or "")
+        service = self._services.get(owner.service_id or "")
+        if found is None and service is not None:
+            found = service.target or self._upstreams.get(service.upstream_id or "")
+        return found
+
+    def load(self, listing: Listing) -> list[Broken]:
+        """Takes over a full list: what is not in it goes, what has changed is read, the rest is left alone."""
+        present = {entry.key for entry in listing.entries}
+        gone = [Deleted(key, listing.revision) for key in self._revisions if key not in present]
+        changed = [
+            entry
+            for entry in listing.entries
+            if self._revisions.get(entry.key) != entry.mod_revision
+        ]
+        broken = self.apply([*gone, *changed])
+        self.revision = listing.revision
+        return broken
+
+    def apply(self, events: Iterable[Event]) -> list[Broken]:
+        """Puts changes in force, in order; returns the objects among them that could not be used."""
+        broken = []
+        for event in events:
+            kind, _, object_id = event.key.removeprefix(self._prefix).partition("/")
+            # Other collections are not ours; `{collection}/` is APISIX's marker of an empty directory.
+            if kind in KINDS and object_id and event.key.startswith(self._prefix):
+                self.broken.pop(event.key, None)
+                if isinstance(event, Deleted):
+                    self._revisions.pop(event.key, None)
+                    self._swap(kind, event.key, object_id, None)
+                elif (problem := self._put(kind, object_id, event)) is not None:
+                    self.broken[event.key] = problem
+                    broken.append(problem)
+            self.revision = max(self.revision, event.mod_revision)
+        return broken
+
+    def _put(self, kind: str, object_id: str, entry: Entry) -> Broken | None:
+        self._revisions[entry.key] = entry.mod_revision
+        try:
+            loaded = _READERS[kind](self, object_id, entry)
+        except ValidationError as error:
+            why = describe(error)
+        except (ValueError, RecursionError, KeyringError) as error:
+            why = str(error)
+        else:
+            self._swap(kind, entry.key, object_id, loaded)
+            return None
+        return Broken(entry.key, entry.mod_revision, why, kept=entry.key in self._loaded)
+
+    def _swap(self, kind: str, key: str, object_id: str, new: Any) -> None:
+        """The one place where what is in force changes."""
+        old = self._loaded.pop(key, None)
+        if new is not None:
+            self._loaded[key] = new
+        if kind == "ssls":
+            _exchange(self.certificates.add, self.certificates.remove, old, new)
+        elif kind == "stream_routes":
+            self._swap_route(object_id, old, new)
+        else:
+            where: dict[str, Any] = self._upstreams if kind == "upstreams" else self._services
+            where.pop(object_id, None)
+            if new is not None:
+                where[object_id] = new
+
+    def _swap_route(self, object_id: str, old: Route | None, new: Route | None) -> None:
+        _exchange(self.router.add, self.router.remove, old, new)
+        self._owners.pop(object_id, None)
+        if new is not None:
+            self._owners[object_id] = _Owner(new.object)
+
+    def _read_ssl(self, object_id: str, entry: Entry) -> Certificate:
+        value = _json_object(entry.value)
+        for member in ("validity_start", "validity_end"):  # of an APISIX before 3.7
+            value.pop(member, None)
+        value = map_secrets("ssls", object_id, value, self._keyring.decrypt)
+        ssl = read("ssls", value)
+        assert isinstance(ssl, Ssl)
+        return Certificate(object_id, entry.mod_revision, ssl)
+
+    def _read_route(self, object_id: str, entry: Entry) -> Route:
+        route = read("stream_routes", _json_object(entry.value))
+        assert isinstance(route, StreamRoute)
+        return Route(object_id, route)
+
+    def _read_upstream(self, object_id: str, entry: Entry) -> Target:
+        upstream = read("upstreams", _json_object(entry.value))
+        assert isinstance(upstream, InlineUpstream)
+        return Target(upstream)
+
+    def _read_service(self, object_id: str, entry: Entry) -> _Owner:
+        service = read("services", _json_object(entry.value))
+        assert isinstance(service, Service)
+        return _Owner(service)
+
+
+_READERS: dict[str, Callable[[Snapshot, str, Entry], Any]] = {
+    "ssls": Snapshot._read_ssl,
+    "stream_routes": Snapshot._read_route,
+    "upstreams": Snapshot._read_upstream,
+    "services": Snapshot._read_service,
+}
+
+
+def _exchange(
+    add: Callable[[Any], None], remove: Callable[[Any], None], old: Any, new: Any
+) -> None:
+    if old is not None:
+        remove(old)
+    if new is not None:
+        add(new)
+
+
+def _json_object(value: bytes) -> dict[str, Any]:
+    decoded = json.loads(value)
+    if not isinstance(decoded, dict):
+        raise ValueError(f"expected a JSON object, got {type(decoded).__name__}")
+    return decoded

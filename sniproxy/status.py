@@ -1,0 +1,97 @@
+"""/livez, /readyz and /metrics over HTTP/1.1, small enough to stand beside the sessions on the same loop."""
+
+import socket
+from functools import partial
+
+import h11
+import trio
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from sniproxy.relay.sockets import Lost, close, receive, send_all
+
+REQUEST_TIMEOUT = 5.0  # seconds, request and answer together
+MAX_REQUEST = 16 * 1024  # bytes of a request's head
+MAX_CLIENTS = 64  # at once; more wait in the kernel's queue
+
+TEXT = "text/plain; charset=utf-8"
+Answer = tuple[int, str, bytes]
+
+
+class Status:
+    """What the status port answers from."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.ready = False
+        self._registry = registry
+
+    def answer(self, path: str) -> Answer:
+        """Status code, content type and body for GET `path`."""
+        match path.partition("?")[0]:
+            case "/livez":
+                return 200, TEXT, b"ok\n"
+            case "/readyz" if self.ready:
+                return 200, TEXT, b"ok\n"
+            case "/readyz":
+                return 503, TEXT, b"no configuration yet: the store has not answered\n"
+            case "/metrics":
+                return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+        return 404, TEXT, b"there are /livez, /readyz and /metrics\n"
+
+
+async def serve_status(listening: socket.socket, status: Status) -> None:
+    """Never returns."""
+    clients = trio.CapacityLimiter(MAX_CLIENTS)
+    async with trio.open_nursery() as nursery:
+        while True:
+            token = object()
+            await clients.acquire_on_behalf_of(token)
+            await trio.lowlevel.wait_readable(listening)
+            try:
+                sock, _ = listening.accept()
+            except OSError:  # gone again, or out of descriptors: sessions come first
+                clients.release_on_behalf_of(token)
+                await trio.sleep(0.1)
+                continue
+            sock.setblocking(False)
+            done = partial(clients.release_on_behalf_of, token)
+            nursery.start_soon(_serve_client, sock, status, done)
+
+
+async def _serve_client(sock: socket.socket, status: Status, done: partial[None]) -> None:
+    try:
+        with trio.move_on_after(REQUEST_TIMEOUT):
+            await _answer_one(sock, status)
+    except Lost:
+        pass  # a monitor that does not wait for its answer
+    finally:
+        close(sock)
+        done()
+
+
+async def _answer_one(sock: socket.socket, status: Status) -> None:
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST)
+    method = b"GET"
+    try:
+        while (event := connection.next_event()) is h11.NEED_DATA:
+            connection.receive_data(await receive(sock, MAX_REQUEST))
+        if not isinstance(event, h11.Request):
+            return  # closed before it asked
+        method = event.method
+        answer = status.answer(event.target.decode("ascii", "replace"))
+        if method not in (b"GET", b"HEAD"):
+            answer = 405, TEXT, b"only GET is answered here\n"
+    except h11.RemoteProtocolError:
+        answer = 400, TEXT, b"not an HTTP request\n"
+    await send_all(sock, _encode(connection, answer, with_body=method != b"HEAD"))
+
+
+def _encode(connection: h11.Connection, answer: Answer, *, with_body: bool) -> bytes:
+    code, kind, body = answer
+    headers = [
+        ("content-type", kind),
+        ("content-length", str(len(body))),
+        ("connection", "close"),
+    ]
+    head = connection.send(h11.Response(status_code=code, headers=headers)) or b""
+    return head + body if with_body else head

@@ -1,0 +1,95 @@
+"""Where configuration lives: the contract that `sqlite.py` and `etcd.py` keep alike. Bytes and revisions, no objects.
+
+A store is one ordered history. Every write gets a revision, greater than every one before it (strictly increasing by
+any amount; revisions are the store's, not the key's). Keys are absolute paths such as `/apisix/ssls/1`; values are bytes.
+Both stores run on trio and on asyncio and can be cancelled anywhere. `tests/store/test_contract.py` tests the contract.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key as it stands: its value, the revision that created it and the revision that wrote it last."""
+
+    key: str
+    value: bytes
+    create_revision: int
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All entries under a prefix in key order, and the store's revision at which that was true."""
+
+    entries: tuple[Entry, ...]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A key that was deleted, or whose time to live ran out, at `mod_revision`."""
+
+    key: str
+    mod_revision: int
+
+
+Event = Entry | Deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events in order of revision; one revision is never split over two batches.
+
+    `revision` is that of the last event: a watch that starts again after it misses nothing and repeats nothing.
+    """
+
+    revision: int
+    events: tuple[Event, ...]
+
+
+class Store(Protocol):
+    """A key-value store with revisions, compare-and-write, time to live and watch.
+
+    Every method raises StoreUnavailable when the store does not answer within its limit. A read is tried on every
+    endpoint before that; a write is tried again only while it is certain that nothing was sent.
+    """
+
+    async def get(self, key: str) -> Entry | None:
+        """The entry, or None."""
+        ...
+
+    async def list(self, prefix: str) -> Listing:
+        """Every entry whose key starts with `prefix`, from one revision."""
+        ...
+
+    async def put(
+        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
+    ) -> int:
+        """Write and return the revision.
+
+        expect: the mod_revision that the key must have now, 0 for a key that must not exist, None for any; else Conflict.
+        ttl: seconds (>= 1) after which the key is deleted by itself; every put sets it anew, None takes it away.
+        """
+        ...
+
+    async def delete(self, key: str, *, expect: int | None = None) -> int | None:
+        """Delete and return the revision, or None when there was nothing to delete. `expect` as in `put`."""
+        ...
+
+    def watch(
+        self, prefix: str, *, after: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
+        """Every event under `prefix` with a revision greater than `after`, in order, for ever.
+
+        Iterating raises Compacted when that history is gone, StoreUnavailable when the connection is lost or goes
+        quiet for too long. Either way the watch is over and the caller starts another one.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Give back connections and files."""
+        ...

@@ -1,0 +1,161 @@
+"""The store in etcd 3.4 and later, over its JSON gateway. Keeps the contract of the package.
+
+The parts: `etcd_gateway` asks and hears (endpoints, deadlines, tokens, TLS), `etcd_watch` follows, and this file says what
+the contract's words are in etcd's: `expect` is a compare on the key's mod revision, `ttl` a lease made for that one put.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+import httpx
+
+from sniproxy.errors import Conflict, StoreUnavailable
+from sniproxy.store import Batch, Entry, Listing
+from sniproxy.store.etcd_config import EtcdConfig
+from sniproxy.store.etcd_gateway import (
+    MAYBE,
+    Gateway,
+    Json,
+    Refused,
+    TooLarge,
+    understood,
+)
+from sniproxy.store.etcd_watch import EVERYTHING, EtcdWatch, b64, entry, key_range, unb64
+from sniproxy.store.keys import check_ttl, encode
+
+__all__ = ["EtcdConfig", "EtcdStore"]
+
+PAGE = 1000  # entries asked for at once in a list; fewer when they are large
+PAGE_SHRINK = 8  # by how much to divide the page when an answer was too large
+REVOKE_TIME = 1.0  # seconds for giving back a lease that was not used
+
+
+class EtcdStore:
+    """The contract on etcd. Connects at the first call; raises SettingsError for a configuration that cannot be used.
+
+    transport: speaks HTTP instead of the network, for tests.
+    """
+
+    def __init__(
+        self, config: EtcdConfig, *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._config = config
+        self._gateway = Gateway(config, transport)
+
+    async def get(self, key: str) -> Entry | None:
+        """The entry, or None. Raises StoreUnavailable."""
+        body = {"key": b64(encode(key))}
+        answer = await self._gateway.read("/v3/kv/range", body, self._gateway.deadline())
+        with understood("a range"):
+            return next(map(entry, answer.get("kvs", ())), None)
+
+    async def list(self, prefix: str) -> Listing:
+        """Every entry under `prefix` in key order, from one revision. Raises StoreUnavailable."""
+        wanted = key_range(encode(prefix))
+        entries: list[Entry] = []
+        revision, limit, more = 0, PAGE, True
+        while more:
+            body = {**wanted, "limit": str(limit), "revision": str(revision)}
+            try:
+                page = await self._gateway.read("/v3/kv/range", body, self._gateway.deadline())
+            except TooLarge:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // PAGE_SHRINK)
+                continue
+            with understood("a range"):
+                revision = revision or int(page["header"]["revision"])
+                entries += map(entry, page.get("kvs", ()))
+                more = bool(page.get("more"))
+                if more:
+                    wanted["key"] = b64(unb64(page["kvs"][-1]["key"]) + EVERYTHING)
+        return Listing(tuple(entries), revision)
+
+    async def put(
+        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
+    ) -> int:
+        """Write and return the revision. Raises Conflict, StoreUnavailable, ValueError for a ttl below 1 second.
+
+        A time to live of one second may last two: etcd has a shortest lease of its own.
+        """
+        check_ttl(ttl)
+        deadline = self._gateway.deadline()
+        put = {"key": b64(encode(key)), "value": b64(value)}
+        if ttl is None:
+            return await self._put(key, put, expect, deadline)
+        lease = await self._grant(ttl, deadline)
+        try:
+            return await self._put(key, {**put, "lease": lease}, expect, deadline)
+        except (Conflict, Refused):
+            # after any other failure the key may have been written: the lease must live, and ends by itself
+            await self._revoke(lease)
+            raise
+
+    async def delete(self, key: str, *, expect: int | None = None) -> int | None:
+        """Delete; the revision, or None when there was nothing. Raises Conflict, StoreUnavailable."""
+        deadline = self._gateway.deadline()
+        body = {"key": b64(encode(key))}
+        if expect is None:
+            answer = await self._gateway.write("/v3/kv/deleterange", body, deadline)
+            done = answer
+        else:
+            answer = await self._txn(key, expect, {"request_delete_range": body}, deadline)
+            with understood(f"a transaction: {MAYBE}"):
+                done = answer["responses"][0]["response_delete_range"]
+        with understood(f"a deletion: {MAYBE}"):
+            return _revision(answer) if int(done.get("deleted", 0)) else None
+
+    @asynccontextmanager
+    async def watch(self, prefix: str, *, after: int) -> AsyncIterator[AsyncIterator[Batch]]:
+        """Every event under `prefix` after revision `after`. Iterating raises Compacted and StoreUnavailable.
+
+        `after` beyond the store's revision means that etcd was restored from a backup: Compacted as well.
+        """
+        watch = EtcdWatch(self._gateway, encode(prefix), after, self._config.watch_silence)
+        try:
+            yield watch
+        finally:
+            await watch.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._gateway.aclose()
+
+    async def _put(self, key: str, put: Json, expect: int | None, deadline: float) -> int:
+        if expect is None:
+            answer = await self._gateway.write("/v3/kv/put", put, deadline)
+        else:
+            answer = await self._txn(key, expect, {"request_put": put}, deadline)
+        with understood(f"a put: {MAYBE}"):
+            return _revision(answer)
+
+    async def _txn(self, key: str, expect: int, operation: Json, deadline: float) -> Json:
+        """Do it if the key's mod revision is `expect`, which is 0 for an absent key; else Conflict."""
+        compare = {
+            "key": b64(encode(key)),
+            "target": "MOD",
+            "result": "EQUAL",
+            "mod_revision": str(expect),
+        }
+        body = {"compare": [compare], "success": [operation]}
+        answer = await self._gateway.write("/v3/kv/txn", body, deadline)
+        if not answer.get("succeeded"):
+            raise Conflict(f"{key}: not at the expected revision {expect}")
+        return answer
+
+    async def _grant(self, ttl: int, deadline: float) -> str:
+        """The id of a new lease. Asked again freely: one that nobody uses ends by itself."""
+        answer = await self._gateway.read("/v3/lease/grant", {"TTL": str(ttl)}, deadline)
+        with understood("a lease"):
+            return str(int(answer["ID"]))
+
+    async def _revoke(self, lease: str) -> None:
+        deadline = anyio.current_time() + REVOKE_TIME
+        # the lease ends by itself in any case, and the caller is to hear of the first failure
+        with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
+            await self._gateway.write("/v3/lease/revoke", {"ID": lease}, deadline)
+
+
+def _revision(answer: Json) -> int:
+    return int(answer["header"]["revision"])

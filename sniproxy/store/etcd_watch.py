@@ -1,0 +1,218 @@
+"""A watch on etcd: one endless answer cut into lines, lines made into batches, and the proof that etcd is still there.
+
+Silence. etcd reports progress on a quiet watch only every ten minutes unless it is told otherwise, and a member that
+hangs says nothing either. So a watch that heard nothing for half of `watch_silence` asks etcd for its revision, a read
+that needs the quorum, and opens itself anew after the last revision it knows. If that fails, the watch is over: within
+`watch_silence` in all. Nothing is missed or repeated, because a watch is resumed by revision.
+
+Large answers. etcd cuts an answer into fragments anywhere between events. All revisions but the last of a fragment
+are whole; only the events of the last wait for the next fragment, so one transaction is held back, not the answer.
+"""
+
+import base64
+import json
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+import anyio
+
+from sniproxy.errors import Compacted, StoreUnavailable
+from sniproxy.store import Batch, Deleted, Entry, Event
+from sniproxy.store.etcd_gateway import (
+    MAX_ANSWER,
+    MAX_REASON,
+    Answer,
+    Gateway,
+    Json,
+    TooLarge,
+    understood,
+)
+from sniproxy.store.keys import decode, prefix_end
+
+EVERYTHING = b"\0"  # etcd's way to write the first key, and "no end" as the end of a range
+
+
+def b64(raw: bytes) -> str:
+    """Bytes as the gateway writes them."""
+    return base64.b64encode(raw).decode("ascii")
+
+
+def unb64(text: str) -> bytes:
+    """Bytes as the gateway wrote them; ValueError for anything else."""
+    return base64.b64decode(text, validate=True)
+
+
+def key_range(prefix: bytes) -> Json:
+    """The members `key` and `range_end` for all keys that start with `prefix`."""
+    return {"key": b64(prefix or EVERYTHING), "range_end": b64(prefix_end(prefix) or EVERYTHING)}
+
+
+def entry(kv: Json) -> Entry:
+    """One KeyValue of etcd's; empty members are left out by the gateway."""
+    return Entry(
+        decode(unb64(kv["key"])),
+        unb64(kv.get("value", "")),
+        int(kv["create_revision"]),
+        int(kv["mod_revision"]),
+    )
+
+
+class Lines:
+    """Cuts bytes into lines of at most `limit` bytes, in time linear in the bytes."""
+
+    def __init__(self, limit: int = MAX_ANSWER) -> None:
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that are whole now, without their ends. Raises TooLarge."""
+        *ends, rest = chunk.split(b"\n")
+        lines = []
+        for end in ends:
+            self._hold(end)
+            lines.append(b"".join(self._parts))
+            self._parts, self._size = [], 0
+        self._hold(rest)
+        return lines
+
+    def _hold(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > self._limit:
+            raise TooLarge(f"etcd sent a line of over {self._limit} bytes on a watch")
+        if part:
+            self._parts.append(part)
+
+
+class Decoder:
+    """Watch answers to batches. `after` is the revision up to which everything was given out."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self._held: list[Event] = []
+
+    def feed(self, line: bytes) -> Batch | None:
+        """The batch that one line completes. Raises Compacted, StoreUnavailable."""
+        with understood("a line of a watch"):
+            message = json.loads(line)
+            if "error" in message:
+                raise StoreUnavailable(f"etcd ended the watch: {_message(message['error'])}")
+            return self._result(message["result"])
+
+    def _result(self, result: Json) -> Batch | None:
+        if result.get("canceled"):
+            if compacted := int(result.get("compact_revision", 0)):
+                raise Compacted(compacted)
+            reason = str(result.get("cancel_reason") or "no reason given")
+            raise StoreUnavailable(f"etcd ended the watch: {reason[:MAX_REASON]}")
+        self._held += map(_event, result.get("events", ()))
+        fragment = bool(result.get("fragment"))
+        if self._held:
+            return self._whole(fragment=fragment)
+        if not (result.get("created") or fragment):
+            # progress: nothing more comes up to this revision
+            self.after = max(self.after, int(result["header"]["revision"]))
+        return None
+
+    def _whole(self, *, fragment: bool) -> Batch | None:
+        """What may be given out of the held events: all, or all but the last revision's."""
+        last = self._held[-1].mod_revision
+        ready = [e for e in self._held if e.mod_revision != last] if fragment else self._held
+        self._held = [e for e in self._held if e.mod_revision == last] if fragment else []
+        if not ready:
+            return None
+        self.after = ready[-1].mod_revision
+        return Batch(self.after, tuple(ready))
+
+
+class EtcdWatch:
+    """An iterator of batches that may be cancelled anywhere and iterated again; see the contract for what it raises."""
+
+    def __init__(self, gateway: Gateway, prefix: bytes, after: int, silence: float) -> None:
+        self._gateway = gateway
+        self._prefix = prefix
+        self._patience = silence / 2  # seconds of silence before asking, and for the answer
+        self._ready: deque[Batch] = deque()
+        self._answer: Answer | None = None
+        self._lines = Lines()
+        self._decoder = Decoder(after)
+        self._heard = False
+
+    def __aiter__(self) -> "EtcdWatch":
+        return self
+
+    async def __anext__(self) -> Batch:
+        try:
+            while not self._ready:
+                await self._fill()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self._ready.popleft()
+
+    async def aclose(self) -> None:
+        """Close the connection. Iterating again opens another, where this one left off."""
+        if self._answer is not None:
+            answer, self._answer = self._answer, None
+            await answer.aclose()
+
+    async def _fill(self) -> None:
+        """Wait for the next bytes; open, or open anew, as needed."""
+        if self._answer is None:
+            await self._open()
+        assert self._answer is not None
+        with anyio.move_on_after(self._patience) as waiting:
+            chunk = await self._answer.read()
+        if waiting.cancelled_caught:
+            endpoint = self._answer.endpoint
+            await self.aclose()
+            if not self._heard:
+                raise StoreUnavailable(f"etcd at {endpoint}: a watch began and said nothing")
+            return
+        if not chunk:
+            raise StoreUnavailable(f"etcd at {self._answer.endpoint}: the watch came to its end")
+        self._heard = True
+        for line in self._lines.feed(chunk):
+            if batch := self._decoder.feed(line):
+                self._ready.append(batch)
+
+    async def _open(self) -> None:
+        after = self._decoder.after
+        deadline = min(self._gateway.deadline(), anyio.current_time() + self._patience)
+        await self._check_revision(after, deadline)
+        request = {
+            **key_range(self._prefix),
+            "start_revision": str(after + 1),
+            "progress_notify": True,
+            "fragment": True,
+        }
+        self._lines, self._decoder, self._heard = Lines(), Decoder(after), False
+        self._answer = await self._gateway.stream(
+            "/v3/watch", {"create_request": request}, deadline
+        )
+
+    async def _check_revision(self, after: int, deadline: float) -> None:
+        """Compacted when the caller has seen revisions that this etcd never had: it was restored from a backup.
+
+        The `created` answer of a watch has a revision too, but that of one member, which may lag behind.
+        """
+        body = {"key": b64(self._prefix or EVERYTHING), "keys_only": True}
+        answer = await self._gateway.read("/v3/kv/range", body, deadline)
+        with understood("the revision of a range"):
+            revision = int(answer["header"]["revision"])
+        if revision < after:
+            raise Compacted(revision)
+
+
+def _event(event: Json) -> Event:
+    kv = event["kv"]
+    if event.get("type") == "DELETE":
+        return Deleted(decode(unb64(kv["key"])), int(kv["mod_revision"]))
+    return entry(kv)
+
+
+def _message(error: Any) -> str:
+    with suppress(AttributeError):
+        error = error.get("message", error)
+    return str(error)[:MAX_REASON]

@@ -1,0 +1,351 @@
+"""The store in one SQLite file, shared by any number of processes of one machine. Keeps the contract of the package.
+
+How it works:
+
+- One connection per store, used in worker threads, one call at a time. A call that has begun runs to the end of its
+  transaction even when its caller is cancelled; one that still waits for its turn never begins.
+- Every write takes the next revision and leaves a row in `history`. Beyond the newest `history` revisions rows are
+  dropped, and whoever watches from before that gets Compacted.
+- A watch has a connection of its own, because `PRAGMA data_version` only moves for the writes of others. Asking it
+  costs microseconds and never waits, so the event loop asks; rows are read in a thread.
+- Time to live is wall-clock time. Whoever looks first after it, a call or a watch, deletes the entry with a revision.
+- A file that was replaced under our feet (a restored backup) is noticed: calls open the new one, watches end.
+"""
+
+import math
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from sniproxy.errors import Compacted, Conflict, StoreUnavailable
+from sniproxy.store import Batch, Deleted, Entry, Event, Listing
+from sniproxy.store.keys import check_ttl, decode, encode, prefix_end
+from sniproxy.store.sqlite_file import identity, open_file, transaction, translated
+
+T = TypeVar("T")
+Row = tuple[bytes, bytes, int, int]
+
+HISTORY = 10_000  # revisions kept
+POLL = 0.01  # seconds between two looks of a watch
+BUSY = 5.0  # seconds to wait for the lock of another process
+BATCH_REVISIONS = 1000  # most revisions in one batch of a watch
+REPLACED_CHECK = 1.0  # seconds between two looks of a watch at whether its file was replaced
+
+
+class SqliteStore:
+    """The contract on one file at `path`, made 0600 with its directory when it is not there.
+
+    clock: seconds since the epoch, for time to live. history: revisions kept for watches. poll: seconds between two
+    looks of a watch. busy: seconds to wait for another process's lock before StoreUnavailable.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        history: int = HISTORY,
+        poll: float = POLL,
+        busy: float = BUSY,
+    ) -> None:
+        self._path = path
+        self._clock = clock
+        self._history = history
+        self._poll = poll
+        self._busy = busy
+        self._conn: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._turn: anyio.CapacityLimiter | None = None
+        self._closed = False
+
+    async def get(self, key: str) -> Entry | None:
+        """The entry, or None. Raises StoreUnavailable."""
+        return await self._run(lambda conn: _lookup(conn, key, self._sweep(conn)))
+
+    async def list(self, prefix: str) -> Listing:
+        """Every entry under `prefix` in key order, from one revision. Raises StoreUnavailable."""
+        return await self._run(lambda conn: _list(conn, prefix, self._sweep(conn)))
+
+    async def put(
+        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
+    ) -> int:
+        """Write and return the revision. Raises Conflict, StoreUnavailable, ValueError for a ttl below 1 second."""
+        check_ttl(ttl)
+        return await self._run(lambda conn: self._put(conn, key, value, expect, ttl))
+
+    async def delete(self, key: str, *, expect: int | None = None) -> int | None:
+        """Delete; the revision, or None when there was nothing. Raises Conflict, StoreUnavailable."""
+        return await self._run(lambda conn: self._delete(conn, key, expect))
+
+    @asynccontextmanager
+    async def watch(self, prefix: str, *, after: int) -> AsyncIterator[AsyncIterator[Batch]]:
+        """Every event under `prefix` after revision `after`. Iterating raises Compacted and StoreUnavailable.
+
+        `after` beyond the store's revision means that the file was replaced by an older one: Compacted as well.
+        """
+        watch = _Watch(self, prefix, after)
+        try:
+            yield watch
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(watch.close)
+
+    async def aclose(self) -> None:
+        """Close the file once the call under way has ended; later calls raise StoreUnavailable."""
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._close, limiter=self._limiter())
+
+    async def sweep(self) -> None:
+        """Delete what has outlived its time to live. Every call does so first; a watch does when the time has come."""
+        await self._run(self._sweep)
+
+    def open_own(self) -> sqlite3.Connection:
+        """A connection of its own for a watch; call it in a thread, and use it under `translated`."""
+        return open_file(self._path, self._busy)
+
+    # -- the connection
+
+    def _limiter(self) -> anyio.CapacityLimiter:
+        # made at first use: a limiter belongs to the event loop that runs
+        if self._turn is None:
+            self._turn = anyio.CapacityLimiter(1)
+        return self._turn
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await anyio.to_thread.run_sync(self._work, work, limiter=self._limiter())
+
+    def _work(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with translated(self._path):
+            return work(self._connection())
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._closed:
+            raise StoreUnavailable(f"store file {self._path}: closed by this process")
+        if self._conn is not None and identity(self._path) != self._identity:
+            self._conn.close()
+            self._conn = None
+        if self._conn is None:
+            self._conn = self.open_own()
+            self._identity = identity(self._path)
+        return self._conn
+
+    def _close(self) -> None:
+        self._closed = True
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+    # -- writing
+
+    def _put(
+        self, conn: sqlite3.Connection, key: str, value: bytes, expect: int | None, ttl: int | None
+    ) -> int:
+        now = self._sweep(conn)
+        with transaction(conn):
+            before = _expected(conn, key, now, expect)
+            revision = _revision(conn) + 1
+            created = before.create_revision if before else revision
+            expires = None if ttl is None else now + ttl
+            conn.execute(
+                "INSERT OR REPLACE INTO kv VALUES (?, ?, ?, ?, ?)",
+                (encode(key), value, created, revision, expires),
+            )
+            self._record(conn, revision, encode(key), value, created)
+        return revision
+
+    def _delete(self, conn: sqlite3.Connection, key: str, expect: int | None) -> int | None:
+        now = self._sweep(conn)
+        with transaction(conn):
+            before = _expected(conn, key, now, expect)
+            return self._remove(conn, encode(key), before.create_revision) if before else None
+
+    def _sweep(self, conn: sqlite3.Connection) -> float:
+        """Delete what is due, each with a revision of its own; returns the time it was done for."""
+        now = self._clock()
+        if _next_expiry(conn) <= now:
+            with transaction(conn):
+                due = conn.execute(
+                    "SELECT key, create_revision FROM kv WHERE expires_at <= ? ORDER BY expires_at",
+                    (now,),
+                ).fetchall()
+                for key, created in due:
+                    self._remove(conn, key, created)
+        return now
+
+    def _remove(self, conn: sqlite3.Connection, key: bytes, created: int) -> int:
+        revision = _revision(conn) + 1
+        conn.execute("DELETE FROM kv WHERE key = ?", (key,))
+        self._record(conn, revision, key, None, created)
+        return revision
+
+    def _record(
+        self, conn: sqlite3.Connection, revision: int, key: bytes, value: bytes | None, created: int
+    ) -> None:
+        conn.execute("INSERT INTO history VALUES (?, ?, ?, ?)", (revision, key, value, created))
+        conn.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (revision,))
+        gone = revision - self._history
+        if gone > 0:
+            conn.execute("DELETE FROM history WHERE revision <= ?", (gone,))
+            conn.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'compacted'", (gone,))
+
+
+class _Watch:
+    """One watch: an iterator of batches that may be cancelled anywhere and iterated again."""
+
+    def __init__(self, store: SqliteStore, prefix: str, after: int) -> None:
+        self._store = store
+        self._prefix = encode(prefix)
+        self._after = after
+        self._conn: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._ready: Batch | None = (
+            None  # read, not yet handed out: the caller was cancelled meanwhile
+        )
+        self._version: int | None = None  # data_version when the history was last read to its end
+        self._next_expiry = math.inf
+        self._next_check = -math.inf
+
+    def __aiter__(self) -> "_Watch":
+        return self
+
+    async def __anext__(self) -> Batch:
+        while self._ready is None:
+            if self._store._clock() >= self._next_expiry:
+                await self._store.sweep()
+                self._version = None
+            version = self._data_version()
+            if version is None or version != self._version:
+                await anyio.to_thread.run_sync(self._read, version)
+            if self._ready is None:
+                await anyio.sleep(self._store._poll)
+        batch, self._ready = self._ready, None
+        return batch
+
+    def close(self) -> None:
+        """Close the watch's connection; called in a thread."""
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+    def _data_version(self) -> int | None:
+        """The number that moves with every commit of others; None when it cannot be told now."""
+        if self._conn is None:
+            return None
+        self._check_replaced()
+        try:
+            (version,) = self._conn.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error:
+            return None  # busy or broken: reading in the thread waits, or tells which
+        return int(version)
+
+    def _check_replaced(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + REPLACED_CHECK
+            with translated(self._store._path):
+                now_there = identity(self._store._path)
+            if now_there != self._identity:
+                raise StoreUnavailable(
+                    f"store file {self._store._path}: it was replaced or removed: watch again"
+                )
+
+    def _read(self, version: int | None) -> None:
+        """Get the next batch ready, in a thread, where waiting for a lock does no harm."""
+        with translated(self._store._path):
+            if self._conn is None:
+                self._conn = self._store.open_own()
+                self._identity = identity(self._store._path)
+            self._conn.execute(f"PRAGMA busy_timeout = {round(self._store._busy * 1000)}")
+            try:
+                with transaction(self._conn, "DEFERRED"):
+                    self._read_snapshot(self._conn, version)
+            finally:
+                self._conn.execute("PRAGMA busy_timeout = 0")
+
+    def _read_snapshot(self, conn: sqlite3.Connection, version: int | None) -> None:
+        revision, compacted = _revision(conn), _meta(conn, "compacted")
+        if self._after < compacted:
+            raise Compacted(compacted)
+        if self._after > revision:
+            raise Compacted(revision)
+        condition, bounds = _range(self._prefix)
+        rows = conn.execute(
+            "SELECT key, value, create_revision, revision FROM history"
+            f" WHERE revision > ? AND {condition} ORDER BY revision LIMIT {BATCH_REVISIONS}",
+            (self._after, *bounds),
+        ).fetchall()
+        self._next_expiry = _next_expiry(conn)
+        if len(rows) == BATCH_REVISIONS:
+            self._version, self._after = None, rows[-1][3]
+        else:
+            self._version, self._after = version, revision
+        if rows:
+            self._ready = Batch(rows[-1][3], tuple(map(_event, rows)))
+
+
+def _event(row: tuple[bytes, bytes | None, int, int]) -> Event:
+    key, value, created, revision = row
+    if value is None:
+        return Deleted(decode(key), revision)
+    return Entry(decode(key), value, created, revision)
+
+
+def _entry(row: Row) -> Entry:
+    return Entry(decode(row[0]), row[1], row[2], row[3])
+
+
+def _lookup(conn: sqlite3.Connection, key: str, now: float) -> Entry | None:
+    row = conn.execute(
+        "SELECT key, value, create_revision, mod_revision FROM kv"
+        " WHERE key = ? AND (expires_at IS NULL OR expires_at > ?)",
+        (encode(key), now),
+    ).fetchone()
+    return _entry(row) if row else None
+
+
+def _list(conn: sqlite3.Connection, prefix: str, now: float) -> Listing:
+    condition, bounds = _range(encode(prefix))
+    with transaction(conn, "DEFERRED"):
+        rows = conn.execute(
+            "SELECT key, value, create_revision, mod_revision FROM kv"
+            f" WHERE {condition} AND (expires_at IS NULL OR expires_at > ?) ORDER BY key",
+            (*bounds, now),
+        ).fetchall()
+        return Listing(tuple(map(_entry, rows)), _revision(conn))
+
+
+def _expected(conn: sqlite3.Connection, key: str, now: float, expect: int | None) -> Entry | None:
+    """The entry as it stands, or Conflict when it is not at the expected revision."""
+    entry = _lookup(conn, key, now)
+    found = entry.mod_revision if entry else 0
+    if expect is not None and expect != found:
+        raise Conflict(f"{key}: expected revision {expect}, found {found}")
+    return entry
+
+
+def _range(prefix: bytes) -> tuple[str, tuple[bytes, ...]]:
+    """A condition on `key` for "starts with prefix" that an index answers, and its parameters."""
+    end = prefix_end(prefix)
+    if end is None:
+        return "key >= ?", (prefix,)
+    return "key >= ? AND key < ?", (prefix, end)
+
+
+def _meta(conn: sqlite3.Connection, name: str) -> int:
+    (value,) = conn.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return int(value)
+
+
+def _revision(conn: sqlite3.Connection) -> int:
+    return _meta(conn, "revision")
+
+
+def _next_expiry(conn: sqlite3.Connection) -> float:
+    (due,) = conn.execute("SELECT min(expires_at) FROM kv").fetchone()
+    return math.inf if due is None else float(due)

@@ -1,0 +1,106 @@
+"""One worker: follows the store, opens the listeners once it has a configuration, serves until it is told to stop."""
+
+import signal
+import socket
+from functools import partial
+
+import trio
+
+from sniproxy.config import follow
+from sniproxy.errors import CloseReason
+from sniproxy.keyring import open_keyring
+from sniproxy.listener import accept_forever, bind, listen
+from sniproxy.logs import Log
+from sniproxy.metrics import Metrics
+from sniproxy.relay.trio_relay import open_trio_relay
+from sniproxy.session import Worker, refuse, serve
+from sniproxy.settings import Listener, Settings
+from sniproxy.snapshot import Snapshot
+from sniproxy.status import Status, serve_status
+from sniproxy.store import Store
+from sniproxy.store.opening import open_store
+
+
+async def run_worker(
+    settings: Settings,
+    log: Log,
+    *,
+    task_status: trio.TaskStatus[list[int]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serves until cancelled. Ports are bound at once, so that a taken one is known, but nobody is let in before the
+    first full configuration. `started` then gives the listeners' ports.
+
+    SettingsError when a port or the keyring cannot be used.
+    """
+    keyring = open_keyring(settings)
+    bound = [
+        (listener, bind(listener.address, f"proxy.listeners.{index}.address"))
+        for index, listener in enumerate(settings.proxy.listeners)
+    ]
+    status_socket = bind(settings.status.address, "status.address")
+    listen(status_socket, "status.address", backlog=64)
+    store = open_store(settings)
+    metrics = Metrics()
+    status = Status(metrics.registry)
+    snapshot = Snapshot(settings.where.prefix, keyring)
+    try:
+        async with (
+            open_trio_relay(buffer_size=settings.proxy.relay_buffer) as relay,
+            trio.open_nursery() as nursery,
+        ):
+            worker = Worker(settings.proxy, snapshot, relay, metrics, log)
+            nursery.start_soon(serve_status, status_socket, status)
+            log.info("starting", relay=relay.name, store=settings.store)
+            await nursery.start(_follow, store, settings, worker)
+            for index, (listener, sock) in enumerate(bound):
+                listen(sock, f"proxy.listeners.{index}.address", backlog=settings.proxy.backlog)
+                nursery.start_soon(_accept, sock, listener, worker, nursery)
+            status.ready = True
+            ports = [sock.getsockname()[1] for _, sock in bound]
+            log.info("ready", ports=ports, revision=snapshot.revision)
+            task_status.started(ports)
+    finally:
+        for _, sock in bound:
+            sock.close()
+        status_socket.close()
+        with trio.CancelScope(shield=True):
+            await store.aclose()
+
+
+async def _follow(
+    store: Store, settings: Settings, worker: Worker, *, task_status: trio.TaskStatus[None]
+) -> None:
+    await follow(
+        store,
+        settings.where.prefix,
+        worker.snapshot,
+        settings=settings.proxy,
+        metrics=worker.metrics,
+        log=worker.log,
+        task_status=task_status,
+    )
+
+
+async def _accept(
+    sock: socket.socket, listener: Listener, worker: Worker, nursery: trio.Nursery
+) -> None:
+    def on_accept(client: socket.socket, peer: object) -> None:
+        if worker.metrics.active >= worker.settings.max_sessions:
+            refuse(worker, listener, client, peer, CloseReason.SESSION_LIMIT)
+        else:
+            nursery.start_soon(serve, worker, listener, client, peer)
+
+    await accept_forever(
+        sock, on_accept, batch=worker.settings.accept_batch, metrics=worker.metrics, log=worker.log
+    )
+
+
+async def run_until_signalled(settings: Settings, log: Log) -> None:
+    """`run_worker` until SIGTERM or SIGINT."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(run_worker, settings, log))
+            async for number in signals:
+                log.info("stopping", signal=signal.Signals(number).name)
+                break
+            nursery.cancel_scope.cancel()
