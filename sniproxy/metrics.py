@@ -1,6 +1,7 @@
 """What a worker counts. Label values come from our own enums only, never from a client."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+import trio
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from sniproxy.errors import CloseReason
 
@@ -10,6 +11,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, CPU, descriptors
+        Gauge(
+            "sniproxy_loop_tasks", "Tasks of the event loop", registry=self.registry
+        ).set_function(lambda: trio.lowlevel.current_statistics().tasks_living)
         self.opened = Counter(
             "sniproxy_sessions_opened", "Connections accepted", registry=self.registry
         )

@@ -1,0 +1,1 @@
+"""Servers and helpers that tests of several parts share; imported as `tests.support`."""

@@ -1,0 +1,184 @@
+"""A player and a game server on real sockets, in clear or over TLS, moved step by step by a test."""
+
+import socket
+import ssl
+import struct
+from contextlib import suppress
+
+import trio
+
+from tests.support.certificates import NAME
+
+CHUNK = 64 * 1024
+
+
+def tcp_pair(
+    *, kernel_buffer: int | None = None, host: str = "127.0.0.1"
+) -> tuple[socket.socket, socket.socket]:
+    """Two ends of a TCP connection on loopback, both non-blocking; `kernel_buffer` bounds what lies between them."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listening:
+        _limit(listening, kernel_buffer)
+        listening.bind((host, 0))
+        listening.listen(1)
+        ours = socket.socket(family)
+        _limit(ours, kernel_buffer)
+        ours.connect(listening.getsockname())
+        theirs, _ = listening.accept()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ours, theirs
+
+
+def _limit(sock: socket.socket, kernel_buffer: int | None) -> None:
+    if kernel_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kernel_buffer)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kernel_buffer)
+
+
+class Peer:
+    """One end of a stream. What the kernel says comes out as it is: a reset is ConnectionResetError."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = trio.socket.from_stdlib_socket(sock)
+        self.sent = 0  # bytes that the kernel took from us
+
+    async def send(self, data: bytes) -> None:
+        """Every byte."""
+        rest = memoryview(data)
+        while rest:
+            count = await self.sock.send(rest)
+            self.sent += count
+            rest = rest[count:]
+
+    async def receive(self) -> bytes:
+        """Some bytes, b"" at the end."""
+        return await self.sock.recv(CHUNK)
+
+    async def read(self, size: int) -> bytes:
+        """Exactly that many bytes, fewer only at the end."""
+        data = bytearray()
+        while len(data) < size and (more := await self.receive()):
+            data += more
+        return bytes(data)
+
+    async def read_all(self) -> bytes:
+        """Everything up to the end."""
+        data = bytearray()
+        while more := await self.receive():
+            data += more
+        return bytes(data)
+
+    async def end(self) -> None:
+        """Sends nothing more; goes on reading."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """Closes with RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def close(self) -> None:
+        """Closes, with FIN unless there is something unread."""
+        self.sock.close()
+
+
+class TlsPeer(Peer):
+    """A player that speaks TLS, and ends it as the standard has it: its close_notify does not stop its reading."""
+
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext, name: str | None = NAME
+    ) -> None:
+        super().__init__(sock)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._sending = trio.Lock()
+        self._held_back = b""
+        self.goodbye = False  # the other side's close_notify came
+
+    @property
+    def version(self) -> str | None:
+        """What the handshake agreed on."""
+        return self._tls.version()
+
+    async def handshake(self, *, then: bytes = b"") -> None:
+        """SSLError when the two do not agree, after our alert went out. `then` goes with our last flight."""
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                data = await self.sock.recv(CHUNK)
+                if not data:
+                    raise ssl.SSLEOFError("closed during the handshake") from None
+                self._incoming.write(data)
+            except ssl.SSLError:
+                await self._flush()
+                raise
+            else:
+                if then:
+                    self._tls.write(then)
+                await self._flush()
+                return
+
+    def hello(self) -> bytes:
+        """The first flight; `handshake` goes on from there."""
+        with suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        return self._outgoing.read()
+
+    async def send(self, data: bytes) -> None:
+        """Every byte, encrypted; `sent` counts clear bytes of what was taken whole."""
+        view = memoryview(data)
+        for start in range(0, len(data), CHUNK):
+            self._tls.write(view[start : start + CHUNK])
+            await self._flush()
+            self.sent += len(view[start : start + CHUNK])
+
+    async def receive(self) -> bytes:
+        """Some bytes, b"" after close_notify (`goodbye` is set) or at a bare end of the stream."""
+        while True:
+            data = self._decrypted()
+            if data is not None:
+                return data
+            data = await self.sock.recv(CHUNK)
+            if not data:
+                return b""
+            self._incoming.write(data)
+
+    async def end(self, *, shutdown: bool = True) -> None:
+        """Sends close_notify, and EOF unless told otherwise; goes on reading."""
+        pending = bytearray()
+        while data := self._decrypted():
+            pending += data
+        self._held_back = bytes(pending)
+        with suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        await self._flush()
+        if shutdown:
+            await super().end()
+
+    def _decrypted(self) -> bytes | None:
+        if self._held_back:
+            data, self._held_back = self._held_back, b""
+            return data
+        try:
+            data = self._tls.read(CHUNK)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLZeroReturnError:
+            data = b""
+        self.goodbye = self.goodbye or not data
+        return data
+
+    async def _flush(self) -> None:
+        async with self._sending:
+            while data := self._outgoing.read():
+                await self._send_raw(data)
+
+    async def _send_raw(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[await self.sock.send(rest) :]
