@@ -8,7 +8,7 @@ import anyio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from admin.auth import Authenticator, Unauthorized
 from admin.body import BadBody, read_json
@@ -29,8 +29,10 @@ def create_app(settings: Settings, store: Store, keyring: Keyring, log: Log) -> 
     """The ASGI application. It closes the store when it stops."""
     api = Api(settings, Resources(store, settings.where.prefix, keyring), log)
     routes = [
-        Route(path, api.endpoint, methods=METHODS)
+        Route(base + path, api.endpoint, methods=METHODS)
+        for base in ("/apisix/admin", "/admin")
         for path in (
+            "",
             "/",
             "/{collection}",
             "/{collection}/",
@@ -44,11 +46,13 @@ def create_app(settings: Settings, store: Store, keyring: Keyring, log: Log) -> 
         yield
         await store.aclose()
 
-    return Starlette(
-        routes=[Mount("/apisix/admin", routes=routes), Mount("/admin", routes=routes)],
+    app = Starlette(
+        routes=routes,
         exception_handlers={404: _no_such_path, 405: _no_such_path},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect would be an answer to whoever has no key
+    return app
 
 
 class Api:
@@ -141,7 +145,7 @@ def _ttl(request: Request) -> int | None:
     text = request.query_params.get("ttl")
     if text is None:
         return None
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:12]) <= 10**9:
+    if not text.isascii() or not text.isdecimal() or len(text) > 10 or not 1 <= int(text) <= 10**9:
         raise ObjectRefused("invalid argument ttl: should be a number")
     return int(text)
 

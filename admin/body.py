@@ -6,10 +6,14 @@ pastes a PEM file into a JSON string makes them. Numbers that JSON cannot carry 
 
 import json
 import math
+from contextlib import aclosing
 from typing import Any
 
 import anyio
 from starlette.requests import ClientDisconnect, Request
+
+
+MAX_DEPTH = 64  # objects and lists inside each other: they are copied and merged by recursion
 
 
 class BadBody(Exception):
@@ -32,12 +36,28 @@ async def read_json(request: Request, *, max_bytes: int, seconds: float) -> Any:
     if not raw.strip():
         raise BadBody(400, "missing configurations")
     try:
-        return json.loads(raw, strict=False, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(raw, strict=False, parse_constant=_refuse, parse_float=_finite)
+        check_plain(value)
     except RecursionError:
         raise BadBody(400, "invalid request body: nested too deeply") from None
     except ValueError as error:  # no JSON, no UTF-8, a number with too many digits
         # The body is not repeated in the answer, as APISIX does: it may hold a private key.
         raise BadBody(400, f"invalid request body: {_cause(error)}") from None
+    return value
+
+
+def check_plain(value: Any) -> None:
+    """ValueError for what could not be stored and given back: half a surrogate pair, NaN, deep nesting."""
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    _check_depth(value, MAX_DEPTH)
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if isinstance(value, dict | list):
+        if not left:
+            raise ValueError("nested too deeply")
+        for member in value.values() if isinstance(value, dict) else value:
+            _check_depth(member, left - 1)
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
@@ -46,10 +66,11 @@ async def _read(request: Request, max_bytes: int) -> bytes:
     if announced.isdecimal() and int(announced[:20]) > max_bytes:
         raise too_large
     raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > max_bytes:
-            raise too_large
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            raw += chunk
+            if len(raw) > max_bytes:
+                raise too_large
     return bytes(raw)
 
 
@@ -65,6 +86,6 @@ def _finite(text: str) -> float:
 def _cause(error: ValueError) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at line {error.lineno}, column {error.colno}"
-    if isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeError):
         return "not UTF-8"
     return str(error)

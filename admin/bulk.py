@@ -7,6 +7,8 @@ Everything is checked before the first object is written: schema, certificates, 
 file or at the destination already. Objects that the file does not name are left alone.
 """
 
+import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +16,8 @@ from typing import Any, Protocol
 import httpx
 import yaml
 
-from admin.resources import NotFound, Resources
+from admin.body import check_plain
+from admin.resources import NotFound, RaceLost, Resources
 from admin.rules import check, check_references, decode, prepare, refuse_times
 from sniproxy.errors import KeyringError, ObjectRefused, StoreUnavailable
 from sniproxy.keyring import is_encrypted
@@ -22,6 +25,7 @@ from sniproxy.objects import KINDS, Kind
 from sniproxy.objects.secrets import map_secrets
 
 TIMES = ("create_time", "update_time")
+ORDER = ("ssls", "upstreams", "services", "stream_routes")  # what is referred to comes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +60,17 @@ class Destination(Protocol):
 
 def read_items(text: str) -> list[Item]:
     """The objects of a YAML or JSON file, in the order in which they can be written; ObjectRefused."""
+    stream = io.StringIO(text)  # of a stream YAML's errors quote nothing, so no key
     try:
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ObjectRefused(f"neither YAML nor JSON: {error}") from None
+        data = yaml.safe_load(stream)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ObjectRefused(f"neither YAML nor JSON: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ObjectRefused(f"expected lists named {', '.join(KINDS)}")
     for collection in data:
         if collection not in KINDS:
             raise ObjectRefused(f"{collection}: unknown; expected {', '.join(KINDS)}")
-    items = [item for kind in KINDS.values() for item in _items_of(kind, data)]
+    items = [item for collection in ORDER for item in _items_of(KINDS[collection], data)]
     seen: set[tuple[str, str]] = set()
     for item in items:
         name = (item.kind.collection, item.object_id)
@@ -84,10 +89,20 @@ def _items_of(kind: Kind, data: dict[str, Any]) -> list[Item]:
         place = f"{kind.collection}[{index}]"
         if not isinstance(value, dict):
             raise ObjectRefused(f"{place}: expected an object")
-        if "id" not in value:
+        if value.get("id") is None:
             raise ObjectRefused(f"{place}: missing {kind.title} id")
-        items.append(Item(kind, str(value["id"]), value, place))
+        items.append(Item(kind, str(value["id"]), _as_json(value, place), place))
     return items
+
+
+def _as_json(value: dict[str, Any], place: str) -> dict[str, Any]:
+    """The object as it would have come through the API; YAML knows more than JSON, such as dates and loops."""
+    try:
+        check_plain(value)
+        as_json: dict[str, Any] = json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ObjectRefused(f"{place}: cannot be written as JSON: {error}") from None
+    return as_json
 
 
 async def apply(
@@ -109,7 +124,7 @@ async def apply(
     for done, item in enumerate(items):
         try:
             created = await destination.write(item)
-        except (ObjectRefused, StoreUnavailable) as error:
+        except (ObjectRefused, StoreUnavailable, RaceLost) as error:
             raise StoreUnavailable(
                 f"{done} of {len(items)} written, then {item.place}: {error}"
             ) from error
@@ -220,6 +235,8 @@ class ApiDestination:
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:
+    if "X-API-VERSION" not in response.headers:
+        raise StoreUnavailable(f"HTTP {response.status_code}: no answer of an admin API")
     try:
         body = response.json()
     except ValueError:
@@ -229,7 +246,7 @@ def _checked(response: httpx.Response) -> dict[str, Any]:
     if response.status_code in (400, 404, 413):
         raise ObjectRefused(body.get("error_msg") or f"HTTP {response.status_code}")
     if not response.is_success:
-        cause = body.get("description") or body.get("error_msg") or "no answer of an admin API"
+        cause = body.get("description") or body.get("error_msg") or "no reason given"
         raise StoreUnavailable(f"HTTP {response.status_code}: {cause}")
     return body
 

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from admin.body import MAX_DEPTH
 from admin.rules import (
     check_references,
     check_unused,
     decode,
     encode,
+    is_id,
     merge,
     merge_at,
     prepare,
@@ -94,7 +96,7 @@ class Resources:
         """Creates or replaces. The id stands in the path or in the body, or is the same in both."""
         refuse_times(value)
         object_id = _one_id(kind, path_id, value)
-        value = {"id": object_id} | value
+        value = {"id": object_id} | {m: v for m, v in value.items() if (m, v) != ("id", None)}
 
         def renewed(old: dict[str, Any] | None, now: int) -> dict[str, Any]:
             created = (old or {}).get("create_time", now)
@@ -109,13 +111,15 @@ class Resources:
         steps = [step for step in path.split("/") if step]
         if not steps and not isinstance(change, dict):
             raise ObjectRefused("invalid request body: expected a JSON object")
+        if len(steps) > MAX_DEPTH:
+            raise ObjectRefused("invalid configuration: nested too deeply")
 
         def patched(old: dict[str, Any] | None, now: int) -> dict[str, Any]:
             if old is None:
                 raise NotFound
             clear = reveal(kind.collection, object_id, old, self.keyring)
             merged = merge_at(clear, steps, change) if steps else merge(clear, change)
-            if str(merged.get("id")) != object_id:
+            if not is_id(merged.get("id"), object_id):
                 raise ObjectRefused(f"wrong {kind.title} id")
             timed = "update_time" in change if not steps else steps == ["update_time"]
             result: dict[str, Any] = merged if timed else merged | {"update_time": now}

@@ -6,12 +6,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from admin.body import check_plain
 from sniproxy.errors import KeyringError, ObjectRefused
 from sniproxy.keyring import Keyring, is_encrypted
 from sniproxy.objects import KINDS, Ssl, describe, read
 from sniproxy.objects.pem import check_authorities, check_pair
-from sniproxy.objects.secrets import map_secrets
+from sniproxy.objects.secrets import map_secrets, without_secrets
 from sniproxy.store import Store
+
+PRIVATE = "PRIVATE KEY-----"  # in the first line of every private key in PEM
 
 Find = Callable[[str, str], Awaitable[dict[str, Any] | None]]  # (collection, id) -> object
 
@@ -31,8 +34,17 @@ def refuse_times(value: dict[str, Any]) -> None:
                 raise ObjectRefused(f"the property is forbidden:  {member}")
 
 
+def is_id(given: Any, object_id: str) -> bool:
+    """Whether a member that names an object, as text or as a number, names this one."""
+    return given is not None and str(given) == object_id
+
+
 def check(collection: str, clear: dict[str, Any]) -> None:
     """Schema and certificates of an object with its keys in clear; ObjectRefused with the path and the reason."""
+    if PRIVATE in json.dumps(without_secrets(collection, clear)):
+        raise ObjectRefused(
+            "invalid configuration: a private key stands where it would be stored in clear"
+        )
     try:
         model = read(collection, clear)
     except ValidationError as error:
@@ -53,8 +65,9 @@ def prepare(
         return keyring.decrypt(text, place) if is_encrypted(text) else text
 
     try:
+        check_plain(value)
         clear = map_secrets(collection, object_id, value, open_ours)
-    except KeyringError as error:
+    except (KeyringError, ValueError) as error:
         raise ObjectRefused(f"invalid configuration: {error}") from None
     check(collection, clear)
     return map_secrets(collection, object_id, clear, keyring.encrypt)
@@ -115,7 +128,7 @@ async def check_unused(collection: str, object_id: str, store: Store, prefix: st
     for referrer, path in _REFERRERS[collection]:
         for entry in (await store.list(f"{prefix}/{referrer}/")).entries:
             value = decode(entry.value)
-            if value is not None and str(_member(value, path)) == object_id:
+            if is_id(_member(value, path), object_id):
                 user = entry.key.rpartition("/")[2]
                 raise ObjectRefused(
                     f"can not delete this {KINDS[collection].title}, "
@@ -133,6 +146,7 @@ def decode(raw: bytes) -> dict[str, Any] | None:
     """A stored value as an object; None when it is something else, such as APISIX's marker of an empty directory."""
     try:
         value = json.loads(raw)
+        check_plain(value)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

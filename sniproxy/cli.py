@@ -123,7 +123,7 @@ def _destination(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "-f",
     "source",
-    type=click.File("r", encoding="utf-8"),
+    type=click.File("r", encoding="utf-8", errors="surrogateescape"),  # which YAML refuses
     required=True,
     help="YAML or JSON; - for stdin.",
 )
@@ -167,6 +167,8 @@ async def _with_destination(
         return
     if key is None:
         raise SettingsError("--key: not set: the admin API wants one; set SNIPROXY_KEY")
+    if not key.isascii() or not key.isprintable():
+        raise SettingsError("--key: a character that no header can carry; set SNIPROXY_KEY anew")
     base = url.rstrip("/").removesuffix("/apisix/admin") + "/apisix/admin"
     async with httpx.AsyncClient(base_url=base, headers={"X-API-KEY": key}, timeout=30) as client:
         await work(ApiDestination(client))

@@ -31,6 +31,7 @@ async def follow(
     listed = False
     pause = settings.store_retry
     while True:
+        begun = trio.current_time()
         try:
             if not listed:
                 _report(snapshot.load(await store.list(prefix + "/")), metrics, log, snapshot)
@@ -50,6 +51,9 @@ async def follow(
             log.info("listing anew", cause=str(compacted))
         except StoreUnavailable as error:
             metrics.store_connected.set(0)
+            # It was followed, though perhaps nothing changed, or it was slow to fail: no need to spare it.
+            if trio.current_time() - begun > settings.store_retry_max:
+                pause = settings.store_retry
             log.warning("store lost", cause=str(error), retry_s=pause, revision=snapshot.revision)
             await trio.sleep(pause)
             pause = min(pause * 2, settings.store_retry_max)

@@ -8,11 +8,12 @@ APISIX (apisix.data_encryption) stores AES-CBC with PKCS#7 padding, the IV being
 """
 
 import base64
-import binascii
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -65,7 +66,7 @@ class Keyring:
     def _decrypt_apisix(self, value: str, place: str) -> str:
         try:
             sealed = base64.b64decode(value, validate=True)
-        except binascii.Error:
+        except ValueError:  # not base64, or not even ASCII
             raise KeyringError(f"{place}: neither PEM nor an encrypted value") from None
         for secret in self._apisix:
             try:
@@ -105,18 +106,12 @@ def _kept_key(file: Path) -> str:
     try:
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.with_name(f"{file.name}.{os.getpid()}")
-            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(fd, "w") as out:
-                out.write(base64.b64encode(os.urandom(32)).decode() + "\n")
-                out.flush()
-                os.fsync(out.fileno())
-            try:
-                os.link(draft, file)
-            except FileExistsError:
-                pass
-            finally:
-                draft.unlink()
+            with NamedTemporaryFile("w", dir=file.parent, prefix=file.name) as draft:  # mode 0600
+                draft.write(base64.b64encode(os.urandom(32)).decode() + "\n")
+                draft.flush()
+                os.fsync(draft.fileno())
+                with suppress(FileExistsError):
+                    os.link(draft.name, file)
         return file.read_text().strip()
     except OSError as error:
         raise SettingsError(

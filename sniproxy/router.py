@@ -42,8 +42,8 @@ class Route:
         self.server = _network(route.server_addr)
         self.server_port = route.server_port
         self.rank = (
-            -1 if self.remote is None else -1 - self.remote.prefixlen,
-            -1 if self.server is None else -1 - self.server.prefixlen,
+            0 if self.remote is None else -1 - self.remote.prefixlen,
+            0 if self.server is None else -1 - self.server.prefixlen,
             self.server_port is None,
             route_id,
         )
@@ -73,9 +73,8 @@ class Router:
         self._exact: dict[str, list[Route]] = {}
         self._wildcard: dict[str, list[Route]] = {}
         self._unnamed: list[Route] = []
-        self._lengths: Counter[int] = (
-            Counter()
-        )  # of the suffixes, so that a look-up tries no others
+        # How many suffixes have each length: a look-up tries no other lengths.
+        self._lengths: Counter[int] = Counter()
         self._longest_first: tuple[int, ...] = ()
 
     def add(self, route: Route) -> None:
@@ -139,7 +138,7 @@ class Router:
         self._lengths[len(suffix)] += step
         if not self._lengths[len(suffix)]:
             del self._lengths[len(suffix)]
-        if len(self._lengths) != len(self._longest_first) or step > 0:
+        if len(self._lengths) != len(self._longest_first):
             self._longest_first = tuple(sorted(self._lengths, reverse=True))
 
 

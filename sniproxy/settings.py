@@ -7,7 +7,6 @@ A refused setting is a SettingsError that names the key and the reason.
 """
 
 import base64
-import binascii
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -70,11 +69,11 @@ def keyring_secret(entry: str) -> bytes:
     """The bytes of a keyring entry: base64 of 32 bytes (ours), or 16 or 32 characters (an APISIX key, for reading)."""
     try:
         secret = base64.b64decode(entry, validate=True)
-    except binascii.Error:
+    except ValueError:  # not base64, or not even ASCII
         secret = b""
     if len(secret) == 32:
         return secret
-    if len(entry) in (16, 32):
+    if len(entry) in (16, 32) and entry.isascii():
         return entry.encode()
     raise ValueError("expected base64 of 32 bytes; make one with: openssl rand -base64 32")
 
@@ -193,7 +192,7 @@ def store_url(url: str) -> SqliteUrl | EtcdUrl:
     """What the `store` setting names; ValueError when it names nothing that we know."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
-        if parts.netloc or len(parts.path) < 2:
+        if parts.netloc or not parts.path.startswith("/") or parts.path == "/":
             raise ValueError("expected sqlite:///absolute/path/config.db, with three slashes")
         return SqliteUrl(path=Path(parts.path))
     if parts.scheme in ("etcd", "etcds"):
@@ -267,13 +266,17 @@ def load_settings(file: Path | None = None, flags: Mapping[str, Any] | None = No
 
 def _read_file(file: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with file.open() as text:  # of a stream YAML's errors quote nothing, so no key of it
+            data = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SettingsError(f"{file}: cannot be read: {error}") from error
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise SettingsError(f"{file}: expected keys and values, got {type(data).__name__}")
+    for key in data:
+        if not isinstance(key, str):
+            raise SettingsError(f"{file}: {key!r} is not the name of a setting")
     return data
 
 

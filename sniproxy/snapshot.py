@@ -63,7 +63,9 @@ class Snapshot:
 
     def target(self, route: Route) -> Target | None:
         """A route's upstream: its own, the one it names, its service's own, the one that names; or None."""
-        owner = self._owners[route.id]
+        owner = self._owners.get(route.id)
+        if owner is None:
+            return None  # deleted since it was matched
         found = owner.target or self._upstreams.get(owner.upstream_id or "")
         service = self._services.get(owner.service_id or "")
         if found is None and service is not None:
@@ -72,13 +74,11 @@ class Snapshot:
 
     def load(self, listing: Listing) -> list[Broken]:
         """Takes over a full list: what is not in it goes, what has changed is read, the rest is left alone."""
+        # A store that went back was restored from a backup: the same revision may be another value.
+        known = self._revisions if listing.revision >= self.revision else {}
         present = {entry.key for entry in listing.entries}
         gone = [Deleted(key, listing.revision) for key in self._revisions if key not in present]
-        changed = [
-            entry
-            for entry in listing.entries
-            if self._revisions.get(entry.key) != entry.mod_revision
-        ]
+        changed = [one for one in listing.entries if known.get(one.key) != one.mod_revision]
         broken = self.apply([*gone, *changed])
         self.revision = listing.revision
         return broken

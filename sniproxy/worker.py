@@ -2,6 +2,7 @@
 
 import signal
 import socket
+from contextlib import AsyncExitStack
 from functools import partial
 
 import trio
@@ -20,6 +21,8 @@ from sniproxy.status import Status, serve_status
 from sniproxy.store import Store
 from sniproxy.store.opening import open_store
 
+STATUS_BACKLOG = 64  # connections to the status port that the kernel keeps for us
+
 
 async def run_worker(
     settings: Settings,
@@ -33,38 +36,42 @@ async def run_worker(
     SettingsError when a port or the keyring cannot be used.
     """
     keyring = open_keyring(settings)
-    bound = [
-        (listener, bind(listener.address, f"proxy.listeners.{index}.address"))
-        for index, listener in enumerate(settings.proxy.listeners)
-    ]
-    status_socket = bind(settings.status.address, "status.address")
-    listen(status_socket, "status.address", backlog=64)
-    store = open_store(settings)
     metrics = Metrics()
     status = Status(metrics.registry)
     snapshot = Snapshot(settings.where.prefix, keyring)
-    try:
-        async with (
-            open_trio_relay(buffer_size=settings.proxy.relay_buffer) as relay,
-            trio.open_nursery() as nursery,
-        ):
-            worker = Worker(settings.proxy, snapshot, relay, metrics, log)
-            nursery.start_soon(serve_status, status_socket, status)
-            log.info("starting", relay=relay.name, store=settings.store)
-            await nursery.start(_follow, store, settings, worker)
-            for index, (listener, sock) in enumerate(bound):
-                listen(sock, f"proxy.listeners.{index}.address", backlog=settings.proxy.backlog)
-                nursery.start_soon(_accept, sock, listener, worker, nursery)
-            status.ready = True
-            ports = [sock.getsockname()[1] for _, sock in bound]
-            log.info("ready", ports=ports, revision=snapshot.revision)
-            task_status.started(ports)
-    finally:
-        for _, sock in bound:
-            sock.close()
-        status_socket.close()
-        with trio.CancelScope(shield=True):
-            await store.aclose()
+    async with AsyncExitStack() as stack:
+        bound = [
+            (listener, stack.enter_context(bind(listener.address, f"{_setting(index)}.address")))
+            for index, listener in enumerate(settings.proxy.listeners)
+        ]
+        status_socket = stack.enter_context(bind(settings.status.address, "status.address"))
+        listen(status_socket, "status.address", backlog=STATUS_BACKLOG)
+        store = open_store(settings)
+        stack.push_async_callback(_close, store)
+        relay = await stack.enter_async_context(
+            open_trio_relay(buffer_size=settings.proxy.relay_buffer)
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        worker = Worker(settings.proxy, snapshot, relay, metrics, log)
+        nursery.start_soon(serve_status, status_socket, status)
+        log.info("starting", relay=relay.name, store=settings.store)
+        await nursery.start(_follow, store, settings, worker)
+        for index, (listener, sock) in enumerate(bound):
+            listen(sock, f"{_setting(index)}.address", backlog=settings.proxy.backlog)
+            nursery.start_soon(_accept, sock, listener, worker, nursery)
+        status.ready = True
+        ports = [sock.getsockname()[1] for _, sock in bound]
+        log.info("ready", ports=ports, revision=snapshot.revision)
+        task_status.started(ports)
+
+
+def _setting(index: int) -> str:
+    return f"proxy.listeners.{index}"
+
+
+async def _close(store: Store) -> None:
+    with trio.CancelScope(shield=True):
+        await store.aclose()
 
 
 async def _follow(

@@ -77,6 +77,6 @@ def describe(error: ValidationError) -> str:
 def _within(step: int | str, text: str) -> str:
     if isinstance(step, int):
         return f"failed to validate item {step + 1}: {text}"
-    if step.startswith(("constrained-", "function-")) or step in {"str", "int"}:
-        return text  # pydantic's name for an arm of a union, not a member
+    if step in {"constrained-str", "constrained-int"}:
+        return text  # pydantic's names for the arms of Id, not members
     return f'property "{step}" validation failed: {text}'

@@ -35,7 +35,8 @@ def _address(text: str) -> str:
 
 def _known(plugins: dict[str, Any]) -> dict[str, Any]:
     for name, conf in plugins.items():
-        disabled = isinstance(conf, dict) and (conf.get("_meta") or {}).get("disable") is True
+        meta = conf.get("_meta") if isinstance(conf, dict) else None
+        disabled = isinstance(meta, dict) and meta.get("disable") is True
         if name not in KNOWN_PLUGINS and not disabled:
             raise ValueError(f"unknown plugin [{name}]")
     return plugins

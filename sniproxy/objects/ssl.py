@@ -51,8 +51,9 @@ class Ssl(Meta):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The server names it is served for, lower-cased."""
-        return tuple(name.lower() for name in self.snis or (self.sni and [self.sni]) or ())
+        """The server names it is served for, lower-cased, one trailing dot dropped."""
+        names = self.snis or ([self.sni] if self.sni else [])
+        return tuple(name.lower().removesuffix(".") for name in names)
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:

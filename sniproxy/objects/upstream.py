@@ -12,7 +12,7 @@ Count = Annotated[int, Field(ge=1, le=254)]
 CountOrOff = Annotated[int, Field(ge=0, le=254)]
 Status = Annotated[int, Field(ge=200, le=599)]
 
-_NODE = re.compile(r"^(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>\d{1,5}))?$")
+_NODE = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
 class Node(Lenient):
@@ -38,7 +38,7 @@ def _node_list(value: Any) -> Any:
 
 
 def _node(name: str, weight: Any) -> dict[str, Any]:
-    match = _NODE.match(name)
+    match = _NODE.fullmatch(name)
     if match is None:
         raise ValueError(f"node {name!r} is not host:port (an IPv6 host stands in brackets)")
     node: dict[str, Any] = {"host": match["host"], "weight": weight}

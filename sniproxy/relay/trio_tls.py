@@ -126,6 +126,9 @@ class TrioTls:
             return b"" if self._eof else None
         except ssl.SSLZeroReturnError:
             return b""
+        except ssl.SSLError:
+            self._alert()
+            raise
 
     async def fetch(self, buffer: memoryview) -> None:
         """More from the socket. The end of the stream is the client's end, with or without a close_notify.
@@ -144,8 +147,11 @@ class TrioTls:
         await self._flush()
 
     async def answer(self) -> None:
-        """Sends what reading has made due: the answer to a KeyUpdate (RFC 8446 section 4.6.3)."""
-        if self._outgoing.pending and not self._ended:
+        """Sends what reading has made due: the answer to a KeyUpdate (RFC 8446 section 4.6.3).
+
+        Whoever is sending takes it along: a client that does not read must not keep us from hearing it.
+        """
+        if self._outgoing.pending and not self._ended and not self._sending.locked():
             await self._flush()
 
     async def end(self) -> None:
@@ -162,6 +168,12 @@ class TrioTls:
             self._object.unwrap()
         await self._flush()
         self._ended = True
+
+    def _alert(self) -> None:
+        """Tells the client what was wrong, unless it is behind in its reading: the session is over."""
+        if not self._sending.locked():
+            with suppress(OSError):
+                self._sock.send(self._outgoing.read())
 
     def _advance(self) -> bool:
         try:

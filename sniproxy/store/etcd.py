@@ -21,7 +21,7 @@ from sniproxy.store.etcd_gateway import (
     TooLarge,
     understood,
 )
-from sniproxy.store.etcd_watch import EVERYTHING, EtcdWatch, b64, entry, key_range, unb64
+from sniproxy.store.etcd_watch import EVERYTHING, EtcdWatch, b64, entry, key_range, revision, unb64
 from sniproxy.store.keys import check_ttl, encode
 
 __all__ = ["EtcdConfig", "EtcdStore"]
@@ -48,15 +48,16 @@ class EtcdStore:
         body = {"key": b64(encode(key))}
         answer = await self._gateway.read("/v3/kv/range", body, self._gateway.deadline())
         with understood("a range"):
+            revision(answer)
             return next(map(entry, answer.get("kvs", ())), None)
 
     async def list(self, prefix: str) -> Listing:
         """Every entry under `prefix` in key order, from one revision. Raises StoreUnavailable."""
         wanted = key_range(encode(prefix))
         entries: list[Entry] = []
-        revision, limit, more = 0, PAGE, True
+        at, limit, more = 0, PAGE, True
         while more:
-            body = {**wanted, "limit": str(limit), "revision": str(revision)}
+            body = {**wanted, "limit": str(limit), "revision": str(at)}
             try:
                 page = await self._gateway.read("/v3/kv/range", body, self._gateway.deadline())
             except TooLarge:
@@ -65,12 +66,12 @@ class EtcdStore:
                 limit = max(1, limit // PAGE_SHRINK)
                 continue
             with understood("a range"):
-                revision = revision or int(page["header"]["revision"])
+                at = at or revision(page)
                 entries += map(entry, page.get("kvs", ()))
                 more = bool(page.get("more"))
                 if more:
                     wanted["key"] = b64(unb64(page["kvs"][-1]["key"]) + EVERYTHING)
-        return Listing(tuple(entries), revision)
+        return Listing(tuple(entries), at)
 
     async def put(
         self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
@@ -104,7 +105,8 @@ class EtcdStore:
             with understood(f"a transaction: {MAYBE}"):
                 done = answer["responses"][0]["response_delete_range"]
         with understood(f"a deletion: {MAYBE}"):
-            return _revision(answer) if int(done.get("deleted", 0)) else None
+            deleted_at = revision(answer)
+            return deleted_at if int(done.get("deleted", 0)) else None
 
     @asynccontextmanager
     async def watch(self, prefix: str, *, after: int) -> AsyncIterator[AsyncIterator[Batch]]:
@@ -128,7 +130,7 @@ class EtcdStore:
         else:
             answer = await self._txn(key, expect, {"request_put": put}, deadline)
         with understood(f"a put: {MAYBE}"):
-            return _revision(answer)
+            return revision(answer)
 
     async def _txn(self, key: str, expect: int, operation: Json, deadline: float) -> Json:
         """Do it if the key's mod revision is `expect`, which is 0 for an absent key; else Conflict."""
@@ -155,7 +157,3 @@ class EtcdStore:
         # the lease ends by itself in any case, and the caller is to hear of the first failure
         with anyio.CancelScope(shield=True), suppress(StoreUnavailable):
             await self._gateway.write("/v3/lease/revoke", {"ID": lease}, deadline)
-
-
-def _revision(answer: Json) -> int:
-    return int(answer["header"]["revision"])

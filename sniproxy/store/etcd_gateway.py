@@ -3,15 +3,16 @@
 etcd serves its API as JSON over HTTP/1.1 (the "gRPC gateway"), so httpx suffices, on trio and on asyncio.
 
 - Calls stay with the endpoint that answered last and go on to the next one when it cannot be reached, breaks off, or
-  says that it has no leader. A read goes once around all of them, each getting an equal share of the time that is left. A write
-  goes on only while it is certain that nothing was sent; otherwise StoreUnavailable says that it may have been written.
+  says that it has no leader. A read goes once around all of them, each getting an equal share of the time that is
+  left. A write goes on only while it is certain that nothing was done; otherwise StoreUnavailable says that it may
+  have been written.
 - The token of a user is asked for at first use, and once again when etcd does not know it any more (it forgets tokens
   after five minutes without use, and all of them when it restarts).
 - No message carries the password or a token.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -27,9 +28,7 @@ Json = dict[str, Any]
 
 MAX_ANSWER = 64 * 1024 * 1024  # bytes of one answer, or of one line of a watch
 MAX_REASON = 200  # characters of somebody else's message that we repeat
-IDLE_CONNECTIONS = (
-    20  # kept open between calls; those in use are not limited, every watch holds one
-)
+IDLE_CONNECTIONS = 20  # kept open between calls; those in use have no limit, a watch holds one
 UNAVAILABLE = 14  # gRPC's codes: no leader, or the leader does not answer
 UNAUTHENTICATED = 16
 AUTH_NOT_ENABLED = 9
@@ -41,6 +40,8 @@ HEADERS = {
     # a member that is cut off from its cluster says so at once, and ends its watches, instead of being silent
     "Grpc-Metadata-hasleader": "true",
 }
+# on asyncio httpcore lets an ssl.SSLError through that comes while it reads, hence OSError
+BROKEN = (httpx.HTTPError, httpx.StreamError, OSError)
 MAYBE = "it may or may not have been written"
 
 
@@ -74,6 +75,22 @@ def understood(what: str) -> Iterator[None]:
         raise StoreUnavailable(f"etcd gave a malformed answer: {what}") from error
 
 
+class _Body(httpx.AsyncByteStream):
+    """The body of a request. httpx's own is an async generator, a leak to trio when the connection breaks half-way."""
+
+    def __init__(self, content: bytes) -> None:
+        self._left: bytes | None = content
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        content, self._left = self._left, None
+        if content is None:
+            raise StopAsyncIteration
+        return content
+
+
 class Answer:
     """The body of one answer as it arrives; must be closed."""
 
@@ -104,11 +121,11 @@ class Answer:
         with anyio.CancelScope(shield=True):
             # httpx nests async generators; one that is dropped half-way is reported by trio as a leak.
             # A cancelled read ends them all from the inside.
-            with anyio.CancelScope() as ending, suppress(httpx.HTTPError, httpx.StreamError):
+            with anyio.CancelScope() as ending, suppress(*BROKEN):
                 ending.cancel()
                 async for _ in self._chunks:
                     pass
-            with suppress(httpx.HTTPError, httpx.StreamError):
+            with suppress(*BROKEN):
                 await self._response.aclose()
 
 
@@ -195,6 +212,7 @@ class Gateway:
         request = self._client.build_request(
             "POST", endpoint + path, content=content, headers=headers, timeout=limit
         )
+        request.stream = _Body(content)
         return Answer(await self._client.send(request, stream=True), endpoint)
 
     def _parse(self, answer: Answer, raw: bytes) -> Json:
@@ -229,6 +247,8 @@ class Gateway:
         self, once: Callable[[str, _Patience], Awaitable[T]], deadline: float, *, again: bool
     ) -> T:
         """Try the endpoints in turn, beginning with the one that answered last."""
+        if self._client.is_closed:
+            raise StoreUnavailable("etcd: the store was closed by this process")
         count = len(self._endpoints)
         order = [(self._current + step) % count for step in range(count)]
         failures: list[Failed] = []
@@ -336,10 +356,10 @@ def _edge(endpoint: str) -> Iterator[None]:
         httpx.UnsupportedProtocol,
     ) as error:
         raise Failed(endpoint, _reason(error, "cannot connect"), sent=False) from error
-    except (httpx.HTTPError, httpx.StreamError) as error:
-        raise Failed(endpoint, _reason(error, "the connection broke"), sent=True) from error
     except TimeoutError as error:
         raise Failed(endpoint, "no answer in time", sent=True) from error
+    except BROKEN as error:
+        raise Failed(endpoint, _reason(error, "the connection broke"), sent=True) from error
 
 
 def _reason(error: Exception, what: str) -> str:

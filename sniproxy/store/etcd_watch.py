@@ -58,6 +58,11 @@ def entry(kv: Json) -> Entry:
     )
 
 
+def revision(answer: Json) -> int:
+    """The revision in an answer's header. What has none is not etcd's answer, and never to be read as "nothing there"."""
+    return int(answer["header"]["revision"])
+
+
 class Lines:
     """Cuts bytes into lines of at most `limit` bytes, in time linear in the bytes."""
 
@@ -112,7 +117,7 @@ class Decoder:
             return self._whole(fragment=fragment)
         if not (result.get("created") or fragment):
             # progress: nothing more comes up to this revision
-            self.after = max(self.after, int(result["header"]["revision"]))
+            self.after = max(self.after, revision(result))
         return None
 
     def _whole(self, *, fragment: bool) -> Batch | None:
@@ -200,9 +205,9 @@ class EtcdWatch:
         body = {"key": b64(self._prefix or EVERYTHING), "keys_only": True}
         answer = await self._gateway.read("/v3/kv/range", body, deadline)
         with understood("the revision of a range"):
-            revision = int(answer["header"]["revision"])
-        if revision < after:
-            raise Compacted(revision)
+            now = revision(answer)
+        if now < after:
+            raise Compacted(now)
 
 
 def _event(event: Json) -> Event:

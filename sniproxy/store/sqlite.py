@@ -9,7 +9,8 @@ How it works:
 - A watch has a connection of its own, because `PRAGMA data_version` only moves for the writes of others. Asking it
   costs microseconds and never waits, so the event loop asks; rows are read in a thread.
 - Time to live is wall-clock time. Whoever looks first after it, a call or a watch, deletes the entry with a revision.
-- A file that was replaced under our feet (a restored backup) is noticed: calls open the new one, watches end.
+- A file that was replaced under our feet is noticed: calls open the new one, watches end. Whoever replaces it must
+  remove its `-wal` and `-shm` as well; SQLite's own `.restore` is safe at any time, and seen as Compacted.
 """
 
 import math
@@ -26,7 +27,7 @@ import anyio.to_thread
 from sniproxy.errors import Compacted, Conflict, StoreUnavailable
 from sniproxy.store import Batch, Deleted, Entry, Event, Listing
 from sniproxy.store.keys import check_ttl, decode, encode, prefix_end
-from sniproxy.store.sqlite_file import identity, open_file, transaction, translated
+from sniproxy.store.sqlite_file import Identity, identity, open_file, transaction, translated
 
 T = TypeVar("T")
 Row = tuple[bytes, bytes, int, int]
@@ -60,7 +61,7 @@ class SqliteStore:
         self._poll = poll
         self._busy = busy
         self._conn: sqlite3.Connection | None = None
-        self._identity: tuple[int, int] | None = None
+        self._identity: Identity | None = None
         self._turn: anyio.CapacityLimiter | None = None
         self._closed = False
 
@@ -105,8 +106,10 @@ class SqliteStore:
         """Delete what has outlived its time to live. Every call does so first; a watch does when the time has come."""
         await self._run(self._sweep)
 
-    def open_own(self) -> sqlite3.Connection:
-        """A connection of its own for a watch; call it in a thread, and use it under `translated`."""
+    def open_own(self) -> tuple[sqlite3.Connection, Identity]:
+        """A new connection, such as a watch needs for itself; call it in a thread, and use it under `translated`."""
+        if self._closed:
+            raise StoreUnavailable(f"store file {self._path}: closed by this process")
         return open_file(self._path, self._busy)
 
     # -- the connection
@@ -125,14 +128,11 @@ class SqliteStore:
             return work(self._connection())
 
     def _connection(self) -> sqlite3.Connection:
-        if self._closed:
-            raise StoreUnavailable(f"store file {self._path}: closed by this process")
         if self._conn is not None and identity(self._path) != self._identity:
             self._conn.close()
             self._conn = None
         if self._conn is None:
-            self._conn = self.open_own()
-            self._identity = identity(self._path)
+            self._conn, self._identity = self.open_own()
         return self._conn
 
     def _close(self) -> None:
@@ -203,7 +203,7 @@ class _Watch:
         self._prefix = encode(prefix)
         self._after = after
         self._conn: sqlite3.Connection | None = None
-        self._identity: tuple[int, int] | None = None
+        self._identity: Identity | None = None
         self._ready: Batch | None = (
             None  # read, not yet handed out: the caller was cancelled meanwhile
         )
@@ -259,8 +259,7 @@ class _Watch:
         """Get the next batch ready, in a thread, where waiting for a lock does no harm."""
         with translated(self._store._path):
             if self._conn is None:
-                self._conn = self._store.open_own()
-                self._identity = identity(self._store._path)
+                self._conn, self._identity = self._store.open_own()
             self._conn.execute(f"PRAGMA busy_timeout = {round(self._store._busy * 1000)}")
             try:
                 with transaction(self._conn, "DEFERRED"):

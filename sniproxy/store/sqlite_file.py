@@ -17,6 +17,8 @@ from pathlib import Path
 
 from sniproxy.errors import StoreUnavailable
 
+Identity = tuple[int, int]  # device and inode
+
 APPLICATION_ID = 0x534E4950  # "SNIP", in the file's header
 SCHEMA_VERSION = 1
 FILE_MODE = 0o600
@@ -80,21 +82,25 @@ def connect(path: Path, busy: float) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=busy, isolation_level=None, check_same_thread=False)
 
 
-def open_file(path: Path, busy: float) -> sqlite3.Connection:
+def open_file(path: Path, busy: float) -> tuple[sqlite3.Connection, Identity]:
     """Make the file if nobody has, check that it is ours, and return a connection. Raises StoreUnavailable."""
     with translated(path):
-        _create(path)
-        conn = connect(path, busy)
-        try:
-            _prepare(conn, path, busy)
-        except BaseException:
-            conn.close()
-            raise
-    return conn
+        while True:
+            _create(path)
+            before = identity(path)
+            conn = connect(path, busy)
+            try:
+                _prepare(conn, path, busy)
+                if before is not None and before == identity(path):
+                    return conn, before
+            except BaseException:
+                conn.close()
+                raise
+            conn.close()  # it was replaced just now: which of the two is open cannot be told
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Which file the path names now (device, inode), to notice one that was replaced; None when there is none."""
+def identity(path: Path) -> Identity | None:
+    """Which file the path names now, to notice one that was replaced; None when there is none."""
     try:
         status = os.stat(path)
     except FileNotFoundError:

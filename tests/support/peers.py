@@ -3,7 +3,8 @@
 import socket
 import ssl
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import trio
 
@@ -41,20 +42,28 @@ class Peer:
     """One end of a stream. What the kernel says comes out as it is: a reset is ConnectionResetError."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock = trio.socket.from_stdlib_socket(sock)
+        self.sock = sock
         self.sent = 0  # bytes that the kernel took from us
+
+    @property
+    def wire(self) -> "Peer":
+        """The socket below TLS, for what TLS would not say."""
+        return Peer(self.sock)
 
     async def send(self, data: bytes) -> None:
         """Every byte."""
         rest = memoryview(data)
         while rest:
-            count = await self.sock.send(rest)
+            count = await self._send_some(rest)
             self.sent += count
             rest = rest[count:]
 
     async def receive(self) -> bytes:
         """Some bytes, b"" at the end."""
-        return await self.sock.recv(CHUNK)
+        while True:
+            await trio.lowlevel.wait_readable(self.sock)
+            with suppress(BlockingIOError):
+                return self.sock.recv(CHUNK)
 
     async def read(self, size: int) -> bytes:
         """Exactly that many bytes, fewer only at the end."""
@@ -77,11 +86,19 @@ class Peer:
     def reset(self) -> None:
         """Closes with RST."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.sock.close()
+        self.close()
 
     def close(self) -> None:
         """Closes, with FIN unless there is something unread."""
-        self.sock.close()
+        if self.sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()
+
+    async def _send_some(self, data: memoryview) -> int:
+        while True:
+            await trio.lowlevel.wait_writable(self.sock)
+            with suppress(BlockingIOError):
+                return self.sock.send(data)
 
 
 class TlsPeer(Peer):
@@ -110,7 +127,7 @@ class TlsPeer(Peer):
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 await self._flush()
-                data = await self.sock.recv(CHUNK)
+                data = await self.wire.receive()
                 if not data:
                     raise ssl.SSLEOFError("closed during the handshake") from None
                 self._incoming.write(data)
@@ -143,7 +160,7 @@ class TlsPeer(Peer):
             data = self._decrypted()
             if data is not None:
                 return data
-            data = await self.sock.recv(CHUNK)
+            data = await self.wire.receive()
             if not data:
                 return b""
             self._incoming.write(data)
@@ -176,9 +193,19 @@ class TlsPeer(Peer):
     async def _flush(self) -> None:
         async with self._sending:
             while data := self._outgoing.read():
-                await self._send_raw(data)
+                await self.wire.send(data)
 
-    async def _send_raw(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[await self.sock.send(rest) :]
+
+@contextmanager
+def deaf_server() -> Iterator[tuple[str, int]]:
+    """An address that never answers: its queue is full, so the kernel drops whoever knocks."""
+    with socket.socket() as listening, ExitStack() as queued:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        address: tuple[str, int] = listening.getsockname()
+        for _ in range(4):
+            sock = queued.enter_context(socket.socket())
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                sock.connect(address)
+        yield address

@@ -1,0 +1,95 @@
+"""The API under test, on both event loops, over SQLite and over a real etcd."""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from sniproxy.settings import Settings
+from sniproxy.store import Store
+from sniproxy.store.opening import open_store
+from sniproxy.store.sqlite import SqliteStore
+from tests.admin.gateway import KEYS, SECRET, Gateway
+from tests.support.etcd import EtcdServer, etcd_version, find_etcd_binaries
+from tests.support.stores import Clock
+
+BINARIES = {f"etcd-{etcd_version(path)}": path for path in find_etcd_binaries()}
+_numbers = itertools.count()
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """The event loop of the test."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The time of `store`, for time to live."""
+    return Clock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """The file of `store`."""
+    return tmp_path / "store" / "config.db"
+
+
+@pytest.fixture
+async def store(anyio_backend: str, database: Path, clock: Clock) -> AsyncIterator[Store]:
+    """A real store on virtual time."""
+    store = SqliteStore(database, clock=clock)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+def settings(database: Path) -> Settings:
+    """An administrator and a viewer."""
+    return settings_on(f"sqlite://{database}")
+
+
+@pytest.fixture
+def gateway(settings: Settings, store: Store) -> Gateway:
+    """The API over `store`."""
+    return Gateway(settings, store)
+
+
+@pytest.fixture(scope="session")
+def etcds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, EtcdServer]]:
+    """One server per version, started at first use."""
+    servers: dict[str, EtcdServer] = {}
+    yield servers
+    for server in servers.values():
+        server.stop()
+
+
+@pytest.fixture(params=["sqlite", *BINARIES])
+async def any_gateway(
+    request: pytest.FixtureRequest,
+    anyio_backend: str,
+    database: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    etcds: dict[str, EtcdServer],
+) -> AsyncIterator[Gateway]:
+    """The API over each kind of store, under a prefix of its own."""
+    name: str = request.param
+    url = f"sqlite://{database}"
+    if name != "sqlite":
+        if name not in etcds:
+            etcds[name] = EtcdServer(BINARIES[name], tmp_path_factory.mktemp(name))
+            etcds[name].start()
+        url = f"{etcds[name].url.replace('http', 'etcd')}/game{next(_numbers)}"
+    settings = settings_on(url)
+    store = open_store(settings)
+    yield Gateway(settings, store)
+    await store.aclose()
+
+
+def settings_on(url: str) -> Settings:
+    """Settings as a file would give them."""
+    return Settings.model_validate(
+        {"store": url, "admin": {"keys": KEYS}, "encryption": {"keyring": [SECRET]}}
+    )

@@ -1,0 +1,390 @@
+"""What an object must satisfy: times, certificates, references, use; and how PATCH merges. Tables, no requests."""
+
+import json
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from admin.body import MAX_DEPTH
+from admin.rules import (
+    check,
+    check_references,
+    check_unused,
+    decode,
+    encode,
+    is_id,
+    merge,
+    merge_at,
+    prepare,
+    refuse_times,
+    reveal,
+)
+from sniproxy.errors import KeyringError, ObjectRefused
+from sniproxy.keyring import Keyring, is_encrypted
+from sniproxy.objects.secrets import map_secrets
+from sniproxy.store import Store
+from tests.admin.gateway import CA, KEYRING, NODES, client_ssl, inline_tls, ssl_object
+from tests.support.certificates import pair
+
+pytestmark = pytest.mark.anyio
+
+CERT, KEY = pair("play.example.com")
+OTHER_CERT, OTHER_KEY = pair("other.example.com")
+GARBAGE = (
+    "-----BEGIN CERTIFICATE-----\n" + "bm8gY2VydGlmaWNhdGU=\n" * 10 + "-----END CERTIFICATE-----"
+)
+NO_KEY = GARBAGE.replace("CERTIFICATE", "PRIVATE KEY")
+PAIR = "the key does not belong to the certificate"
+CERT_UNREADABLE = "the certificate is not PEM that can be read"
+KEY_UNREADABLE = "the key is not PEM that can be read"
+PASSWORD = "the key is protected by a password; store it without one"
+IN_CLEAR = "a private key stands where it would be stored in clear"
+
+
+def locked_key() -> str:
+    key = serialization.load_pem_private_key(KEY.encode(), None)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    return pem.decode()
+
+
+# -- merging
+
+
+@pytest.mark.parametrize(
+    ("under", "over", "merged"),
+    [
+        ({"a": 1, "b": 2}, {"b": 3}, {"a": 1, "b": 3}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"c": 3, "d": 4}}, {"a": {"b": 1, "c": 3, "d": 4}}),
+        ({"a": {"b": {"c": {"d": 1}}}}, {"a": {"b": {"c": {"e": 2}}}},
+         {"a": {"b": {"c": {"d": 1, "e": 2}}}}),
+        ({"a": [1, 2, 3]}, {"a": [4]}, {"a": [4]}),
+        ({"a": {"b": 1}}, {"a": [1]}, {"a": [1]}),
+        ({"a": [1]}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+        ({"a": 1}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+        ({"a": {"b": 1}}, {"a": "x"}, {"a": "x"}),
+        ({"a": 1, "b": 2}, {"a": None}, {"b": 2}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": None}}, {"a": {"c": 2}}),
+        ({"a": 1}, {"none": None}, {"a": 1}),
+        ({"a": {"b": 1}}, {"a": {}}, {"a": {}}),
+        ({"a": {"b": 1}}, {"a": []}, {"a": []}),
+        ({"a": True}, {"a": False}, {"a": False}),
+        ({}, {"a": {"b": 1}}, {"a": {"b": 1}}),
+    ],
+)  # fmt: skip
+def test_merge(under: dict[str, Any], over: dict[str, Any], merged: dict[str, Any]) -> None:
+    before = json.dumps([under, over])
+    assert merge(under, over) == merged
+    assert json.dumps([under, over]) == before
+
+
+@pytest.mark.parametrize(
+    ("under", "path", "value", "merged"),
+    [
+        ({"a": 1}, "a", 2, {"a": 2}),
+        ({"a": {"b": 1, "c": 2}}, "a", {"d": 3}, {"a": {"d": 3}}),
+        ({"a": {"b": 1, "c": 2}}, "a/b", [1], {"a": {"b": [1], "c": 2}}),
+        ({}, "a/b/c", 1, {"a": {"b": {"c": 1}}}),
+        ({"a": 1}, "a/b", 2, {"a": {"b": 2}}),
+        ({"a": [1]}, "a/0", 2, {"a": {"0": 2}}),
+        ({"a": {"b": 1, "c": 2}}, "a/b", None, {"a": {"c": 2}}),
+        ({"a": 1}, "none", None, {"a": 1}),
+        ({"a": 1}, "b/c", None, {"a": 1, "b": {}}),
+    ],
+)
+def test_merge_at(under: dict[str, Any], path: str, value: Any, merged: dict[str, Any]) -> None:
+    before = json.dumps(under)
+    assert merge_at(under, path.split("/"), value) == merged
+    assert json.dumps(under) == before
+
+
+# -- ids and times
+
+
+@pytest.mark.parametrize(
+    ("given", "object_id", "same"),
+    [
+        ("1", "1", True), (1, "1", True), ("a.b-c_d", "a.b-c_d", True), ("None", "None", True),
+        ("1", "2", False), (1, "01", False), (None, "None", False), ("", "1", False),
+    ],
+)  # fmt: skip
+def test_is_id(given: Any, object_id: str, same: bool) -> None:
+    assert is_id(given, object_id) is same
+
+
+@pytest.mark.parametrize("member", ["create_time", "update_time"])
+@pytest.mark.parametrize("where", ["", "upstream", "plugins"])
+@pytest.mark.parametrize("time", [0, 1_700_000_000, None, "x"])
+def test_times_are_ours(member: str, where: str, time: Any) -> None:
+    value: dict[str, Any] = {where: {member: time}} if where else {member: time}
+    with pytest.raises(ObjectRefused) as caught:
+        refuse_times(value | {"desc": "x"})
+    assert str(caught.value) == f"the property is forbidden:  {member}"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"upstream": "create_time"},
+        {"upstream": ["create_time"]},
+        {"labels": {"create_time": 1}},
+    ],
+)
+def test_times_elsewhere_are_not(value: dict[str, Any]) -> None:
+    refuse_times(value)
+
+
+# -- certificates
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ssl_object(),
+        ssl_object(certs=[OTHER_CERT], keys=[OTHER_KEY]),
+        ssl_object(client={"ca": CA, "depth": 2}),
+        ssl_object(cert=CERT.replace("\n", "\r\n"), key=KEY.replace("\n", "\r\n")),
+        client_ssl(),
+    ],
+)
+def test_certificates_that_are_taken(value: dict[str, Any]) -> None:
+    check("ssls", value)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (ssl_object(key=OTHER_KEY), PAIR),
+        (ssl_object(cert=OTHER_CERT), PAIR),
+        (ssl_object(cert=CA + CERT), PAIR),  # the leaf comes first
+        (client_ssl(key=KEY), PAIR),
+        (ssl_object(certs=[OTHER_CERT], keys=[KEY]), PAIR),
+        (ssl_object(certs=[OTHER_CERT, CERT], keys=[OTHER_KEY, OTHER_KEY]), PAIR),
+        (ssl_object(cert=GARBAGE), CERT_UNREADABLE),
+        (ssl_object(cert="x" * 200), CERT_UNREADABLE),
+        (ssl_object(cert="é" * 200), CERT_UNREADABLE),
+        (ssl_object(cert="\0" * 200), CERT_UNREADABLE),
+        (ssl_object(certs=[GARBAGE], keys=[KEY]), CERT_UNREADABLE),
+        (ssl_object(key=NO_KEY), KEY_UNREADABLE),
+        (ssl_object(key="x" * 200), KEY_UNREADABLE),
+        (ssl_object(key=CERT), KEY_UNREADABLE),
+        (ssl_object(key=KEY[:120]), KEY_UNREADABLE),
+        (ssl_object(certs=[CERT], keys=[NO_KEY]), KEY_UNREADABLE),
+        (ssl_object(key=locked_key()), PASSWORD),
+        (ssl_object(certs=[CERT], keys=[locked_key()]), PASSWORD),
+        (ssl_object(client={"ca": GARBAGE}), "client.ca is not PEM that can be read"),
+        (ssl_object(certs=[OTHER_CERT]), "mismatched number of certs and keys"),
+        (ssl_object(keys=[OTHER_KEY]), "mismatched number of certs and keys"),
+        (ssl_object(snis=None), "a server certificate needs exactly one of sni and snis"),
+        (ssl_object(key=None), 'property "key" is required'),
+        (ssl_object(cert="short"), 'property "cert" validation failed: '),
+        (ssl_object(type="peer"), 'property "type" validation failed: '),
+        (ssl_object(client={"ca": "short"}), 'property "client" validation failed: property "ca"'),
+        # a private key where nobody looks for one
+        (ssl_object(cert=CERT + KEY), IN_CLEAR),
+        (ssl_object(cert=KEY, key=CERT), IN_CLEAR),
+        (ssl_object(client={"ca": CA + KEY}), IN_CLEAR),
+        (ssl_object(desc=KEY), IN_CLEAR),
+        (ssl_object(labels={"key": KEY.strip()}), IN_CLEAR),
+        (ssl_object(client_key=KEY), IN_CLEAR),
+        (ssl_object() | {KEY: 1}, IN_CLEAR),
+    ],
+)
+def test_certificates_that_are_not(value: dict[str, Any], why: str) -> None:
+    with pytest.raises(ObjectRefused) as caught:
+        check("ssls", value)
+    assert str(caught.value).startswith(f"invalid configuration: {why}")
+    assert not any(line in str(caught.value) for line in KEY.splitlines()[1:-1])
+
+
+@pytest.mark.parametrize(
+    ("collection", "value"),
+    [
+        ("upstreams", {"nodes": NODES, "tls": {"clientKey": KEY}}),
+        ("upstreams", {"nodes": NODES, "tls": {"client_cert": CERT + KEY, "client_key": KEY}}),
+        ("upstreams", {"nodes": {KEY: 1}}),
+        ("upstreams", {"nodes": NODES, "client_key": KEY}),
+        ("services", {"upstream": {"nodes": NODES, "discovery_args": {"k": [KEY]}}}),
+        ("stream_routes", {"upstream": inline_tls(), "upstream_id": KEY}),
+        ("stream_routes", {"protocol": {"name": KEY}}),
+        ("stream_routes", {"plugins": {KEY: {}}}),
+    ],
+)
+def test_a_private_key_outside_of_its_place_is_refused(
+    collection: str, value: dict[str, Any]
+) -> None:
+    with pytest.raises(ObjectRefused) as caught:
+        prepare(collection, "1", value, KEYRING)
+    assert str(caught.value) == f"invalid configuration: {IN_CLEAR}"
+
+
+# -- encryption
+
+
+@pytest.mark.parametrize(
+    ("collection", "value", "count"),
+    [
+        ("ssls", ssl_object(), 1),
+        ("ssls", ssl_object(certs=[OTHER_CERT], keys=[OTHER_KEY]), 2),
+        ("upstreams", inline_tls(), 1),
+        ("services", {"upstream": inline_tls()}, 1),
+        ("stream_routes", {"upstream": inline_tls(), "sni": "a.example.com"}, 1),
+        ("stream_routes", {"sni": "a.example.com"}, 0),
+    ],
+)
+def test_prepare_encrypts_each_key_anew_and_reveal_opens_it(
+    collection: str, value: dict[str, Any], count: int
+) -> None:
+    before = json.dumps(value)
+    once, again = (prepare(collection, "1", value, KEYRING) for _ in range(2))
+    assert json.dumps(value) == before
+
+    def secrets(stored: dict[str, Any]) -> list[str]:
+        found: list[str] = []
+
+        def look(text: str, _: str) -> str:
+            found.append(text)
+            return text
+
+        map_secrets(collection, "1", stored, look)
+        return found
+
+    assert all(map(is_encrypted, secrets(once)))
+    assert len({*secrets(once), *secrets(again)}) == 2 * count
+    assert (
+        reveal(collection, "1", once, KEYRING) == value == reveal(collection, "1", again, KEYRING)
+    )
+    # what came out goes in again, at its own place only
+    assert reveal(collection, "1", prepare(collection, "1", once, KEYRING), KEYRING) == value
+    if count:
+        with pytest.raises(ObjectRefused, match="damaged or moved here"):
+            prepare(collection, "2", once, KEYRING)
+        with pytest.raises(KeyringError, match="which the keyring lacks"):
+            reveal(collection, "1", once, Keyring(["b3RoZXIga2V5cyBhcmUgdGhpcnR5LXR3byBieXRlcyE="]))
+
+
+@pytest.mark.parametrize("text", ["aes256gcm:", "aes256gcm:x", "aes256gcm:00000000:AAAA"])
+def test_prepare_refuses_a_false_ciphertext(text: str) -> None:
+    with pytest.raises(ObjectRefused, match=r"^invalid configuration: ssls/1/key: "):
+        prepare("ssls", "1", ssl_object(key=text), KEYRING)
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH - 2, MAX_DEPTH, 400])
+def test_prepare_refuses_what_is_nested_too_deeply(depth: int) -> None:
+    nested: list[Any] = []
+    for _ in range(depth):
+        nested = [nested]
+    with pytest.raises(ObjectRefused, match="nested too deeply"):
+        prepare("upstreams", "1", {"nodes": {}, "discovery_args": {"x": nested}}, KEYRING)
+
+
+# -- references
+
+
+STORED: dict[tuple[str, str], dict[str, Any]] = {
+    ("upstreams", "1"): {"nodes": {}},
+    ("services", "1"): {},
+    ("ssls", "1"): {"type": "client"},
+    ("ssls", "server"): {"type": "server"},
+    ("ssls", "default"): {},
+}
+
+
+async def find(collection: str, object_id: str) -> dict[str, Any] | None:
+    return STORED.get((collection, object_id))
+
+
+def tls(ssl_id: Any) -> dict[str, Any]:
+    return {"tls": {"client_cert_id": ssl_id}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {}, {"upstream_id": None}, {"upstream_id": "1"}, {"upstream_id": 1}, {"service_id": 1},
+        {"upstream_id": "1", "service_id": "1", "upstream": tls("1")},
+        tls("1"), tls(1), tls(None), {"tls": {}}, {"upstream": {"tls": None}},
+    ],
+)  # fmt: skip
+async def test_references_that_hold(value: dict[str, Any]) -> None:
+    await check_references(value, find)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ({"upstream_id": "2"}, "failed to fetch upstream info by upstream id [2], response code: 404"),
+        ({"upstream_id": 2}, "failed to fetch upstream info by upstream id [2], response code: 404"),
+        ({"service_id": "2"}, "failed to fetch service info by service id [2], response code: 404"),
+        ({"service_id": "1", "upstream_id": "x"},
+         "failed to fetch upstream info by upstream id [x], response code: 404"),
+        (tls("2"), "failed to fetch ssl info by ssl id [2], response code: 404"),
+        ({"upstream": tls("2")}, "failed to fetch ssl info by ssl id [2], response code: 404"),
+        (tls("server"), "failed to fetch ssl info by ssl id [server], wrong ssl type"),
+        ({"upstream": tls("default")}, "failed to fetch ssl info by ssl id [default], wrong ssl type"),
+    ],
+)  # fmt: skip
+async def test_references_that_do_not(value: dict[str, Any], why: str) -> None:
+    with pytest.raises(ObjectRefused) as caught:
+        await check_references(value, find)
+    assert str(caught.value) == why
+
+
+@pytest.mark.parametrize(
+    ("used", "referrer", "value", "why"),
+    [
+        ("upstreams", "services", {"upstream_id": "1"}, "upstream, service"),
+        ("upstreams", "stream_routes", {"upstream_id": 1}, "upstream, stream route"),
+        ("services", "stream_routes", {"service_id": "1"}, "service, stream route"),
+        ("ssls", "upstreams", tls(1), "ssl, upstream"),
+        ("ssls", "services", {"upstream": tls("1")}, "ssl, service"),
+        ("ssls", "stream_routes", {"upstream": tls("1")}, "ssl, stream route"),
+        ("upstreams", "services", {"upstream_id": "10"}, ""),
+        ("upstreams", "services", {"service_id": "1"}, ""),
+        ("upstreams", "upstreams", {"upstream_id": "1"}, ""),
+        ("ssls", "upstreams", {"tls": ["client_cert_id"]}, ""),
+        ("stream_routes", "services", {"upstream_id": "1"}, ""),
+    ],
+)  # fmt: skip
+async def test_what_is_in_use(
+    store: Store, used: str, referrer: str, value: dict[str, Any], why: str
+) -> None:
+    await store.put(f"/apisix/{referrer}/", b"init_dir")
+    await store.put(f"/apisix/{referrer}/a", encode({"id": "a"}))
+    await store.put(f"/apisix/{referrer}/b", encode(value))
+    await store.put(f"/elsewhere/{referrer}/c", encode({"upstream_id": "2", "service_id": "2"}))
+    if why:
+        title, _, user = why.partition(", ")
+        with pytest.raises(ObjectRefused) as caught:
+            await check_unused(used, "1", store, "/apisix")
+        assert str(caught.value) == (
+            f"can not delete this {title}, {user} [b] is still using it now"
+        )
+    else:
+        await check_unused(used, "1", store, "/apisix")
+    await check_unused(used, "2", store, "/apisix")
+    await check_unused(used, "None", store, "/apisix")  # not what an object without a reference has
+
+
+# -- bytes
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"init_dir", b"", b"[]", b"1", b"null", b'"x"', b"\xff", b'{"a": NaN}', b'{"a": "\\ud800"}',
+     b'{"a":' * 5000 + b"1" + b"}" * 5000, b'{"a":' * 100 + b"1" + b"}" * 100],
+    ids=lambda raw: raw[:16],
+)  # fmt: skip
+def test_a_stored_value_that_is_no_object(raw: bytes) -> None:
+    assert decode(raw) is None
+
+
+def test_bytes_and_back() -> None:
+    value = {"id": 1, "desc": "日本\n\0", "labels": {}, "n": 10**400}
+    assert decode(encode(value)) == value
+    assert encode(value).isascii()

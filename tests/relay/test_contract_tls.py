@@ -1,0 +1,249 @@
+"""The contract of the relays, fourth part: TLS with the player, the handshakes that fail and what breaks later."""
+
+import shutil
+import socket
+import ssl
+import struct
+from dataclasses import dataclass
+from functools import partial
+from subprocess import PIPE
+
+import pytest
+import trio
+
+from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.relay import Flow
+from sniproxy.tls import ServerTls
+from tests.support.certificates import pair, player_context, server_tls
+from tests.support.peers import Peer, TlsPeer, tcp_pair
+from tests.support.relaying import (
+    BUFFER,
+    DEADLINE,
+    LONG,
+    VERSIONS,
+    Implementation,
+    Session,
+    Transport,
+    begin,
+    shake_hands,
+)
+
+pytestmark = pytest.mark.anyio
+
+V1_2, V1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+on_both_versions = pytest.mark.parametrize("transport", ["TLSv1.2", "TLSv1.3"])
+
+
+@pytest.mark.parametrize(
+    ("offered", "player", "version"),
+    [
+        ((), V1_3, "TLSv1.3"),
+        ((), V1_2, "TLSv1.2"),
+        (("TLSv1.2",), None, "TLSv1.2"),
+        (("TLSv1.3",), None, "TLSv1.3"),
+        (("TLSv1.3", "TLSv1.2"), None, "TLSv1.3"),
+        (("TLSv1.1", "TLSv1.3"), V1_3, "TLSv1.3"),
+        (("TLSv1.1", "TLSv1.2", "TLSv1.3"), V1_2, "TLSv1.2"),
+    ],
+)
+async def test_a_handshake_names_its_version_and_cipher(
+    implementation: Implementation,
+    offered: tuple[str, ...],
+    player: ssl.TLSVersion | None,
+    version: str,
+) -> None:
+    sock, client = tcp_pair()
+    with trio.fail_after(DEADLINE), sock, client:
+        async with implementation.open(BUFFER) as relay:
+            peer = TlsPeer(sock, player_context(player))
+            terminated = await shake_hands(relay, peer, client, server_tls(offered))
+    assert terminated.version == peer.version == version
+    assert "AES" in terminated.cipher or "CHACHA" in terminated.cipher
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A handshake that must fail, and words that its detail must hold."""
+
+    name: str
+    player: ssl.SSLContext
+    offered: ServerTls
+    detail: str
+    asked: str = "play.example.com"
+
+
+def _refusals() -> list[Refusal]:
+    mutual = server_tls(client_ca="ours")
+    return [
+        Refusal("unknown CA", player_context(trusts="theirs"), server_tls(), "alert unknown ca"),
+        Refusal(
+            "unknown CA, 1.2", player_context(V1_2, trusts="theirs"), server_tls(), "unknown ca"
+        ),
+        Refusal("other name", player_context(), server_tls(), "alert bad certificate", "x.example"),
+        Refusal("1.2 to 1.3", player_context(V1_2), server_tls(("TLSv1.3",)), "protocol"),
+        Refusal("1.3 to 1.2", player_context(V1_3), server_tls(("TLSv1.2",)), "protocol"),
+        Refusal(
+            "1.2 to 1.1 and 1.3",
+            player_context(V1_2),
+            server_tls(("TLSv1.1", "TLSv1.3")),
+            "no shared cipher",
+        ),
+        Refusal("no certificate", player_context(V1_3), mutual, "did not return a certificate"),
+        Refusal("none, 1.2", player_context(V1_2), mutual, "did not return a certificate"),
+        Refusal(
+            "wrong CA", player_context(V1_3, identity="theirs"), mutual, "certificate verify failed"
+        ),
+        Refusal(
+            "wrong CA, 1.2",
+            player_context(V1_2, identity="theirs"),
+            mutual,
+            "certificate verify failed",
+        ),
+    ]
+
+
+@pytest.mark.parametrize("refusal", _refusals(), ids=lambda refusal: refusal.name)
+async def test_a_handshake_that_fails_says_why(
+    implementation: Implementation, refusal: Refusal
+) -> None:
+    sock, client = tcp_pair()
+    with trio.fail_after(DEADLINE), sock, client:
+        async with implementation.open(BUFFER) as relay:
+            peer = TlsPeer(sock, refusal.player, refusal.asked)
+            with pytest.raises(SessionEnded) as caught:
+                await shake_hands(relay, peer, client, refusal.offered)
+    assert caught.value.reason is CloseReason.HANDSHAKE_FAILED
+    assert refusal.detail in caught.value.detail
+    assert caught.value.detail == caught.value.detail.lower()
+
+
+async def test_the_alert_goes_out_before_the_handshake_has_failed(
+    implementation: Implementation,
+) -> None:
+    """Fatal protocol_version, and only that."""
+    sock, client = tcp_pair()
+    with trio.fail_after(DEADLINE), sock:
+        async with implementation.open(BUFFER) as relay:
+            peer = TlsPeer(sock, player_context(V1_2))
+            with client, pytest.raises(SessionEnded):
+                await relay.accept_tls(client, server_tls(("TLSv1.3",)), peer.hello())
+            assert (await peer.wire.read_all())[5:] == bytes((2, 70))
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@on_both_versions
+async def test_a_player_that_leaves_during_the_handshake(
+    implementation: Implementation, transport: str, reset: bool
+) -> None:
+    sock, client = tcp_pair()
+    peer = TlsPeer(sock, player_context(VERSIONS[transport]))
+
+    async def leave() -> None:
+        assert await peer.wire.receive()  # the server's flight
+        if reset:
+            peer.reset()
+        else:
+            await peer.wire.end()
+
+    with trio.fail_after(DEADLINE), client:
+        async with implementation.open(BUFFER) as relay, trio.open_nursery() as nursery:
+            nursery.start_soon(leave)
+            with pytest.raises(SessionEnded) as caught:
+                await relay.accept_tls(client, server_tls(), peer.hello())
+        peer.close()
+    assert caught.value.reason is CloseReason.HANDSHAKE_FAILED
+    assert caught.value.detail == ("Connection reset by peer" if reset else "closed by the client")
+
+
+@pytest.mark.parametrize("version", [V1_2, V1_3])
+async def test_a_certificate_of_the_right_authority_is_let_in(
+    implementation: Implementation, version: ssl.TLSVersion
+) -> None:
+    sock, client = tcp_pair()
+    with trio.fail_after(DEADLINE), sock, client:
+        async with implementation.open(BUFFER) as relay:
+            peer = TlsPeer(sock, player_context(version, identity="ours"))
+            terminated = await shake_hands(relay, peer, client, server_tls(client_ca="ours"))
+    assert terminated.version == peer.version
+
+
+async def test_of_several_pairs_the_player_gets_one_that_it_can_use(
+    implementation: Implementation,
+) -> None:
+    """An ssl object may hold one certificate per kind of key; here both are of one kind and the last one counts."""
+    both = ServerTls(pairs=(pair("other.example.com"), pair()), protocols=())
+    sock, client = tcp_pair()
+    with trio.fail_after(DEADLINE), sock, client:
+        async with implementation.open(BUFFER) as relay:
+            await shake_hands(relay, TlsPeer(sock, player_context()), client, both)
+
+
+GARBAGE = {
+    "not a record": b"GET / HTTP/1.1\r\n\r\n",
+    "does not decrypt": struct.pack(">BHH", 23, 0x0303, 64) + bytes(64),
+    "record too long": struct.pack(">BHH", 23, 0x0303, 0xFFFF) + bytes(100),
+}
+
+
+@on_both_versions
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=list(GARBAGE))
+async def test_what_does_not_decrypt_ends_the_session(
+    implementation: Implementation, transport: Transport, garbage: bytes
+) -> None:
+    """What was sound before it has gone to the server; the player is told with a fatal alert."""
+    with trio.fail_after(DEADLINE):
+        async with implementation.open(BUFFER) as relay:
+            session = await begin(relay, transport)
+            await session.player.send(b"sound")
+            await session.player.wire.send(garbage)
+            assert await session.server.read_all() == b"sound"
+            outcome = await session.outcome()
+            with pytest.raises(ssl.SSLError, match=r"(?i)alert"):
+                await session.player.read_all()
+        session.close()
+    assert outcome.reason is CloseReason.TLS_ERROR
+    assert outcome.detail
+    assert outcome.to_upstream == 5
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
+async def test_a_player_may_change_its_keys(implementation: Implementation) -> None:
+    """KeyUpdate (RFC 8446 section 4.6.3), asked for both ways: `openssl s_client` does it on a line with a K."""
+    server_sock, upstream = tcp_pair()
+    server = Peer(server_sock)
+    with trio.fail_after(DEADLINE), socket.create_server(("127.0.0.1", 0)) as listening:
+        command = ["openssl", "s_client", "-tls1_3", "-connect"]
+        command.append(f"127.0.0.1:{listening.getsockname()[1]}")
+        async with implementation.open(BUFFER) as relay, trio.open_nursery() as nursery:
+            start = partial(
+                trio.run_process, command, stdin=PIPE, stdout=PIPE, stderr=PIPE, check=False
+            )
+            process = await nursery.start(start)
+            await trio.lowlevel.wait_readable(listening)
+            client, _ = listening.accept()
+            client.setblocking(False)
+            tls = await relay.accept_tls(client, server_tls(), b"")
+            # The player is that process.
+            session = Session(server, server, Flow(client, upstream, b"", LONG, LONG, tls))
+            session.start(relay)
+            for _ in range(3):
+                await process.stdin.send_all(b"K\n")
+                await _read_until(process.stderr, b"KEYUPDATE")
+                await process.stdin.send_all(b"under new keys\n")
+                assert await server.read(15) == b"under new keys\n"
+                await server.send(b"<and back>")
+                await _read_until(process.stdout, b"<and back>")
+            await process.stdin.send_all(b"Q\n")
+            assert await server.read_all() == b""
+            await server.end()
+            outcome = await session.outcome()
+        session.close()
+    assert outcome.reason is CloseReason.CLIENT_CLOSED
+
+
+async def _read_until(stream: trio.abc.ReceiveStream, words: bytes) -> None:
+    seen = b""
+    while words not in seen:
+        more = await stream.receive_some()
+        assert more, seen
+        seen += more

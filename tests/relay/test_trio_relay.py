@@ -1,0 +1,87 @@
+"""What is true of the portable relay alone: a defect in its copying, its OpenSSL contexts, private keys in clear."""
+
+import gc
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from sniproxy.errors import CloseReason
+from sniproxy.relay import Flow
+from sniproxy.relay.trio_relay import TrioRelay, open_trio_relay
+from sniproxy.relay.trio_tls import _contexts, server_context
+from sniproxy.tls import ServerTls
+from tests.support.certificates import pair
+from tests.support.peers import Peer, tcp_pair
+from tests.support.relaying import BUFFER, DEADLINE, Session, begin
+
+pytestmark = pytest.mark.anyio
+
+
+class Cursed(socket.socket):
+    """A socket that the relay cannot have been written for."""
+
+    def recv_into(self, *args: Any) -> int:
+        """A defect."""
+        raise ZeroDivisionError("a defect in the copying")
+
+
+@pytest.mark.parametrize("cursed", ["client", "upstream"])
+async def test_a_defect_ends_its_own_session_and_is_logged_whole(cursed: str) -> None:
+    with trio.fail_after(DEADLINE):
+        async with open_trio_relay(buffer_size=BUFFER) as relay:
+            other = await begin(relay)
+            session = cursed_session(relay, cursed)
+            await session.player.send(b"x")
+            await session.server.send(b"x")
+            outcome = await session.outcome()
+            await other.player.send(b"still here")
+            assert await other.server.read(10) == b"still here"
+        session.close()
+        other.close()
+    assert outcome.reason is CloseReason.INTERNAL_ERROR
+    assert "Traceback" in outcome.detail
+    assert "a defect in the copying" in outcome.detail
+
+
+def cursed_session(relay: TrioRelay, cursed: str) -> Session:
+    """A session of which one socket fails in a way that no socket does."""
+    player, client = tcp_pair()
+    server, upstream = tcp_pair()
+    if cursed == "client":
+        client = Cursed(fileno=client.detach())
+    else:
+        upstream = Cursed(fileno=upstream.detach())
+    session = Session(Peer(player), Peer(server), Flow(client, upstream, b"", 60, 60))
+    session.start(relay)
+    return session
+
+
+def test_an_ssl_object_has_one_context_for_as_long_as_it_lives() -> None:
+    one = ServerTls(pairs=(pair(),), protocols=())
+    same = ServerTls(pairs=(pair(),), protocols=())
+    before = len(_contexts)
+    assert server_context(one) is server_context(one)
+    assert server_context(one) is not server_context(same)
+    assert len(_contexts) == before + 2
+    del one, same
+    gc.collect()
+    assert len(_contexts) == before
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_private_key_leaves_no_file_behind(
+    in_memory: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """OpenSSL wants to read a file; without memfd (macOS) it is one that goes at once."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if not in_memory:
+        monkeypatch.delattr(os, "memfd_create")
+    before = os.listdir("/proc/self/fd")
+    server_context(ServerTls(pairs=(pair(),), protocols=()))
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,159 @@
+"""The shape of the sources, read from their syntax trees: who may import whom, and how large a file may grow."""
+
+import ast
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAX_LINES = 400
+
+# From the bottom up: a module may import what stands in its own line or above it. A package stands for its modules.
+LAYERS = (
+    ("errors", "settings", "objects", "store", "keyring", "logs"),
+    ("client_hello", "router", "tls", "balancer", "accounting", "snapshot"),
+    ("relay", "upstream", "metrics"),
+    ("config",),
+    ("session",),
+    ("listener",),
+    ("status",),
+    ("worker",),
+    ("quickstart",),
+    ("cli",),
+)
+UPWARDS = {("sniproxy.snapshot", "sniproxy.upstream")}  # for Target, which holds no socket
+
+ADMIN_MAY_IMPORT = (
+    "admin.",
+    *("sniproxy.objects", "sniproxy.store", "sniproxy.settings"),
+    *("sniproxy.errors", "sniproxy.keyring", "sniproxy.logs"),
+)
+OURS = ("sniproxy", "admin", "certs", "examples")
+
+
+def name_of(file: Path) -> str:
+    """sniproxy.store.sqlite of sniproxy/store/sqlite.py."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Every module under sniproxy and admin."""
+    files = sorted(
+        file for package in ("sniproxy", "admin") for file in ROOT.glob(f"{package}/**/*.py")
+    )
+    return {name_of(file): ast.parse(file.read_text(), str(file)) for file in files}
+
+
+@cache
+def imported(module: str) -> frozenset[str]:
+    """The modules of ours that a module names in its imports, wherever in it they stand."""
+    found = set()
+    for node in ast.walk(modules()[module]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            assert node.module is not None
+            for alias in node.names:  # a module, or a name in one
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in modules() else node.module)
+    return frozenset(name for name in found if name.partition(".")[0] in OURS)
+
+
+def layer(module: str) -> int:
+    """How high a module of sniproxy stands; KeyError for one that has no place yet."""
+    places = {name: height for height, names in enumerate(LAYERS) for name in names}
+    return places[module.split(".")[1]]
+
+
+SNIPROXY = [name for name in modules() if name.startswith("sniproxy.")]
+ADMIN = [name for name in modules() if name.partition(".")[0] == "admin"]
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert "sniproxy.worker" in imported("sniproxy.cli")
+    assert "sniproxy.upstream" in imported("sniproxy.snapshot")
+    assert "sniproxy.store" in imported("sniproxy.store.sqlite")
+    assert ADMIN
+
+
+@pytest.mark.parametrize("module", SNIPROXY)
+def test_imports_go_one_way(module: str) -> None:
+    for name in imported(module):
+        package = name.partition(".")[0]
+        if package != "sniproxy":
+            assert module in ("sniproxy.cli", "sniproxy.quickstart"), f"{module} imports {name}"
+        elif name != "sniproxy" and (module, name) not in UPWARDS:
+            assert layer(name) <= layer(module), f"{module} imports {name}, which stands above it"
+
+
+def test_only_the_cli_knows_the_admin() -> None:
+    knowing = {
+        module for module in SNIPROXY for name in imported(module) if name.startswith("admin")
+    }
+    assert knowing == {"sniproxy.cli"}
+
+
+def test_the_map_imports_nothing() -> None:
+    assert imported("sniproxy") == frozenset()
+
+
+@pytest.mark.parametrize("module", ADMIN)
+def test_admin_imports_only_what_is_shared(module: str) -> None:
+    foreign = {name for name in imported(module) if not name.startswith(ADMIN_MAY_IMPORT)}
+    assert foreign == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "alone"), [("sniproxy.errors", ()), ("sniproxy.objects", ("sniproxy.objects",))]
+)
+def test_the_ground_floor_imports_nothing_of_ours(module: str, alone: tuple[str, ...]) -> None:
+    for one in SNIPROXY:
+        if one == module or one.startswith(module + "."):
+            assert all(name.startswith(alone) for name in imported(one)), one
+
+
+def test_there_is_no_cycle() -> None:
+    graph = {module: imported(module) & modules().keys() for module in modules()}
+    assert set(TopologicalSorter(graph).static_order()) == set(modules())  # CycleError otherwise
+
+
+@pytest.mark.parametrize("module", modules())
+def test_no_import_inside_a_function(module: str) -> None:
+    functions = [
+        node
+        for node in ast.walk(modules()[module])
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    for function in functions:
+        for node in ast.walk(function):
+            assert not isinstance(node, ast.Import | ast.ImportFrom), (
+                f"{module}: {function.name} imports at line {node.lineno}"
+            )
+
+
+@pytest.mark.parametrize("module", modules())
+def test_every_module_says_what_it_is_for(module: str) -> None:
+    assert ast.get_docstring(modules()[module])
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted(file for package in ("sniproxy", "admin") for file in ROOT.glob(f"{package}/**/*.py")),
+    ids=name_of,
+)
+def test_no_file_outgrows_its_duty(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= MAX_LINES
+
+
+def test_the_map_names_every_module() -> None:
+    docstring = ast.get_docstring(modules()["sniproxy"]) or ""
+    named = [
+        line.split()[0].rstrip("/") for line in docstring.splitlines() if line.startswith("    ")
+    ]
+    top = {module.split(".")[1] for module in SNIPROXY}
+    assert sorted(named) == sorted(top)

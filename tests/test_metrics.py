@@ -1,0 +1,53 @@
+"""The counters of a worker: every reason has one from the start, and each worker has its own."""
+
+from typing import Any
+
+import pytest
+
+from sniproxy.errors import CloseReason
+from sniproxy.metrics import Metrics
+
+pytestmark = pytest.mark.anyio  # the number of tasks is read from the loop
+
+
+def value(metrics: Metrics, name: str, **labels: Any) -> float | None:
+    """A sample as /metrics shows it."""
+    return metrics.registry.get_sample_value(name, labels)
+
+
+async def test_every_reason_is_counted_from_the_start() -> None:
+    metrics = Metrics()
+    for reason in CloseReason:
+        assert value(metrics, "sniproxy_sessions_closed_total", reason=reason.value) == 0
+    metrics.closed[CloseReason.NO_ROUTE].inc()
+    assert value(metrics, "sniproxy_sessions_closed_total", reason="no_route") == 1
+
+
+async def test_sessions_now_are_read_when_asked() -> None:
+    metrics = Metrics()
+    metrics.active += 2
+    assert value(metrics, "sniproxy_sessions_active") == 2
+    metrics.active -= 1
+    assert value(metrics, "sniproxy_sessions_active") == 1
+
+
+async def test_the_tasks_of_the_loop_are_counted() -> None:
+    assert (value(Metrics(), "sniproxy_loop_tasks") or 0) >= 1
+
+
+async def test_workers_do_not_share_counters() -> None:
+    one, other = Metrics(), Metrics()
+    one.opened.inc()
+    assert value(one, "sniproxy_sessions_opened_total") == 1
+    assert value(other, "sniproxy_sessions_opened_total") == 0
+
+
+async def test_reasons_are_the_only_labels() -> None:
+    """A label value from a client would be a way to fill the memory."""
+    labels = {
+        label
+        for family in Metrics().registry.collect()
+        for sample in family.samples
+        for label in sample.labels.items()
+    }
+    assert labels == {("reason", reason.value) for reason in CloseReason}

@@ -1,0 +1,262 @@
+"""Reaching a game server: which node, how long, and what a failure says. On virtual time, with real sockets."""
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.objects import InlineUpstream
+from sniproxy.upstream import Connected, Target, _reason, reach
+from tests.support.names import resolving
+
+pytestmark = pytest.mark.anyio
+
+CONNECT_TIMEOUT = 3.0  # seconds
+DEADLINE = 1000.0  # virtual seconds for one test
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """Time jumps once nobody has anything to do for as long as loopback never takes."""
+    return "trio", {"clock": MockClock(autojump_threshold=0.01)}
+
+
+@pytest.fixture
+def alive() -> Iterator[int]:
+    """A port where somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.fixture
+def refusing() -> Iterator[int]:
+    """A port that is bound, so that nobody else takes it, and does not listen."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def node(port: int | None, host: str = "127.0.0.1", **members: Any) -> dict[str, Any]:
+    """A node of an upstream object."""
+    return {"host": host, "weight": 1} | ({} if port is None else {"port": port}) | members
+
+
+def target(*nodes: dict[str, Any], **members: Any) -> Target:
+    """An upstream at work."""
+    return Target(InlineUpstream.model_validate({"nodes": list(nodes), **members}))
+
+
+async def attempt(target: Target, *, default_port: int = 1) -> Connected:
+    """`reach`, and the connection closed again."""
+    with trio.fail_after(DEADLINE):
+        connected = await reach(
+            target,
+            default_port=default_port,
+            connect_timeout=CONNECT_TIMEOUT,
+            keepalive_idle=300,
+        )
+    connected.sock.close()
+    return connected
+
+
+async def failure(target: Target) -> tuple[CloseReason, str, float]:
+    """How `reach` failed, and after how many seconds."""
+    started, before = trio.current_time(), _open_files()
+    with pytest.raises(SessionEnded) as caught:
+        await attempt(target)
+    assert _open_files() == before
+    return caught.value.reason, caught.value.detail, trio.current_time() - started
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_node_that_listens_is_reached(alive: int) -> None:
+    connected = await attempt(target(node(alive)))
+    assert (connected.node, connected.attempts) == (f"127.0.0.1:{alive}", 1)
+
+
+async def test_a_node_without_a_port_is_reached_on_the_one_that_the_player_chose(
+    alive: int,
+) -> None:
+    connected = await attempt(target(node(None)), default_port=alive)
+    assert connected.node == f"127.0.0.1:{alive}"
+
+
+async def test_an_ipv6_node_stands_in_brackets() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listening:
+        port = listening.getsockname()[1]
+        connected = await attempt(Target(InlineUpstream(nodes={f"[::1]:{port}": 1})))
+    assert connected.node == f"[::1]:{port}"
+
+
+async def test_a_node_that_refuses_is_passed_over(alive: int, refusing: int) -> None:
+    """Whichever is asked first: two sessions in a row start at different nodes."""
+    both = target(node(refusing), node(alive))
+    reached = [await attempt(both) for _ in range(2)]
+    assert {connected.node for connected in reached} == {f"127.0.0.1:{alive}"}
+    assert sorted(connected.attempts for connected in reached) == [1, 2]
+
+
+async def test_a_node_of_lower_priority_is_the_last_resort(alive: int, refusing: int) -> None:
+    spare = target(node(alive, priority=-1), node(refusing))
+    assert [(await attempt(spare)).attempts for _ in range(3)] == [2, 2, 2]
+
+
+async def test_nobody_listens(refusing: int) -> None:
+    """The detail tells of every attempt."""
+    reason, detail, _ = await failure(target(node(refusing), node(refusing, "127.0.0.2")))
+    assert reason is CloseReason.UPSTREAM_REFUSED
+    assert sorted(detail.split("; ")) == [
+        f"127.0.0.1:{refusing}: Connection refused",
+        f"127.0.0.2:{refusing}: Connection refused",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "seconds", "said"),
+    [
+        ({}, CONNECT_TIMEOUT, "3 s"),
+        ({"timeout": {"connect": 0.5, "send": 60, "read": 60}}, 0.5, "0.5 s"),
+        ({"timeout": {"connect": 20, "send": 1, "read": 1}}, 20, "20 s"),
+    ],
+)
+async def test_a_node_that_does_not_answer_has_its_time(
+    deaf: tuple[str, int], members: dict[str, Any], seconds: float, said: str
+) -> None:
+    reason, detail, waited = await failure(target(node(deaf[1]), **members))
+    assert reason is CloseReason.UPSTREAM_TIMEOUT
+    assert detail == f"127.0.0.1:{deaf[1]}: no answer in {said}"
+    assert waited == pytest.approx(seconds)
+
+
+async def test_the_last_failure_is_the_reason(deaf: tuple[str, int], refusing: int) -> None:
+    reason, detail, _ = await failure(target(node(refusing), node(deaf[1], priority=-1)))
+    assert reason is CloseReason.UPSTREAM_TIMEOUT
+    assert detail.startswith(f"127.0.0.1:{refusing}: Connection refused; ")
+
+
+async def test_an_address_without_a_way_to_it_is_unreachable() -> None:
+    reason, detail, _ = await failure(target(node(9, "255.255.255.255")))
+    assert reason is CloseReason.UPSTREAM_UNREACHABLE
+    assert detail.startswith("255.255.255.255:9: ")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.ECONNREFUSED, CloseReason.UPSTREAM_REFUSED),
+        (errno.ECONNRESET, CloseReason.UPSTREAM_REFUSED),
+        (errno.ETIMEDOUT, CloseReason.UPSTREAM_TIMEOUT),
+        (errno.EHOSTUNREACH, CloseReason.UPSTREAM_UNREACHABLE),
+        (errno.ENETUNREACH, CloseReason.UPSTREAM_UNREACHABLE),
+        (errno.EMFILE, CloseReason.UPSTREAM_UNREACHABLE),
+    ],
+)
+def test_what_the_kernel_says_becomes_a_reason(code: int, reason: CloseReason) -> None:
+    assert _reason(OSError(code, "")) is reason
+
+
+@pytest.mark.parametrize(("retries", "attempts"), [(0, 1), (1, 2), (2, 3), (7, 3), (None, 3)])
+async def test_retries_bound_the_attempts(
+    refusing: int, retries: int | None, attempts: int
+) -> None:
+    """Unset: every node once. No node is asked twice for one session."""
+    nodes = [node(refusing, f"127.0.0.{last}") for last in (1, 2, 3)]
+    members = {} if retries is None else {"retries": retries}
+    reason, detail, _ = await failure(target(*nodes, **members))
+    assert reason is CloseReason.UPSTREAM_REFUSED
+    assert len(set(detail.split("; "))) == detail.count(";") + 1 == attempts
+
+
+@pytest.mark.parametrize(
+    ("retry_timeout", "attempts"), [(0.5, 1), (3, 1), (3.5, 2), (100, 3), (0, 3)]
+)
+async def test_retry_timeout_ends_the_trying(
+    deaf: tuple[str, int], retry_timeout: float, attempts: int
+) -> None:
+    """0 is none, as in APISIX. The attempt in hand keeps its own time."""
+    nodes = [node(deaf[1], priority=-turn) for turn in range(3)]
+    _, detail, waited = await failure(target(*nodes, retry_timeout=retry_timeout))
+    assert detail.count("no answer") == attempts
+    assert waited == pytest.approx(attempts * CONNECT_TIMEOUT)
+
+
+@pytest.mark.parametrize("nodes", [[], [node(80, weight=0)], [node(80, weight=0)] * 2])
+async def test_without_a_node_that_takes_sessions_there_is_no_upstream(
+    nodes: list[dict[str, Any]],
+) -> None:
+    reason, detail, waited = await failure(target(*nodes))
+    assert (reason, detail) == (CloseReason.NO_UPSTREAM, "no node with a weight above 0")
+    assert waited == 0
+
+
+async def test_a_node_of_weight_0_is_no_last_resort(alive: int, refusing: int) -> None:
+    reason, _, _ = await failure(target(node(alive, weight=0), node(refusing)))
+    assert reason is CloseReason.UPSTREAM_REFUSED
+
+
+async def test_a_name_is_looked_up_for_every_session(alive: int) -> None:
+    named = target(node(alive, "gs-1.example"))
+    with resolving({"gs-1.example": ["127.0.0.1"]}) as resolver:
+        reached = [await attempt(named) for _ in range(2)]
+    assert [connected.node for connected in reached] == [f"gs-1.example:{alive}"] * 2
+    assert resolver.asked == ["gs-1.example"] * 2
+
+
+async def test_a_name_with_several_addresses_is_one_attempt(alive: int) -> None:
+    named = target(node(alive, "gs-1.example"))
+    with resolving({"gs-1.example": ["127.0.0.2", "::1", "127.0.0.1"]}):
+        connected = await attempt(named)
+    assert connected.attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "reason", "words"),
+    [
+        ("nobody.example", CloseReason.UPSTREAM_NAME, "Name or service not known"),
+        ("nowhere.example", CloseReason.UPSTREAM_NAME, "the name has no address"),
+        ("silent.example", CloseReason.UPSTREAM_TIMEOUT, "no answer in 3 s"),
+        ("two..dots", CloseReason.UPSTREAM_NAME, "two..dots: "),
+        ("x" * 64 + ".example", CloseReason.UPSTREAM_NAME, "x: "),
+    ],
+)
+async def test_a_name_that_leads_nowhere(host: str, reason: CloseReason, words: str) -> None:
+    with resolving({"nowhere.example": [], "silent.example": None}):
+        found, detail, waited = await failure(target(node(7777, host)))
+    assert found is reason
+    assert detail.startswith(host)
+    assert words.removeprefix("x: ") in detail
+    assert waited == (CONNECT_TIMEOUT if reason is CloseReason.UPSTREAM_TIMEOUT else 0)
+
+
+async def test_a_name_that_leads_nowhere_does_not_keep_the_next_node_out(alive: int) -> None:
+    nodes = [node(7777, "silent.example"), node(alive, priority=-1)]
+    with resolving({"silent.example": None}):
+        connected = await attempt(target(*nodes))
+    assert (connected.node, connected.attempts) == (f"127.0.0.1:{alive}", 2)
+
+
+@pytest.mark.parametrize(
+    ("members", "idle_timeout"),
+    [({}, None), ({"timeout": {"connect": 1, "send": 20, "read": 7}}, 20)],
+)
+def test_the_longer_of_send_and_read_is_the_idle_timeout(
+    members: dict[str, Any], idle_timeout: float | None
+) -> None:
+    assert target(node(1), **members).idle_timeout == idle_timeout
+
+
+async def test_a_session_that_is_given_up_leaves_nothing(deaf: tuple[str, int]) -> None:
+    before = _open_files()
+    with trio.move_on_after(1) as scope:
+        await attempt(target(node(deaf[1])))
+    assert scope.cancelled_caught
+    assert _open_files() == before
