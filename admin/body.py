@@ -12,7 +12,6 @@ from typing import Any
 import anyio
 from starlette.requests import ClientDisconnect, Request
 
-
 MAX_DEPTH = 64  # objects and lists inside each other: they are copied and merged by recursion
 
 

@@ -7,7 +7,29 @@ the weights off that node. Nodes of a lower priority are asked only when those o
 
 from collections.abc import Container, Sequence
 
-from sniproxy.objects import Node
+from sniproxy.objects import InlineUpstream, Node
+
+
+class Target:
+    """An upstream object at work: its balancer and its limits in seconds. Made anew when the object changes."""
+
+    __slots__ = (
+        "balancer",
+        "connect_timeout",
+        "idle_timeout",
+        "object",
+        "retries",
+        "retry_timeout",
+    )
+
+    def __init__(self, upstream: InlineUpstream) -> None:
+        self.object = upstream
+        self.balancer = RoundRobin(upstream.nodes or ())
+        timeout = upstream.timeout
+        self.connect_timeout = timeout.connect if timeout else None
+        self.idle_timeout = max(timeout.send, timeout.read) if timeout else None
+        self.retries = self.balancer.size - 1 if upstream.retries is None else upstream.retries
+        self.retry_timeout = upstream.retry_timeout or None  # 0 = no limit, as in APISIX
 
 
 class RoundRobin:

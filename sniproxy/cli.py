@@ -143,7 +143,6 @@ def dump_command(file: Path | None, url: str | None, key: str | None) -> None:
         click.echo(
             "sniproxy: the API gives out no private keys: use -c to dump the store itself", err=True
         )
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `sniproxy dump | head` ends quietly
     _run(_with_destination, file, url, key, _dump)
 
 
@@ -152,7 +151,9 @@ async def _apply(items: Any, destination: Destination) -> None:
 
 
 async def _dump(destination: Destination) -> None:
-    click.echo(await dump(destination), nl=False)
+    text = await dump(destination)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `sniproxy dump | head` ends quietly
+    click.echo(text, nl=False)
 
 
 async def _with_destination(

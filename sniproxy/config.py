@@ -44,11 +44,14 @@ async def follow(
                 async for batch in batches:
                     pause = settings.store_retry
                     broken = snapshot.apply(batch.events)
-                    snapshot.revision = batch.revision
                     _report(broken, metrics, log, snapshot)
         except Compacted as compacted:
             listed = False
             log.info("listing anew", cause=str(compacted))
+            if (
+                trio.current_time() - begun < settings.store_retry
+            ):  # it vanishes faster than we list
+                await trio.sleep(settings.store_retry)
         except StoreUnavailable as error:
             metrics.store_connected.set(0)
             # It was followed, though perhaps nothing changed, or it was slow to fail: no need to spare it.

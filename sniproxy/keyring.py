@@ -56,7 +56,9 @@ class Keyring:
         key_id, _, sealed_text = value.removeprefix(MARK).partition(":")
         key = self._ours.get(key_id)
         if key is None:
-            raise KeyringError(f"{place}: encrypted under key {key_id}, which the keyring lacks")
+            raise KeyringError(
+                f"{place}: encrypted under key {key_id[:8]}, which the keyring lacks"
+            )
         try:
             sealed = base64.b64decode(sealed_text, validate=True)
             return key.decrypt(sealed[:NONCE], sealed[NONCE:], place.encode()).decode()
@@ -98,7 +100,8 @@ def open_keyring(settings: Settings) -> Keyring:
     try:
         return Keyring(entries or [_kept_key(settings.state_dir / "keyring")])
     except ValueError as error:
-        raise SettingsError(f"encryption.keyring: {error}") from None
+        where = "" if entries else f"the key file {settings.state_dir / 'keyring'} is damaged: "
+        raise SettingsError(f"encryption.keyring: {where}{error}") from None
 
 
 def _kept_key(file: Path) -> str:

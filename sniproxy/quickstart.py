@@ -26,6 +26,9 @@ from sniproxy.settings import Settings, load_settings, new_admin_key, split_addr
 
 START_TIMEOUT = 20.0  # seconds until every part must answer
 STOP_TIMEOUT = 1.5  # seconds between SIGTERM and SIGKILL
+LATE_SIGNAL = (
+    0.1  # seconds by which we may hear of Ctrl-C later than the parts, whom it reaches too
+)
 POLL = 0.05  # seconds between two questions whether a part is up
 
 TERMINATED = ("gs-1.com", "gs-2.com")
@@ -72,17 +75,22 @@ class Quickstart:
         """Until Ctrl-C, SIGTERM or the end of a part. Returns the exit code."""
         self._check_ports()
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            code = 0
+            code, asked = 0, False
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._start, nursery)
                     await anext(aiter(signals))
+                    asked = True
                     nursery.cancel_scope.cancel()
             except* PartDied as group:
-                died = group.exceptions[0]
-                assert isinstance(died, PartDied)
-                click.echo(f"sniproxy quickstart: {died}", err=True)
-                code = died.code or 1
+                with trio.move_on_after(0 if asked else LATE_SIGNAL):
+                    await anext(aiter(signals))
+                    asked = True
+                if not asked:
+                    died = group.exceptions[0]
+                    assert isinstance(died, PartDied)
+                    click.echo(f"sniproxy quickstart: {died}", err=True)
+                    code = died.code or 1
             finally:
                 with trio.CancelScope(shield=True):
                     await self._stop()

@@ -13,6 +13,7 @@ import ipaddress
 from collections import Counter
 from dataclasses import dataclass
 
+from sniproxy.balancer import Target
 from sniproxy.objects import StreamRoute
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -32,12 +33,22 @@ class Arrival:
 class Route:
     """One stream_route, ready to be matched. Never changed after it was made."""
 
-    __slots__ = ("id", "names", "object", "rank", "remote", "server", "server_port")
+    __slots__ = (
+        "id",
+        "names",
+        "object",
+        "rank",
+        "remote",
+        "server",
+        "server_port",
+        "target",
+    )
 
     def __init__(self, route_id: str, route: StreamRoute) -> None:
         self.id = route_id
         self.object = route
         self.names = route.names
+        self.target = Target(route.upstream) if route.upstream is not None else None
         self.remote = _network(route.remote_addr)
         self.server = _network(route.server_addr)
         self.server_port = route.server_port

@@ -42,9 +42,11 @@ def split_address(address: str) -> tuple[str, int]:
     """("0.0.0.0", 8888) of "0.0.0.0:8888", ("::", 8888) of "[::]:8888"; ValueError for anything else."""
     host, colon, port = address.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not bare or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+    bracketed = bare != host
+    sound = bare and port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535
+    if not colon or not sound or (":" in bare) != bracketed:
         raise ValueError("expected HOST:PORT, such as 127.0.0.1:8888 or [::]:8888")
-    if ":" in bare:
+    if bracketed:
         ipaddress.IPv6Address(bare)
     return bare, int(port)
 
@@ -85,7 +87,7 @@ PositiveSeconds = Annotated[float, Field(gt=0)]
 class Section(BaseModel):
     """One level of the settings file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Listener(Section):
@@ -192,7 +194,8 @@ def store_url(url: str) -> SqliteUrl | EtcdUrl:
     """What the `store` setting names; ValueError when it names nothing that we know."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
-        if parts.netloc or not parts.path.startswith("/") or parts.path == "/":
+        absolute = parts.path.startswith("/") and parts.path != "/"
+        if parts.netloc or not absolute or parts.query or parts.fragment:
             raise ValueError("expected sqlite:///absolute/path/config.db, with three slashes")
         return SqliteUrl(path=Path(parts.path))
     if parts.scheme in ("etcd", "etcds"):
@@ -275,7 +278,7 @@ def _read_file(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SettingsError(f"{file}: expected keys and values, got {type(data).__name__}")
     for key in data:
-        if not isinstance(key, str):
+        if not isinstance(key, str) or key.startswith("_"):
             raise SettingsError(f"{file}: {key!r} is not the name of a setting")
     return data
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sniproxy.balancer import Target
 from sniproxy.errors import KeyringError
 from sniproxy.keyring import Keyring
 from sniproxy.objects import KINDS, InlineUpstream, Service, Ssl, StreamRoute, describe, read
@@ -20,7 +21,6 @@ from sniproxy.objects.secrets import map_secrets
 from sniproxy.router import Route, Router
 from sniproxy.store import Deleted, Entry, Event, Listing
 from sniproxy.tls import Certificate, Certificates
-from sniproxy.upstream import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +33,14 @@ class Broken:
     kept: bool  # its last good version stays in force
 
 
-class _Owner:
-    """Where a route or service has its upstream: its own, or those it refers to."""
+class _Service:
+    """A service's own upstream and the one that it refers to."""
 
-    __slots__ = ("service_id", "target", "upstream_id")
+    __slots__ = ("target", "upstream_id")
 
-    def __init__(self, owner: StreamRoute | Service) -> None:
-        self.target = Target(owner.upstream) if owner.upstream is not None else None
-        self.upstream_id = None if owner.upstream_id is None else str(owner.upstream_id)
-        service_id = owner.service_id if isinstance(owner, StreamRoute) else None
-        self.service_id = None if service_id is None else str(service_id)
+    def __init__(self, service: Service) -> None:
+        self.target = Target(service.upstream) if service.upstream is not None else None
+        self.upstream_id = service.upstream_id
 
 
 class Snapshot:
@@ -54,8 +52,7 @@ class Snapshot:
         self._revisions: dict[str, int] = {}  # of every key that was looked at, broken ones too
         self._loaded: dict[str, Any] = {}  # the last good version by key
         self._upstreams: dict[str, Target] = {}
-        self._services: dict[str, _Owner] = {}
-        self._owners: dict[str, _Owner] = {}  # of the routes
+        self._services: dict[str, _Service] = {}
         self.router = Router()
         self.certificates = Certificates()
         self.broken: dict[str, Broken] = {}
@@ -63,13 +60,10 @@ class Snapshot:
 
     def target(self, route: Route) -> Target | None:
         """A route's upstream: its own, the one it names, its service's own, the one that names; or None."""
-        owner = self._owners.get(route.id)
-        if owner is None:
-            return None  # deleted since it was matched
-        found = owner.target or self._upstreams.get(owner.upstream_id or "")
-        service = self._services.get(owner.service_id or "")
+        found = route.target or self._upstream(route.object.upstream_id)
+        service = self._services.get(str(route.object.service_id))
         if found is None and service is not None:
-            found = service.target or self._upstreams.get(service.upstream_id or "")
+            found = service.target or self._upstream(service.upstream_id)
         return found
 
     def load(self, listing: Listing) -> list[Broken]:
@@ -121,18 +115,15 @@ class Snapshot:
         if kind == "ssls":
             _exchange(self.certificates.add, self.certificates.remove, old, new)
         elif kind == "stream_routes":
-            self._swap_route(object_id, old, new)
+            _exchange(self.router.add, self.router.remove, old, new)
         else:
             where: dict[str, Any] = self._upstreams if kind == "upstreams" else self._services
             where.pop(object_id, None)
             if new is not None:
                 where[object_id] = new
 
-    def _swap_route(self, object_id: str, old: Route | None, new: Route | None) -> None:
-        _exchange(self.router.add, self.router.remove, old, new)
-        self._owners.pop(object_id, None)
-        if new is not None:
-            self._owners[object_id] = _Owner(new.object)
+    def _upstream(self, object_id: str | int | None) -> Target | None:
+        return None if object_id is None else self._upstreams.get(str(object_id))
 
     def _read_ssl(self, object_id: str, entry: Entry) -> Certificate:
         value = _json_object(entry.value)
@@ -153,10 +144,10 @@ class Snapshot:
         assert isinstance(upstream, InlineUpstream)
         return Target(upstream)
 
-    def _read_service(self, object_id: str, entry: Entry) -> _Owner:
+    def _read_service(self, object_id: str, entry: Entry) -> _Service:
         service = read("services", _json_object(entry.value))
         assert isinstance(service, Service)
-        return _Owner(service)
+        return _Service(service)
 
 
 _READERS: dict[str, Callable[[Snapshot, str, Entry], Any]] = {

@@ -11,34 +11,14 @@ from typing import Any
 
 import trio
 
-from sniproxy.balancer import RoundRobin
+from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason, SessionEnded
-from sniproxy.objects import InlineUpstream
 from sniproxy.relay.sockets import connect
 
+# The others mean plain TCP for streams, as in APISIX. Who asks for TLS must never get plain TCP instead.
+UNSPOKEN = frozenset({"tls", "udp", "kafka"})
+
 Address = tuple[int, Any]  # family, what connect() takes
-
-
-class Target:
-    """An upstream object at work: its balancer and its limits in seconds. Made anew when the object changes."""
-
-    __slots__ = (
-        "balancer",
-        "connect_timeout",
-        "idle_timeout",
-        "object",
-        "retries",
-        "retry_timeout",
-    )
-
-    def __init__(self, upstream: InlineUpstream) -> None:
-        self.object = upstream
-        self.balancer = RoundRobin(upstream.nodes or ())
-        timeout = upstream.timeout
-        self.connect_timeout = timeout.connect if timeout else None
-        self.idle_timeout = max(timeout.send, timeout.read) if timeout else None
-        self.retries = self.balancer.size - 1 if upstream.retries is None else upstream.retries
-        self.retry_timeout = upstream.retry_timeout or None  # 0 = no limit, as in APISIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +34,9 @@ async def reach(
     target: Target, *, default_port: int, connect_timeout: float, keepalive_idle: int
 ) -> Connected:
     """A connection to one of the target's nodes, or SessionEnded with the last reason and every detail."""
+    scheme = target.object.scheme
+    if scheme in UNSPOKEN:
+        raise SessionEnded(CloseReason.NO_UPSTREAM, f"scheme {scheme} is not spoken to upstreams")
     failures: list[SessionEnded] = []
     tried: set[int] = set()
     give_up = trio.current_time() + (target.retry_timeout or float("inf"))

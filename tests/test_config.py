@@ -279,7 +279,7 @@ async def test_a_store_that_is_lost_while_it_is_listed_anew() -> None:
         nursery.start_soon(partial(following.run, until=60))
         await trio.sleep(2)
         assert following.upstreams() == {"a"}  # still in force
-    assert store.asked[2:] == [(0, "list"), (1, "list"), (3, "list"), (3, "watch 9")]
+    assert store.asked[2:] == [(1, "list"), (2, "list"), (4, "list"), (4, "watch 9")]
     assert following.upstreams() == set()
 
 
@@ -292,7 +292,7 @@ async def test_a_store_that_was_restored_from_a_backup_is_read_from_the_start() 
     following = Following(store)
     await following.run(until=60)
     assert following.snapshot._loaded["/apisix/upstreams/b"].object.nodes[0].host == "other"
-    assert store.asked[-1] == (0, "watch 8")
+    assert store.asked[-1] == (1, "watch 8")
 
 
 async def test_a_broken_object_is_logged_once() -> None:

@@ -128,7 +128,7 @@ NOT_A_STORE = "expected sqlite:///PATH, etcd://HOST:PORT/PREFIX or etcds://HOST:
             {"proxy": {"hello_timeout": "soon"}},
             "proxy.hello_timeout: Input should be a valid number, unable to parse string as a number",
         ),
-        ({"proxy": {"hello_timeout": float("nan")}}, "proxy.hello_timeout: Input should be greater than 0"),
+        ({"proxy": {"hello_timeout": float("nan")}}, "proxy.hello_timeout: Input should be a finite number"),
         (
             {"proxy": {"max_sessions": 1.5}},
             "proxy.max_sessions: Input should be a valid integer, got a number with a fractional part",

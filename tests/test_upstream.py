@@ -10,9 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.objects import InlineUpstream
-from sniproxy.upstream import Connected, Target, _reason, reach
+from sniproxy.upstream import Connected, _reason, reach
 from tests.support.names import resolving
 
 pytestmark = pytest.mark.anyio
@@ -93,7 +94,9 @@ async def test_a_node_without_a_port_is_reached_on_the_one_that_the_player_chose
 async def test_an_ipv6_node_stands_in_brackets() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listening:
         port = listening.getsockname()[1]
-        connected = await attempt(Target(InlineUpstream(nodes={f"[::1]:{port}": 1})))
+        connected = await attempt(
+            Target(InlineUpstream.model_validate({"nodes": {f"[::1]:{port}": 1}}))
+        )
     assert connected.node == f"[::1]:{port}"
 
 

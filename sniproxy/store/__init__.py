@@ -85,8 +85,8 @@ class Store(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """Every event under `prefix` with a revision greater than `after`, in order, for ever.
 
-        Iterating raises Compacted when that history is gone, StoreUnavailable when the connection is lost or goes
-        quiet for too long. Either way the watch is over and the caller starts another one.
+        Entering connects. Entering and iterating raise Compacted when that history is gone, StoreUnavailable when there
+        is no connection, or it is lost or goes quiet for too long. Either way the watch is over: start another one.
         """
         ...
 

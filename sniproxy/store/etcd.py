@@ -110,12 +110,13 @@ class EtcdStore:
 
     @asynccontextmanager
     async def watch(self, prefix: str, *, after: int) -> AsyncIterator[AsyncIterator[Batch]]:
-        """Every event under `prefix` after revision `after`. Iterating raises Compacted and StoreUnavailable.
+        """Every event under `prefix` after revision `after`. Raises Compacted and StoreUnavailable.
 
         `after` beyond the store's revision means that etcd was restored from a backup: Compacted as well.
         """
         watch = EtcdWatch(self._gateway, encode(prefix), after, self._config.watch_silence)
         try:
+            await watch.begin()
             yield watch
         finally:
             await watch.aclose()

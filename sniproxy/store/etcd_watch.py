@@ -156,6 +156,11 @@ class EtcdWatch:
             raise
         return self._ready.popleft()
 
+    async def begin(self) -> None:
+        """Open the watch, unless it is open. Raises Compacted and StoreUnavailable."""
+        if self._answer is None:
+            await self._open()
+
     async def aclose(self) -> None:
         """Close the connection. Iterating again opens another, where this one left off."""
         if self._answer is not None:
@@ -164,8 +169,7 @@ class EtcdWatch:
 
     async def _fill(self) -> None:
         """Wait for the next bytes; open, or open anew, as needed."""
-        if self._answer is None:
-            await self._open()
+        await self.begin()
         assert self._answer is not None
         with anyio.move_on_after(self._patience) as waiting:
             chunk = await self._answer.read()

@@ -86,12 +86,13 @@ class SqliteStore:
 
     @asynccontextmanager
     async def watch(self, prefix: str, *, after: int) -> AsyncIterator[AsyncIterator[Batch]]:
-        """Every event under `prefix` after revision `after`. Iterating raises Compacted and StoreUnavailable.
+        """Every event under `prefix` after revision `after`. Raises Compacted and StoreUnavailable.
 
         `after` beyond the store's revision means that the file was replaced by an older one: Compacted as well.
         """
         watch = _Watch(self, prefix, after)
         try:
+            await watch.begin()
             yield watch
         finally:
             with anyio.CancelScope(shield=True):
@@ -204,15 +205,17 @@ class _Watch:
         self._after = after
         self._conn: sqlite3.Connection | None = None
         self._identity: Identity | None = None
-        self._ready: Batch | None = (
-            None  # read, not yet handed out: the caller was cancelled meanwhile
-        )
+        self._ready: Batch | None = None  # read, not yet handed out
         self._version: int | None = None  # data_version when the history was last read to its end
         self._next_expiry = math.inf
         self._next_check = -math.inf
 
     def __aiter__(self) -> "_Watch":
         return self
+
+    async def begin(self) -> None:
+        """Open the file and read what there is. Raises Compacted and StoreUnavailable."""
+        await anyio.to_thread.run_sync(self._read, None)
 
     async def __anext__(self) -> Batch:
         while self._ready is None:

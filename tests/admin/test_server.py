@@ -75,7 +75,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.start()
     yield server
     code, out, err = server.end(signal.SIGTERM)
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert set(err.splitlines()) <= {"Invalid HTTP request received."}  # uvicorn's own words
     events = [json.loads(line)["event"] for line in out.splitlines()]
     assert events[0] == "ready"
     assert set(events) <= {"ready", "object written"}
@@ -106,15 +107,20 @@ def answer(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_whoever_is_connected(server: Server, number: signal.Signals) -> None:
     with ExitStack() as stack:
-        idle, silent, halfway, slow = (stack.enter_context(server.connect()) for _ in range(4))
+        idle, _, halfway = (stack.enter_context(server.connect()) for _ in range(3))
         idle.sendall(request("GET", "/apisix/admin/ssls"))
         assert answer(idle)[0] == 200  # and it stays, as a keep-alive client does
         halfway.sendall(request("GET", "/apisix/admin/ssls")[:30])
-        slow.sendall(request("PUT", "/apisix/admin/upstreams/1", "Content-Length: 50\r\n") + b"{")
-        silent.sendall(b"")
         code, out, err = server.end(number)
     assert (code, err) == (0, "")
     assert [json.loads(line)["event"] for line in out.splitlines()] == ["ready"]
+
+
+def test_a_body_that_does_not_come_does_not_hold_the_end_up(server: Server) -> None:
+    with server.connect() as sock:
+        sock.sendall(request("PUT", "/apisix/admin/upstreams/1", "Content-Length: 50\r\n") + b"{")
+        code, _, _ = server.end(signal.SIGTERM)
+    assert code == 0
 
 
 def test_a_second_signal_does_no_harm(server: Server) -> None:
@@ -211,14 +217,14 @@ def test_the_limit_is_exact(shared: Server, over: int, code: set[int], chunked: 
     "raw",
     [
         b"GET /apisix/admin/ssls/\xff HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /apisix/admin/ssls HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"GET /apisix/admin/ssls HTTP/1.1\r\nX: no host\r\n\r\n",
         b"PUT /apisix/admin/ssls HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"PUT /apisix/admin/ssls HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"\r\n\r\n nonsense\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_a_400_at_most(shared: Server, raw: bytes) -> None:
+def test_what_is_no_http_is_a_400(shared: Server, raw: bytes) -> None:
     with shared.connect() as sock:
         sock.sendall(raw)
         assert sock.recv(65_536).startswith(b"HTTP/1.1 400 ")

@@ -3,8 +3,9 @@
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 
 import trio
 
@@ -66,7 +67,7 @@ class Peer:
                 return self.sock.recv(CHUNK)
 
     async def read(self, size: int) -> bytes:
-        """Exactly that many bytes, fewer only at the end."""
+        """At least that many bytes, fewer only at the end."""
         data = bytearray()
         while len(data) < size and (more := await self.receive()):
             data += more
@@ -209,3 +210,31 @@ def deaf_server() -> Iterator[tuple[str, int]]:
             with suppress(BlockingIOError):
                 sock.connect(address)
         yield address
+
+
+@dataclass
+class GameServer:
+    """Echoes what it gets, and remembers all of it."""
+
+    port: int
+    heard: list[bytearray] = field(default_factory=list)  # one per connection
+
+
+@asynccontextmanager
+async def game_server(host: str = "127.0.0.1") -> AsyncIterator[GameServer]:
+    """A server on loopback, for as long as the block lasts."""
+    async with trio.open_nursery() as nursery:
+        (listening,) = await trio.open_tcp_listeners(0, host=host)
+        server = GameServer(listening.socket.getsockname()[1])
+
+        async def echo(stream: trio.SocketStream) -> None:
+            heard = bytearray()
+            server.heard.append(heard)
+            with suppress(trio.BrokenResourceError):  # a player who resets
+                async for data in stream:
+                    heard += data
+                    await stream.send_all(data)
+
+        nursery.start_soon(trio.serve_listeners, echo, [listening])
+        yield server
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,164 @@
+"""A whole data plane in one process, without a store: listener, sessions, relay, and what they log and count."""
+
+import json
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import structlog
+import trio
+
+from sniproxy.errors import CloseReason
+from sniproxy.keyring import Keyring
+from sniproxy.listener import accept_forever, bind, listen
+from sniproxy.logs import Log
+from sniproxy.metrics import Metrics
+from sniproxy.relay import Relay
+from sniproxy.relay.trio_relay import open_trio_relay
+from sniproxy.session import Worker, serve
+from sniproxy.settings import Listener, Proxy
+from sniproxy.snapshot import Snapshot
+from sniproxy.store import Entry
+from tests.support.certificates import NAME, pair
+from tests.support.peers import Peer
+
+PREFIX = "/apisix"
+KEY = "A" * 43 + "="  # base64 of 32 bytes
+
+Objects = Mapping[str, Mapping[str, Any]]  # by key without the prefix, such as "ssls/1"
+
+
+class Lines:
+    """A logger's last processor: keeps every line, and lets a test wait for those of sessions."""
+
+    def __init__(self) -> None:
+        self.all: list[dict[str, Any]] = []
+        self._put, self._take = trio.open_memory_channel[dict[str, Any]](1000)
+
+    def __call__(
+        self, _logger: Any, _method: str, line: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        self.all.append(dict(line))
+        if line["event"] == "session":
+            self._put.send_nowait(dict(line))
+        raise structlog.DropEvent
+
+    async def next(self) -> dict[str, Any]:
+        """The next session's line."""
+        return await self._take.receive()
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """The lines of all sessions so far."""
+        return [line for line in self.all if line["event"] == "session"]
+
+
+def open_lines() -> tuple[Log, Lines]:
+    """A logger and what it was given."""
+    lines = Lines()
+    log: Log = structlog.wrap_logger(
+        None,
+        processors=[structlog.processors.add_log_level, lines],
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+    )
+    return log, lines
+
+
+def fill(objects: Objects) -> Snapshot:
+    """A snapshot of objects that are all sound."""
+    snapshot = Snapshot(PREFIX, Keyring([KEY]))
+    broken = snapshot.apply(
+        Entry(f"{PREFIX}/{key}", json.dumps(value).encode(), revision, revision)
+        for revision, (key, value) in enumerate(objects.items(), 1)
+    )
+    assert not broken, broken
+    return snapshot
+
+
+def route(port: int | None, *, host: str = "127.0.0.1", **members: Any) -> dict[str, Any]:
+    """A stream_route to one node; None: without an upstream."""
+    upstream = {} if port is None else {"upstream": {"nodes": {f"{host}:{port}": 1}}}
+    return {**upstream, **members}
+
+
+def certificate(name: str = NAME, **members: Any) -> dict[str, Any]:
+    """An ssl object for that name."""
+    chain, key = pair(name)
+    return {"cert": chain, "key": key, "sni": name, **members}
+
+
+@dataclass
+class Gateway:
+    """What a test sees of it."""
+
+    worker: Worker
+    lines: Lines
+    address: tuple[str, int]
+    nursery: trio.Nursery = field(repr=False)
+
+    def dial(self, host: str | None = None) -> Peer:
+        """A player who has connected and said nothing."""
+        sock = socket.create_connection((host or self.address[0], self.address[1]))
+        sock.setblocking(False)
+        return Peer(sock)
+
+    def closed(self) -> dict[str, int]:
+        """Sessions that were counted as ended, by reason."""
+        counts = {
+            reason.value: self._sample("sessions_closed_total", reason=reason.value)
+            for reason in CloseReason
+        }
+        return {reason: count for reason, count in counts.items() if count}
+
+    def counted(self) -> dict[str, int]:
+        """The counters that every session moves."""
+        return {
+            "opened": self._sample("sessions_opened_total"),
+            "active": self._sample("sessions_active"),
+            "in": self._sample("bytes_to_upstream_total"),
+            "out": self._sample("bytes_to_client_total"),
+        }
+
+    def _sample(self, name: str, **labels: str) -> int:
+        value = self.worker.metrics.registry.get_sample_value(f"sniproxy_{name}", labels)
+        assert value is not None
+        return int(value)
+
+
+@asynccontextmanager
+async def open_gateway(
+    listener: Listener | None = None,
+    objects: Objects | None = None,
+    *,
+    relay: Relay | None = None,
+    log: Log | None = None,
+    **settings: Any,
+) -> AsyncIterator[Gateway]:
+    """Serves until the block is left, which ends its sessions as a shutdown does."""
+    listener = listener or Listener(address="127.0.0.1:0", tls=True, tls_passthrough=True)
+    captured, lines = open_lines()
+    listening = bind(listener.address, "proxy.listeners.0.address")
+    with listening:
+        listen(listening, "proxy.listeners.0.address", backlog=100)
+        async with (
+            open_trio_relay(buffer_size=64 * 1024) as trio_relay,
+            trio.open_nursery() as nursery,
+        ):
+            worker = Worker(
+                Proxy(**settings),
+                fill(objects or {}),
+                relay or trio_relay,
+                Metrics(),
+                log or captured,
+            )
+
+            def on_accept(sock: socket.socket, peer: object) -> None:
+                nursery.start_soon(serve, worker, listener, sock, peer)
+
+            accept = partial(accept_forever, batch=64, metrics=worker.metrics, log=worker.log)
+            nursery.start_soon(accept, listening, on_accept)
+            yield Gateway(worker, lines, listening.getsockname()[:2], nursery)
+            nursery.cancel_scope.cancel()
