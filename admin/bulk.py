@@ -25,7 +25,6 @@ from sniproxy.objects import KINDS, Kind
 from sniproxy.objects.secrets import map_secrets
 
 TIMES = ("create_time", "update_time")
-ORDER = ("ssls", "upstreams", "services", "stream_routes")  # what is referred to comes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ def read_items(text: str) -> list[Item]:
     for collection in data:
         if collection not in KINDS:
             raise ObjectRefused(f"{collection}: unknown; expected {', '.join(KINDS)}")
-    items = [item for collection in ORDER for item in _items_of(KINDS[collection], data)]
+    items = [item for kind in KINDS.values() for item in _items_of(kind, data)]
     seen: set[tuple[str, str]] = set()
     for item in items:
         name = (item.kind.collection, item.object_id)
@@ -141,7 +140,10 @@ async def dump(source: Destination) -> str:
 
 
 def _without_times(value: dict[str, Any]) -> dict[str, Any]:
-    return {member: content for member, content in value.items() if member not in TIMES}
+    """Times are the destination's to set, those of an inline upstream too."""
+    kept = {member: content for member, content in value.items() if member not in TIMES}
+    upstream = kept.get("upstream")
+    return kept | {"upstream": _without_times(upstream)} if isinstance(upstream, dict) else kept
 
 
 class StoreDestination:

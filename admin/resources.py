@@ -118,7 +118,7 @@ class Resources:
             if old is None:
                 raise NotFound
             clear = reveal(kind.collection, object_id, old, self.keyring)
-            merged = merge_at(clear, steps, change) if steps else merge(clear, change)
+            merged = merge_at(clear, steps, change) if steps else merge(clear, change or clear)
             if not is_id(merged.get("id"), object_id):
                 raise ObjectRefused(f"wrong {kind.title} id")
             timed = "update_time" in change if not steps else steps == ["update_time"]

@@ -132,7 +132,11 @@ def prepare(stack: Stack, game_port: int, authority: trustme.CA) -> None:
 def run(plan: Plan, folder: Path) -> tuple[Tally, float]:
     """One run on SQLite; AssertionError when anything was lost or left. Returns the proxy's CPU seconds too."""
     authority = trustme.CA()
-    with echo_process() as game_port, stores("sqlite", folder) as (store, _), Stack(folder / "stack", store) as stack:
+    with (
+        echo_process() as game_port,
+        stores("sqlite", folder) as (store, _),
+        Stack(folder / "stack", store) as stack,
+    ):
         prepare(stack, game_port, authority)
         warm_up = Plan(sessions=20, seconds=0.2, rate=10, size=plan.size)
         for _ in retry_until(10, "both names in force"):

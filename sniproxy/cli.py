@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 failed while running, 2 refused before anything was done (a setting, a file, a port).
 """
 
-import signal
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -151,9 +150,7 @@ async def _apply(items: Any, destination: Destination) -> None:
 
 
 async def _dump(destination: Destination) -> None:
-    text = await dump(destination)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `sniproxy dump | head` ends quietly
-    click.echo(text, nl=False)
+    click.echo(await dump(destination), nl=False)
 
 
 async def _with_destination(

@@ -49,7 +49,8 @@ def listen(sock: socket.socket, setting: str, *, backlog: int) -> None:
         sock.listen(backlog)
     except OSError as error:
         host, port = sock.getsockname()[:2]
-        raise SettingsError(f"{setting}: {_why(error, f'{host}:{port}', port)}") from None
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise SettingsError(f"{setting}: {_why(error, address, port)}") from None
 
 
 def _why(error: OSError, address: str, port: int) -> str:

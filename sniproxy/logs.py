@@ -1,4 +1,7 @@
-"""The log: one JSON object per line on a stream, for whoever collects it."""
+"""The log: one JSON object per line on a stream, for whoever collects it.
+
+A stream that takes no more (its reader is gone, the disk is full) costs lines, which are counted, and never a session.
+"""
 
 import json
 import sys
@@ -9,10 +12,33 @@ import structlog
 Log = structlog.typing.FilteringBoundLogger
 
 
+class _Lines:
+    """Writes lines, and counts those that the stream did not take."""
+
+    dropped = 0  # by this process
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, line: str) -> None:
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            _Lines.dropped += 1
+
+    info = warning = error = critical = write
+
+
+def dropped_lines() -> int:
+    """Lines of this process that nobody will read."""
+    return _Lines.dropped
+
+
 def open_log(component: str, stream: TextIO | None = None) -> Log:
     """A logger that names its component in every line. JSON escapes what a client may have put into a value."""
     log: Log = structlog.wrap_logger(
-        structlog.PrintLogger(stream or sys.stdout),
+        _Lines(stream or sys.stdout),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),

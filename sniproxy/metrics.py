@@ -4,6 +4,7 @@ import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from sniproxy.errors import CloseReason
+from sniproxy.logs import dropped_lines
 
 
 class Metrics:
@@ -40,6 +41,11 @@ class Metrics:
             "Times that accepting paused because descriptors or memory ran out",
             registry=self.registry,
         )
+        Gauge(
+            "sniproxy_log_lines_dropped",
+            "Log lines that the stream did not take",
+            registry=self.registry,
+        ).set_function(dropped_lines)
         self.config_revision = Gauge(
             "sniproxy_config_revision", "Store revision in force", registry=self.registry
         )

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from shlex import quote
 from string import Template
 from typing import Any
 
@@ -112,16 +113,19 @@ class Quickstart:
         return settings
 
     def _own_settings(self, given: Settings) -> dict[str, Any]:
-        own: dict[str, Any] = {
+        """What quickstart decides itself. Its key stands beside those of the operator's own settings."""
+        if not self._key_file.exists():
+            _write_private(self._key_file, new_admin_key() + "\n")
+        keys = [key.model_dump() for key in given.admin.keys]
+        return {
             "store": f"sqlite://{self._dir / 'config.db'}",
             "state_dir": str(self._dir),
+            "admin": {"keys": [*keys, {"name": "quickstart", "key": self._key}]},
         }
-        if not given.admin.keys:
-            if not self._key_file.exists():
-                _write_private(self._key_file, new_admin_key() + "\n")
-            key = self._key_file.read_text().strip()
-            own["admin"] = {"keys": [{"name": "quickstart", "key": key}]}
-        return own
+
+    @property
+    def _key(self) -> str:
+        return self._key_file.read_text().strip()
 
     def _check_ports(self) -> None:
         """A port that is taken is known before anything was started."""
@@ -187,9 +191,8 @@ class Quickstart:
         """What an operator would do with curl."""
         address = _reachable(self._settings.admin.address)
         await self._ready(f"http://{address}/apisix/admin/ssls")
-        key = self._settings.admin.keys[0].key
         async with httpx.AsyncClient(
-            base_url=f"http://{address}/apisix/admin", headers={"X-API-KEY": key}, timeout=5
+            base_url=f"http://{address}/apisix/admin", headers={"X-API-KEY": self._key}, timeout=5
         ) as client:
             for game in self._games:
                 route: dict[str, Any] = {
@@ -210,11 +213,10 @@ class Quickstart:
 
     def _welcome(self) -> str:
         first, _, passed = self._games
-        kept = self._key_file.exists()
         return _Page(files("sniproxy").joinpath("welcome.txt").read_text()).substitute(
             listener=_reachable(self._settings.proxy.listeners[0].address),
             admin=_reachable(self._settings.admin.address),
-            key=f"$(cat {self._key_file})" if kept else self._settings.admin.keys[0].name,
+            key=f"$(cat {quote(str(self._key_file))})",
             first_sni=first.sni,
             first_name=first.name,
             first_port=first.port,

@@ -1,6 +1,6 @@
 """From a route's upstream to a connected socket: pick a node, look its name up, connect, else the next node.
 
-Every attempt has a deadline of its own (name lookup included); `retry_timeout` bounds them all together.
+Every attempt has a deadline of its own (name lookup included); after `retry_timeout` no new one begins.
 """
 
 import errno
@@ -40,7 +40,7 @@ async def reach(
     failures: list[SessionEnded] = []
     tried: set[int] = set()
     give_up = trio.current_time() + (target.retry_timeout or float("inf"))
-    while len(tried) <= target.retries and (not tried or trio.current_time() < give_up):
+    while len(tried) <= target.retries and trio.current_time() < give_up:
         node = target.balancer.pick(tried)
         if node is None:
             break

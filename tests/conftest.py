@@ -3,8 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.peers import deaf_server
+
+# How long one example takes says more about the machine than about the code.
+settings.register_profile("sniproxy", deadline=None)
+settings.load_profile("sniproxy")
 
 
 @pytest.fixture

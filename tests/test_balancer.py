@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sniproxy.balancer import RoundRobin
@@ -41,7 +41,6 @@ def test_the_sequence(weights: dict[str, int], expected: str) -> None:
     assert balancer.size == sum(weight > 0 for weight in weights.values())
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=6), st.integers(1, 3))
 def test_shares_are_exact_over_the_sum_of_weights(weights: list[int], rounds: int) -> None:
     made = [Node(host=f"n{index}", weight=weight) for index, weight in enumerate(weights)]
@@ -52,7 +51,6 @@ def test_shares_are_exact_over_the_sum_of_weights(weights: list[int], rounds: in
         assert picked == +Counter({node.host: node.weight for node in made})
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.lists(st.booleans(), max_size=60))
 def test_every_node_is_tried_once_and_no_more(weights: list[int], retried: list[bool]) -> None:
     """Whatever sessions came before and whether their first node answered."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sniproxy.logs import open_log
+from sniproxy.logs import dropped_lines, open_log
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -58,3 +58,21 @@ def test_an_exception_comes_with_its_traceback() -> None:
 def test_without_a_stream_it_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     open_log("worker").info("ready")
     assert json.loads(capsys.readouterr().out)["event"] == "ready"
+
+
+class FullDisk(io.StringIO):
+    """A stream that takes nothing."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("stream", [FullDisk(), io.StringIO()])
+def test_a_stream_that_takes_no_more_costs_lines_and_nothing_else(stream: io.StringIO) -> None:
+    if not isinstance(stream, FullDisk):
+        stream.close()
+    before = dropped_lines()
+    log = open_log("worker", stream)
+    log.info("session")
+    log.warning("session")
+    assert dropped_lines() == before + 2

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.admin.processes import PATIENCE, SNIPROXY, environment
-from tests.support.stack import free_ports
+from tests.support.ports import free_ports, free_run
 
 STOP = 2.0  # seconds from Ctrl-C until everything has ended: the promise of the quickstart
 SLACK = 1.0  # seconds more for this test to find the processors of a busy machine
@@ -30,7 +30,7 @@ class Quickstart:
         self.data = folder / "data"
         self.output = folder / "output"
         self.listener, self.second, self.admin, self.status = free_ports(4)
-        self.games = three_in_a_row()
+        self.games = free_run(3)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -107,18 +107,6 @@ class Quickstart:
         return code
 
 
-def three_in_a_row() -> int:
-    """The first of three ports that were free a moment ago."""
-    while True:
-        (first,) = free_ports(1)
-        try:
-            for port in range(first, first + 3):
-                socket.create_server(("127.0.0.1", port)).close()
-        except (OSError, OverflowError):
-            continue
-        return first
-
-
 @pytest.fixture
 def quickstart(tmp_path: Path) -> Iterator[Quickstart]:
     """Whatever a test does, nothing of it runs on."""
@@ -161,6 +149,7 @@ def test_it_comes_up_and_ends_and_comes_up_again(quickstart: Quickstart) -> None
     assert httpx.get(f"http://127.0.0.1:{quickstart.status}/readyz").status_code == 200
 
     assert quickstart.end(signal.SIGINT) == 0
+    assert '"event": "stopping", "signal": "SIGTERM"' in quickstart.output.read_text()
 
     quickstart.start()
     quickstart.until_up()

@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sniproxy.objects import StreamRoute
@@ -240,7 +240,6 @@ def naive(definitions: Iterable[Definition], came: Arrival) -> tuple[str, str] |
     return min(found)[2] if found else None
 
 
-@settings(deadline=None)
 @given(st.data(), DEFINITIONS, st.lists(ARRIVALS, min_size=1, max_size=10))
 def test_any_history_gives_the_answers_of_the_naive_router(
     data: st.DataObject, definitions: dict[str, dict[str, Any]], arrivals: list[Arrival]

@@ -339,7 +339,7 @@ def answers(snapshot: Snapshot) -> list[str | None]:
     return routes + [ssl_id(snapshot, name) for name in names]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(WRITES, st.sampled_from(["seen", "missed", "listed"])), max_size=25))
 def test_any_history_gives_the_answers_of_a_fresh_snapshot(
     steps: list[tuple[tuple[str, Any], str]],
@@ -387,7 +387,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([*KINDS]),
     st.dictionaries(st.sampled_from(MEMBERS), JSON, max_size=4),

@@ -1,7 +1,8 @@
 """The status port over real sockets: what it answers, and to whom it does not listen long."""
 
+import errno
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,11 +28,25 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "trio", {"clock": MockClock(autojump_threshold=0.01)}
 
 
+class Listening(socket.socket):
+    """A listener whose accept fails with each of `failures` before it works."""
+
+    failures: Sequence[OSError] = ()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As the kernel would."""
+        if self.failures:
+            first, *self.failures = self.failures
+            raise first
+        return super().accept()
+
+
 class Port:
     """A status port."""
 
-    def __init__(self, address: tuple[str, int], metrics: Metrics, status: Status) -> None:
-        self.address = address
+    def __init__(self, listening: "Listening", metrics: Metrics, status: Status) -> None:
+        self.listening = listening
+        self.address: tuple[str, int] = listening.getsockname()
         self.metrics = metrics
         self.status = status
 
@@ -53,11 +68,13 @@ async def open_port() -> AsyncIterator[Port]:
     """A status port that serves until the block is left."""
     metrics = Metrics()
     status = Status(metrics.registry)
-    with trio.fail_after(DEADLINE), socket.create_server(("127.0.0.1", 0)) as listening:
+    with trio.fail_after(DEADLINE), Listening() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(100)
         listening.setblocking(False)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve_status, listening, status)
-            yield Port(listening.getsockname(), metrics, status)
+            yield Port(listening, metrics, status)
             nursery.cancel_scope.cancel()
 
 
@@ -186,3 +203,11 @@ async def test_more_clients_than_are_served_at_once_wait_for_their_turn() -> Non
         for client in silent:
             client.close()
     assert answer.status_code == 200
+
+
+async def test_a_failing_accept_is_tried_again_and_takes_nobodys_place() -> None:
+    """Out of descriptors, or gone again before it was let in."""
+    async with open_port() as port:
+        codes = [errno.EMFILE, errno.ECONNABORTED] * MAX_CLIENTS
+        port.listening.failures = [OSError(code, "") for code in codes]
+        assert (await port.ask("GET", "/livez", timeout=60)).status_code == 200

@@ -263,3 +263,15 @@ async def test_a_session_that_is_given_up_leaves_nothing(deaf: tuple[str, int]) 
         await attempt(target(node(deaf[1])))
     assert scope.cancelled_caught
     assert _open_files() == before
+
+
+@pytest.mark.parametrize("scheme", ["tls", "udp", "kafka"])
+async def test_a_scheme_that_is_not_spoken_is_never_plain_tcp(alive: int, scheme: str) -> None:
+    reason, detail, _ = await failure(target(node(alive), scheme=scheme))
+    assert reason is CloseReason.NO_UPSTREAM
+    assert scheme in detail
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "grpc", "grpcs", "tcp"])
+async def test_the_other_schemes_mean_tcp_as_they_do_in_apisix(alive: int, scheme: str) -> None:
+    assert (await attempt(target(node(alive), scheme=scheme))).attempts == 1

@@ -43,9 +43,9 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.collection: kind
     for kind in (
+        Kind("ssls", "ssl", Ssl),
         Kind("upstreams", "upstream", Upstream),
         Kind("services", "service", Service),
-        Kind("ssls", "ssl", Ssl),
         Kind("stream_routes", "stream route", StreamRoute),
     )
 }

@@ -16,7 +16,7 @@ KNOWN_PLUGINS: frozenset[str] = frozenset()
 class Strict(BaseModel):
     """An object as JSON gives it: no coercion, no unknown members, never changed after it was read."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Lenient(Strict):

@@ -7,7 +7,8 @@ which take the implementation as a parameter.
 - Order: bytes leave in the order in which they came, each exactly once.
 - Half-close: EOF from one side becomes a write shutdown (with TLS: close_notify first) towards the other, whose bytes go on
   flowing. The session is over when both sides have ended, or when one has and nothing moved for `half_close_timeout`.
-- Reset: a reset by one side ends the session at once and reaches the other as a reset.
+- Reset: a reset by one side ends the session and reaches the other as a reset: at once, or, while that side's bytes wait
+  because the other takes none, as soon as they are taken.
 - Back-pressure: while one side does not read, nothing more is read for it from the other; what is in hand per direction is
   bounded by the relay's buffer (TLS adds one buffer).
 - Idle: with no byte in either direction for `idle_timeout` seconds, or up to two seconds more, the session is over.

@@ -21,7 +21,7 @@ from sniproxy.errors import CloseReason
 from sniproxy.relay import Flow, Outcome, Terminated
 from sniproxy.relay.deadlines import Deadlines
 from sniproxy.relay.sockets import Lost, close, receive_into, send_all, shut_writing
-from sniproxy.relay.trio_tls import TrioTls, server_context
+from sniproxy.relay.trio_tls import TrioTls, cause_of, server_context
 from sniproxy.tls import ServerTls
 
 TICK = 1.0  # seconds between two looks at the idle deadlines
@@ -121,7 +121,7 @@ class _Link:
         except Lost as lost:
             self._lost(lost)
         except ssl.SSLError as error:
-            self._abort(CloseReason.TLS_ERROR, error.reason or str(error))
+            self._abort(CloseReason.TLS_ERROR, cause_of(error))
         except trio.Cancelled:
             self._abort(CloseReason.SHUTDOWN)
             raise
@@ -197,12 +197,12 @@ async def _decrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) ->
     """The client's bytes, in clear, to the upstream; its end as a write shutdown."""
     while (data := tls.read()) != b"":
         if data is None:
+            await tls.answer()
             await tls.fetch(buffer)
         else:
             await send_all(flow.upstream, data)
             link.to_upstream += len(data)
             link.last_active = trio.current_time()
-        await tls.answer()
     shut_writing(flow.upstream)
 
 

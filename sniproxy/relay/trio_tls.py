@@ -32,10 +32,18 @@ _contexts: WeakKeyDictionary[ServerTls, ssl.SSLContext] = WeakKeyDictionary()
 
 
 def server_context(server_tls: ServerTls) -> ssl.SSLContext:
-    """The OpenSSL context of an ssl object, made at its first handshake and kept as long as the object is."""
+    """The OpenSSL context of an ssl object, made at its first handshake and kept as long as the object is.
+
+    SessionEnded NO_CERTIFICATE when OpenSSL does not take the object's certificate and key.
+    """
     context = _contexts.get(server_tls)
     if context is None:
-        context = _contexts[server_tls] = _make_context(server_tls)
+        try:
+            context = _contexts[server_tls] = _make_context(server_tls)
+        except ssl.SSLError as error:  # such as a key that is too short for its policy
+            raise SessionEnded(
+                CloseReason.NO_CERTIFICATE, f"OpenSSL refuses it: {cause_of(error)}"
+            ) from None
     return context
 
 
@@ -109,7 +117,7 @@ class TrioTls:
         except ssl.SSLError as error:
             with suppress(Lost):
                 await self._flush()
-            raise SessionEnded(CloseReason.HANDSHAKE_FAILED, _cause(error)) from None
+            raise SessionEnded(CloseReason.HANDSHAKE_FAILED, cause_of(error)) from None
         except Lost as lost:
             raise SessionEnded(CloseReason.HANDSHAKE_FAILED, lost.cause) from None
         self.version = self._object.version() or ""
@@ -188,6 +196,6 @@ class TrioTls:
                 await send_all(self._sock, data)
 
 
-def _cause(error: ssl.SSLError) -> str:
+def cause_of(error: ssl.SSLError) -> str:
     """OpenSSL's words for it, such as "tlsv1 alert unknown ca"."""
     return (error.reason or error.strerror or type(error).__name__).replace("_", " ").lower()

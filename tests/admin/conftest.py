@@ -10,7 +10,7 @@ from sniproxy.settings import Settings
 from sniproxy.store import Store
 from sniproxy.store.opening import open_store
 from sniproxy.store.sqlite import SqliteStore
-from tests.admin.gateway import KEYS, SECRET, Gateway
+from tests.admin.gateway import Gateway, settings_on
 from tests.support.etcd import EtcdServer, etcd_version, find_etcd_binaries
 from tests.support.stores import Clock
 
@@ -86,10 +86,3 @@ async def any_gateway(
     store = open_store(settings)
     yield Gateway(settings, store)
     await store.aclose()
-
-
-def settings_on(url: str) -> Settings:
-    """Settings as a file would give them."""
-    return Settings.model_validate(
-        {"store": url, "admin": {"keys": KEYS}, "encryption": {"keyring": [SECRET]}}
-    )

@@ -143,6 +143,13 @@ class Doubtful:
             raise StoreUnavailable("http://127.0.0.1:2379: connection refused")
 
 
+def settings_on(url: str) -> Settings:
+    """Settings as a file would give them."""
+    return Settings.model_validate(
+        {"store": url, "admin": {"keys": KEYS}, "encryption": {"keyring": [SECRET]}}
+    )
+
+
 def ssl_object(name: str = "play.example.com", **members: Any) -> dict[str, Any]:
     """A certificate and its key; members that are None are left out."""
     cert, key = pair(name)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mutabl
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 import trio.testing
 from starlette.requests import Request
@@ -17,6 +18,22 @@ pytestmark = pytest.mark.anyio
 
 LIMIT = 100
 Message = MutableMapping[str, Any]
+
+
+class Streamed(httpx.AsyncByteStream):
+    """A body of unknown length. (Not a generator: nobody would close it when it is not read to its end.)"""
+
+    def __init__(self, raw: bytes) -> None:
+        self._rest = iter([raw[at : at + 65_536] for at in range(0, len(raw), 65_536)])
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = next(self._rest, None)
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
 
 
 async def silence() -> Message:
@@ -232,13 +249,15 @@ async def test_413_at_the_limit_of_the_settings(
     raw = json.dumps({"nodes": NODES}).encode()
     raw += b" " * (settings.admin.max_body - len(raw) + over)
 
-    async def streamed() -> AsyncIterator[bytes]:
-        for at in range(0, len(raw), 65_536):
-            yield raw[at : at + 65_536]
-
+    request = httpx.Request(
+        "PUT",
+        "http://admin/admin/upstreams/1",
+        headers={"X-API-KEY": ADMIN_KEY},
+        **({"content": raw} if announced else {"stream": Streamed(raw)}),
+    )
+    assert ("content-length" in request.headers) is announced
     async with gateway.client() as client:
-        answer = await client.put("/upstreams/1", content=raw if announced else streamed())
-    assert ("content-length" in answer.request.headers) is announced
+        answer = await client.send(request)
     assert answer.status_code == code
     if code == 413:
         assert answer.json() == {"error_msg": "the request body is larger than 1572864 bytes"}

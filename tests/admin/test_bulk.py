@@ -15,7 +15,6 @@ from sniproxy.errors import ObjectRefused, StoreUnavailable
 from sniproxy.settings import Settings
 from sniproxy.store import Store
 from sniproxy.store.sqlite import SqliteStore
-from tests.admin.conftest import settings_on
 from tests.admin.gateway import (
     ADMIN_KEY,
     BASE,
@@ -27,6 +26,7 @@ from tests.admin.gateway import (
     client_ssl,
     inline_tls,
     key_lines,
+    settings_on,
     ssl_object,
 )
 from tests.support.certificates import pair
@@ -146,11 +146,15 @@ def test_files_that_are_refused(text: str, why: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("form", ["ssls: [{{id: 1, key: '{0}}}]", "key: {0}", "a: [{0}", "{0}"])
+@pytest.mark.parametrize(
+    "form", ["ssls: [{{id: 1, key: '{0}}}]", "key: {0}", "a: [{0}", "{0}", "a: {1}: b"]
+)
 def test_a_refused_file_is_not_quoted(form: str) -> None:
     with pytest.raises(ObjectRefused) as caught:
-        read_items(form.format(KEY))
-    assert not any(line in str(caught.value) for line in key_lines("play.example.com"))
+        read_items(form.format(KEY, KEY.splitlines()[1]))
+    for line in key_lines("play.example.com"):
+        pieces = (line[start : start + 20] for start in range(len(line) - 19))
+        assert not any(piece in str(caught.value) for piece in pieces)
 
 
 # -- all or nothing
@@ -348,6 +352,8 @@ async def test_an_api_that_cannot_be_reached_is_named(base: str, why: str) -> No
                         headers={"X-API-VERSION": "v3"}), "HTTP 401: wrong apikey"),
         (httpx.Response(503, json={"error_msg": "no etcd"}, headers={"X-API-VERSION": "v3"}),
          "HTTP 503: no etcd"),
+        (httpx.Response(503, text="<html>", headers={"X-API-VERSION": "v3"}),
+         "HTTP 503: no reason given"),
         (httpx.Response(503, json=[], headers={"X-API-VERSION": "v3"}),
          "HTTP 503: no reason given"),
     ],

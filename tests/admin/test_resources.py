@@ -162,7 +162,7 @@ async def test_an_id_keeps_its_type(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize(
     ("path", "change"),
-    [("", {"id": "2"}), ("", {"id": None}), ("", {}), ("/id", "2"), ("/id", None)],
+    [("", {"id": "2"}), ("", {"id": None}), ("/id", "2"), ("/id", None)],
 )
 @pytest.mark.parametrize("object_id", ["1", "None"])
 async def test_patch_does_not_change_an_id(
@@ -172,6 +172,13 @@ async def test_patch_does_not_change_an_id(
     why = await gateway.refusal("PATCH", f"/upstreams/{object_id}{path}", change)
     assert why == "wrong upstream id"
     assert (await gateway.ask("GET", f"/upstreams/{object_id}"))[1]["value"] == before
+
+
+async def test_an_empty_patch_changes_the_update_time_at_most(gateway: Gateway) -> None:
+    before = await gateway.put("/upstreams/1", UPSTREAM)
+    code, answer = await gateway.ask("PATCH", "/upstreams/1", {})
+    assert code == 200
+    assert answer["value"] | {"update_time": before["update_time"]} == before
 
 
 async def test_post_leaves_nothing_of_an_object_that_is_refused(gateway: Gateway) -> None:
@@ -377,3 +384,16 @@ async def test_what_is_deleted_meanwhile_is_not_made_anew_by_patch(
     doubtful.before_put = store.delete
     assert await gateway.ask("PATCH", "/upstreams/1", {"desc": "x"}) == NOT_FOUND
     assert await gateway.keys() == []
+
+
+async def test_of_two_who_delete_at_once_one_finds_nothing(
+    settings: Settings, store: Store
+) -> None:
+    class Late(Doubtful):
+        async def delete(self, key: str, *, expect: int | None = None) -> int | None:
+            await self.real.delete(key)
+            return await self.real.delete(key)
+
+    gateway = Gateway(settings, Late(store))
+    await gateway.put("/upstreams/1", UPSTREAM)
+    assert await gateway.ask("DELETE", "/upstreams/1") == NOT_FOUND

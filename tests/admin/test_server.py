@@ -12,7 +12,7 @@ import pytest
 
 from tests.admin.gateway import ADMIN_KEY, KEYS, NODES, ssl_object
 from tests.admin.processes import PATIENCE, Process, start, wait_http
-from tests.support.stack import free_ports
+from tests.support.ports import free_ports
 
 MAX_BODY = 10_000
 HEAD = (

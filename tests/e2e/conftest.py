@@ -8,7 +8,8 @@ import pytest
 import trustme
 
 from tests.support.players import Game
-from tests.support.stack import Stack, free_ports, stores
+from tests.support.ports import free_ports
+from tests.support.stack import Stack, stores
 
 
 @pytest.fixture(scope="session")

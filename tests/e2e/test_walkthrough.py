@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.players import Game
-from tests.support.stack import KEY, Stack, free_ports, retry_until, stores
+from tests.support.ports import free_ports, free_run
+from tests.support.stack import KEY, Stack, retry_until, stores
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -76,8 +77,8 @@ def walk(folder: Path, key: str, ports: dict[str, int], game: str) -> None:
 @contextmanager
 def quickstart(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
     """The admin key and the ports of a running `sniproxy quickstart`."""
-    listener, admin, status, *_ = free_ports(3)
-    games = free_ports(8)[0]
+    listener, admin, status = free_ports(3)
+    games = free_run(3)
     env = {
         name: value for name, value in os.environ.items() if not name.startswith("SNIPROXY_")
     } | {

@@ -87,18 +87,21 @@ async def test_a_tls_player_that_ends_gets_its_last_answer_and_a_goodbye(
 
 
 @pytest.mark.parametrize("transport", ["TLSv1.2", "TLSv1.3"])
+@pytest.mark.parametrize("stalled", [False, True])
 async def test_the_goodbye_comes_before_the_player_has_ended(
-    implementation: Implementation, transport: Transport
+    implementation: Implementation, transport: Transport, stalled: bool
 ) -> None:
-    """Also where both directions are full of bytes: a close_notify must not cost what is still coming."""
+    """It must not cost what the player is still sending, neither what the relay has in hand nor what is to come."""
     up = bytes(range(256)) * 8192
     with trio.fail_after(DEADLINE):
         async with implementation.open(BUFFER) as relay:
-            session = await begin(relay, transport)
+            session = await begin(relay, transport, kernel_buffer=32 * 1024 if stalled else None)
             player = session.player
             assert isinstance(player, TlsPeer)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(player.send, up)
+                if stalled:
+                    await trio.testing.wait_all_tasks_blocked(0.02)
                 await session.server.send(b"only this")
                 await session.server.end()
                 assert await player.read_all() == b"only this"
@@ -146,6 +149,26 @@ async def test_a_reset_ends_the_session_and_reaches_the_other_side_as_a_reset(
     resets = {"player": CloseReason.CLIENT_RESET, "server": CloseReason.UPSTREAM_RESET}
     assert outcome.reason is resets[side]
     assert outcome.detail in ("Connection reset by peer", "Broken pipe")
+
+
+@on_every_transport
+@by_either_side
+async def test_a_sender_that_resets_is_noticed_once_its_bytes_are_taken(
+    implementation: Implementation, transport: Transport, side: str
+) -> None:
+    """At the latest: while the other side takes nothing, nobody looks at this one."""
+    with trio.fail_after(DEADLINE):
+        async with implementation.open(BUFFER) as relay:
+            session = await begin(relay, transport, kernel_buffer=32 * 1024)
+            first, second = sides(session, side)
+            await _mid_stream(second, first)
+            first.reset()
+            with pytest.raises(ConnectionResetError):
+                await second.wire.read_all()
+            outcome = await session.outcome()
+        session.close()
+    resets = {"player": CloseReason.CLIENT_RESET, "server": CloseReason.UPSTREAM_RESET}
+    assert outcome.reason is resets[side]
 
 
 @by_either_side

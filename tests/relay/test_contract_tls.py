@@ -4,6 +4,8 @@ import shutil
 import socket
 import ssl
 import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from subprocess import PIPE
@@ -206,39 +208,81 @@ async def test_what_does_not_decrypt_ends_the_session(
     assert outcome.to_upstream == 5
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
-async def test_a_player_may_change_its_keys(implementation: Implementation) -> None:
-    """KeyUpdate (RFC 8446 section 4.6.3), asked for both ways: `openssl s_client` does it on a line with a K."""
+@dataclass
+class Process:
+    """A player that is `openssl s_client`: lines with one capital letter are commands to it."""
+
+    process: trio.Process
+    server: Peer
+    session: Session
+
+    async def type(self, line: bytes) -> None:
+        """A line on its standard input."""
+        assert self.process.stdin is not None
+        await self.process.stdin.send_all(line + b"\n")
+
+    async def prints(self, words: bytes) -> None:
+        """Waits for them on its standard output."""
+        assert self.process.stdout is not None
+        await _read_until(self.process.stdout, words)
+
+    async def complains(self, words: bytes) -> None:
+        """Waits for them on its standard error."""
+        assert self.process.stderr is not None
+        await _read_until(self.process.stderr, words)
+
+
+@asynccontextmanager
+async def openssl(implementation: Implementation, version: str) -> AsyncIterator[Process]:
+    """A session of such a player, which is over when the block is left."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command")
     server_sock, upstream = tcp_pair()
     server = Peer(server_sock)
     with trio.fail_after(DEADLINE), socket.create_server(("127.0.0.1", 0)) as listening:
-        command = ["openssl", "s_client", "-tls1_3", "-connect"]
+        command = ["openssl", "s_client", version, "-connect"]
         command.append(f"127.0.0.1:{listening.getsockname()[1]}")
+        run = partial(trio.run_process, command, stdin=PIPE, stdout=PIPE, stderr=PIPE, check=False)
         async with implementation.open(BUFFER) as relay, trio.open_nursery() as nursery:
-            start = partial(
-                trio.run_process, command, stdin=PIPE, stdout=PIPE, stderr=PIPE, check=False
-            )
-            process = await nursery.start(start)
+            process = await nursery.start(run)
             await trio.lowlevel.wait_readable(listening)
             client, _ = listening.accept()
             client.setblocking(False)
             tls = await relay.accept_tls(client, server_tls(), b"")
-            # The player is that process.
             session = Session(server, server, Flow(client, upstream, b"", LONG, LONG, tls))
             session.start(relay)
-            for _ in range(3):
-                await process.stdin.send_all(b"K\n")
-                await _read_until(process.stderr, b"KEYUPDATE")
-                await process.stdin.send_all(b"under new keys\n")
-                assert await server.read(15) == b"under new keys\n"
-                await server.send(b"<and back>")
-                await _read_until(process.stdout, b"<and back>")
-            await process.stdin.send_all(b"Q\n")
-            assert await server.read_all() == b""
-            await server.end()
-            outcome = await session.outcome()
+            yield Process(process, server, session)
+            await session.outcome()
         session.close()
+
+
+async def test_a_player_may_change_its_keys(implementation: Implementation) -> None:
+    """KeyUpdate (RFC 8446 section 4.6.3), which asks us to change ours too."""
+    async with openssl(implementation, "-tls1_3") as player:
+        for _ in range(3):
+            await player.type(b"K")
+            await player.complains(b"KEYUPDATE")
+            await player.type(b"under new keys")
+            assert await player.server.read(15) == b"under new keys\n"
+            await player.server.send(b"<and back>")
+            await player.prints(b"<and back>")
+        await player.type(b"Q")
+        assert await player.server.read_all() == b""
+        await player.server.end()
+        outcome = await player.session.outcome()
     assert outcome.reason is CloseReason.CLIENT_CLOSED
+
+
+async def test_a_player_may_not_renegotiate(implementation: Implementation) -> None:
+    """It is told so, at once (RFC 5246 section 7.2.2), and what it said before has arrived."""
+    async with openssl(implementation, "-tls1_2") as player:
+        await player.type(b"before")
+        assert await player.server.read(7) == b"before\n"
+        await player.type(b"R")
+        await player.complains(b"no renegotiation")
+        outcome = await player.session.outcome()
+    assert outcome.reason is CloseReason.TLS_ERROR  # OpenSSL does not put up with it
+    assert outcome.to_upstream == 7
 
 
 async def _read_until(stream: trio.abc.ReceiveStream, words: bytes) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 import trio
 
-from tests.support.stack import free_ports
+from tests.support.ports import free_ports
 
 
 async def _echo(stream: trio.SocketStream) -> None:

@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -21,6 +20,8 @@ from typing import Any, Self
 
 import httpx
 import trustme
+
+from tests.support.ports import free_ports
 
 START_DEADLINE = 15.0  # seconds until a started etcd must be healthy
 START_TRIES = 3  # ports are chosen by binding and closing: somebody may take one in between
@@ -112,7 +113,7 @@ class EtcdServer:
         for tries_left in reversed(range(START_TRIES)):
             if fresh:
                 shutil.rmtree(self._folder / "data", ignore_errors=True)
-                self._client_port, self._peer_port = _free_port(), _free_port()
+                self._client_port, self._peer_port = free_ports(2)
             self._launch()
             if self._wait_healthy():
                 return
@@ -225,13 +226,6 @@ class EtcdServer:
                         return True
                 time.sleep(0.01)
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _is_program(path: Path) -> bool:

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,19 +15,11 @@ from typing import Any, Self
 import httpx
 
 from tests.support.etcd import EtcdServer, find_etcd_binaries
+from tests.support.ports import free_ports
 
 START_DEADLINE = 20.0  # seconds until a part must answer
 STOP_DEADLINE = 5.0  # seconds until a part that was asked to stop must be gone
 KEY = "0123456789abcdef0123456789abcdef"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in held]
-    for sock in held:
-        sock.close()
-    return ports
 
 
 class Part:
