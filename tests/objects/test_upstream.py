@@ -20,6 +20,7 @@ NODES: dict[str, Any] = {"nodes": {}}
 CERT, KEY = "c" * 128, "k" * 64
 NOT_A_NODE = "node {!r} is not host:port (an IPv6 host stands in brackets)"
 ABOVE_ZERO = "Input should be greater than 0"
+FINITE = "Input should be a finite number"
 FORBIDDEN = "additional properties forbidden, found "
 
 # As APISIX stores it: what was given, no defaults.
@@ -142,7 +143,7 @@ def test_one_source_of_nodes(value: dict[str, Any], expected: str) -> None:
         ({"timeout": {"connect": 1, "send": 1, "read": 1, "idle": 1}}, ACCEPTED),
         ({"timeout": {"connect": 1, "read": 1}}, within("timeout", text='property "send" is required')),
         ({"timeout": {"connect": 0, "send": 1, "read": 1}}, within("timeout", "connect", text=ABOVE_ZERO)),
-        ({"timeout": {"connect": float("nan"), "send": 1, "read": 1}}, within("timeout", "connect", text="Input should be a finite number")),
+        ({"timeout": {"connect": float("nan"), "send": 1, "read": 1}}, within("timeout", "connect", text=FINITE)),
         ({"timeout": 5}, within("timeout", text="Input should be a valid dictionary or instance of Timeout")),
         ({"tls": {}}, ACCEPTED),
         ({"tls": {"verify": True, "ca_certs": []}}, ACCEPTED),
