@@ -105,10 +105,10 @@ def test_an_item_knows_its_place_and_is_json() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "expected lists named ssls, upstreams, ssls, stream_routes"),
+        ("", "expected lists named ssls, upstreams, services"),
         ("[]", "expected lists named "),
         ("x", "expected lists named "),
-        ("routes: []", "routes: unknown; expected ssls, upstreams, services, ssls, stream_routes"),
+        ("routes: []", "routes: unknown; expected ssls, upstreams, services"),
         ("1: []", "1: unknown; expected "),
         ("upstreams: {id: 1}", "upstreams: expected a list"),
         ("upstreams: [[]]", "upstreams[0]: expected an object"),
