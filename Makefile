@@ -29,7 +29,9 @@ e2e: $(TESTS)
 	$(BIN)/pytest tests/e2e
 
 cover: $(TESTS)  ## which lines and branches the tests reach
-	$(BIN)/coverage run -m pytest --ignore tests/e2e
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --show-missing
 
 certs: $(RUNTIME)  ## throw-away certificates in certs/

@@ -3,6 +3,7 @@
 What the kernel says of a connected socket is translated here, once, into Lost.
 """
 
+import errno
 import os
 import socket
 import struct
@@ -96,11 +97,12 @@ def tune(sock: socket.socket, *, keepalive_idle: int) -> None:
 
 
 def shut_writing(sock: socket.socket) -> None:
-    """Sends EOF."""
+    """Sends EOF, unless the peer is gone altogether: whoever reads from it will hear how."""
     try:
         sock.shutdown(socket.SHUT_WR)
     except OSError as error:
-        raise Lost(sock, error) from None
+        if error.errno != errno.ENOTCONN:
+            raise Lost(sock, error) from None
 
 
 def close(sock: socket.socket, *, reset: bool = False) -> None:

@@ -127,14 +127,22 @@ async def test_a_reset_while_the_rest_waits_is_lost(pair: Pair) -> None:
             peer.reset()
 
 
-async def test_eof_is_sent_once_and_cannot_be_sent_to_who_has_left(pair: Pair) -> None:
+async def test_eof_is_sent_once_and_who_has_left_is_heard_of_by_reading(pair: Pair) -> None:
     sock, peer = pair
     shut_writing(sock)
     with trio.fail_after(DEADLINE):
         assert await peer.read_all() == b""
         peer.reset()
         await trio.lowlevel.wait_readable(sock)
-        with pytest.raises(Lost, match="not connected"):
+        shut_writing(sock)
+        with pytest.raises(Lost, match="reset"):
+            await receive(sock, 1)
+
+
+def test_eof_for_a_socket_that_is_none_of_ours_is_an_error() -> None:
+    with socket.socket() as sock:
+        sock.close()
+        with pytest.raises(Lost, match="Bad file descriptor"):
             shut_writing(sock)
 
 
