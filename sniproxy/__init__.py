@@ -10,6 +10,7 @@ What all parts share (imports nothing of ours but what stands above it):
 
 The pure stages (bytes, objects and `now`; no sockets, no clocks):
     client_hello    bytes -> the name that a client asks for, or why not
+    proxy_protocol  the header that a load balancer puts before a connection
     router          name and addresses -> route
     tls             name -> certificate
     balancer        upstream -> node
@@ -21,6 +22,7 @@ Doing:
     upstream        upstream -> connected socket
     metrics         counters of a worker
     config          store -> snapshot, for ever
+    first_flight    socket -> PROXY header and ClientHello, in time
     session         a connection's life, on one page
     listener        sockets, accept, backing off
     status          /livez /readyz /metrics

@@ -19,6 +19,9 @@ class CloseReason(StrEnum):
     KILLED = "killed"
     SHUTDOWN = "shutdown"
     # before the ClientHello was complete
+    PROBE = "probe"  # closed without a byte: a load balancer's health check; not logged
+    PROXY_UNTRUSTED = "proxy_untrusted"
+    PROXY_BROKEN = "proxy_broken"
     HELLO_ABANDONED = "hello_abandoned"
     HELLO_TIMEOUT = "hello_timeout"
     HELLO_NOT_TLS = "hello_not_tls"

@@ -10,18 +10,18 @@ from typing import Any
 import trio
 
 from sniproxy.accounting import Account
-from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader, HelloClass
+from sniproxy.client_hello import ClientHello
 from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.first_flight import first_flight, read_hello, read_proxy_header
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
+from sniproxy.proxy_protocol import encode_v1, encode_v2
 from sniproxy.relay import Flow, Outcome, Relay, Terminated
-from sniproxy.relay.sockets import Lost, close, receive, tune
+from sniproxy.relay.sockets import Lost, close, send_all, tune
 from sniproxy.router import Arrival, IpAddress, Match
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
 from sniproxy.upstream import reach
-
-READ_SIZE = 16 * 1024  # bytes per read while the hello comes in
 
 # A fatal alert in clear: nothing was agreed upon yet (RFC 8446 section 6, RFC 6066 section 3).
 UNRECOGNIZED_NAME = bytes((21, 3, 1, 0, 2, 2, 112))
@@ -46,10 +46,13 @@ async def serve(worker: Worker, listener: Listener, sock: socket.socket, peer: A
     handed_over = False
     try:
         tune(sock, keepalive_idle=worker.settings.keepalive_idle)
-        hello, received = await _read_hello(worker, listener, sock, account)
-        match = _route(worker, listener, sock, peer, hello, account)
+        with first_flight(worker.settings):
+            said = await read_proxy_header(worker.settings, listener, sock, peer)
+            account.client = _text(said.client)
+            hello, received = await read_hello(worker.settings, listener, sock, said)
+        match = _route(worker, sock, said.client, hello, account)
         tls = await _terminate(worker, listener, sock, match, hello, received, account)
-        flow = await _connect(worker, sock, match, received, tls, account)
+        flow = await _connect(worker, sock, said.client, match, received, tls, account)
         worker.relay.start(flow, partial(_ended, worker, account))
         handed_over = True
     except SessionEnded as end:
@@ -79,58 +82,17 @@ def refuse(
     _ended(worker, account, Outcome(reason, "", 0, 0))
 
 
-async def _read_hello(
-    worker: Worker, listener: Listener, sock: socket.socket, account: Account
-) -> tuple[ClientHello | None, bytes]:
-    """The ClientHello and every byte that was read, or (None, b"") on a listener for plain TCP."""
-    if not listener.is_tls:
-        return None, b""
-    settings = worker.settings
-    reader = ClientHelloReader(max_hello=settings.max_hello, max_raw=settings.max_hello_raw)
-    hello = None
-    try:
-        with trio.fail_after(settings.hello_timeout):
-            while hello is None:
-                data = await receive(sock, READ_SIZE)
-                if not data:
-                    raise SessionEnded(CloseReason.HELLO_ABANDONED, "closed by the client")
-                hello = reader.feed(data)
-    except trio.TooSlowError:
-        raise SessionEnded(
-            CloseReason.HELLO_TIMEOUT,
-            f"{len(reader.received)} bytes in {settings.hello_timeout:g} s",
-        ) from None
-    except BrokenHello as broken:
-        raise SessionEnded(
-            _broken(broken.hello_class), f"{broken.hello_class}: {broken.detail}"
-        ) from None
-    except Lost as lost:
-        raise SessionEnded(CloseReason.HELLO_ABANDONED, lost.cause) from None
-    account.hello_at = trio.current_time()
-    account.sni = hello.server_name
-    return hello, reader.received
-
-
-def _broken(hello_class: HelloClass) -> CloseReason:
-    if hello_class is HelloClass.TOO_LARGE:
-        return CloseReason.HELLO_TOO_LARGE
-    if hello_class.startswith("not_tls"):
-        return CloseReason.HELLO_NOT_TLS
-    return CloseReason.HELLO_BROKEN
-
-
 def _route(
     worker: Worker,
-    listener: Listener,
     sock: socket.socket,
-    peer: Any,
+    client: Any,
     hello: ClientHello | None,
     account: Account,
 ) -> Match:
+    if hello is not None:
+        account.hello_at, account.sni = trio.current_time(), hello.server_name
     server = sock.getsockname()
-    arrival = Arrival(
-        hello.server_name if hello else None, _address(peer[0]), _address(server[0]), server[1]
-    )
+    arrival = Arrival(account.sni, _address(client[0]), _address(server[0]), server[1])
     match = worker.snapshot.router.match(arrival)
     if match is None:
         raise SessionEnded(CloseReason.NO_ROUTE)
@@ -170,6 +132,7 @@ async def _terminate(
 async def _connect(
     worker: Worker,
     sock: socket.socket,
+    client: Any,
     match: Match,
     received: bytes,
     tls: Terminated | None,
@@ -185,6 +148,7 @@ async def _connect(
         connect_timeout=settings.connect_timeout,
         keepalive_idle=settings.keepalive_idle,
     )
+    await _introduce(connected.sock, target.object.proxy_protocol, sock, client, account)
     account.connected_at = trio.current_time()
     account.node, account.attempts = connected.node, connected.attempts
     return Flow(
@@ -197,6 +161,27 @@ async def _connect(
     )
 
 
+async def _introduce(
+    upstream: socket.socket, version: str | None, sock: socket.socket, client: Any, account: Account
+) -> None:
+    """Tells the game server who the player is, if its upstream asks for it."""
+    if version is None:
+        return
+    source, destination = _pair(client), _pair(sock.getsockname())
+    if version == "v1":
+        header = encode_v1(source, destination)
+    else:
+        unique = account.id.encode()
+        header = encode_v2(source, destination, authority=account.sni, unique_id=unique)
+    try:
+        await send_all(upstream, header)
+    except BaseException as error:
+        close(upstream)
+        if isinstance(error, Lost):
+            raise SessionEnded(CloseReason.UPSTREAM_RESET, error.cause) from None
+        raise
+
+
 def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
     """The one place where a session is accounted for."""
     metrics = worker.metrics
@@ -204,10 +189,16 @@ def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
     metrics.closed[outcome.reason].inc()
     metrics.bytes_to_upstream.inc(outcome.to_upstream)
     metrics.bytes_to_client.inc(outcome.to_client)
+    if outcome.reason is CloseReason.PROBE:
+        return  # every few seconds, for ever: counted and not logged
     line = account.line(
         trio.current_time(), outcome.reason, outcome.detail, outcome.to_upstream, outcome.to_client
     )
     worker.log.info("session", **line)
+
+
+def _pair(peer: Any) -> tuple[str, int]:
+    return str(_address(peer[0])), peer[1]
 
 
 def _text(peer: Any) -> str:

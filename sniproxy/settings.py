@@ -10,8 +10,9 @@ import base64
 import ipaddress
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
@@ -22,6 +23,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 from pydantic_settings import SettingsError as EnvironmentUnreadable
@@ -54,6 +56,11 @@ def split_address(address: str) -> tuple[str, int]:
 def _address(address: str) -> str:
     split_address(address)
     return address
+
+
+def _network(text: str) -> str:
+    ipaddress.ip_network(text, strict=False)
+    return text
 
 
 def _admin_key(key: str) -> str:
@@ -96,6 +103,7 @@ class Listener(Section):
     address: Address
     tls: bool = False
     tls_passthrough: bool = False
+    proxy_protocol: bool = False  # a PROXY header, v1 or v2, comes first, from proxy.trusted only
 
     @property
     def is_tls(self) -> bool:
@@ -113,6 +121,7 @@ class Proxy(Section):
     listeners: tuple[Listener, ...] = (
         Listener(address="0.0.0.0:8888", tls=True, tls_passthrough=True),
     )
+    trusted: tuple[Annotated[str, AfterValidator(_network)], ...] = ()  # who may say PROXY
     backlog: Annotated[int, Field(ge=1)] = 4096  # connections the kernel keeps for us
     accept_batch: Annotated[int, Field(ge=1)] = 64  # connections taken per turn of the loop
     max_sessions: Annotated[int, Field(ge=1)] = 20_000  # sessions at once, set-up included
@@ -127,6 +136,22 @@ class Proxy(Section):
     relay_buffer: Annotated[int, Field(ge=4 * KIB)] = 64 * KIB  # bytes, shared by all sessions
     store_retry: PositiveSeconds = 0.1 * SECOND  # first pause before asking a lost store again
     store_retry_max: PositiveSeconds = 5 * SECOND  # it doubles up to this
+
+    @model_validator(mode="after")
+    def _headers_have_a_source(self) -> Self:
+        if any(listener.proxy_protocol for listener in self.listeners) and not self.trusted:
+            raise ValueError("proxy_protocol needs proxy.trusted: the balancer's networks")
+        return self
+
+    def trusts(self, address: str) -> bool:
+        """Whether a PROXY header from this peer is believed."""
+        peer = ipaddress.ip_address(address.partition("%")[0])
+        peer = getattr(peer, "ipv4_mapped", None) or peer
+        return any(peer in network for network in self._networks)
+
+    @cached_property
+    def _networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        return tuple(ipaddress.ip_network(network, strict=False) for network in self.trusted)
 
 
 class AdminKey(Section):

@@ -13,9 +13,10 @@ MAX_LINES = 400
 # From the bottom up: a module may import what stands in its own line or above it. A package stands for its modules.
 LAYERS = (
     ("errors", "settings", "objects", "store", "keyring", "logs"),
-    ("client_hello", "router", "tls", "balancer", "accounting", "snapshot"),
+    ("client_hello", "proxy_protocol", "router", "tls", "balancer", "accounting", "snapshot"),
     ("relay", "upstream", "metrics"),
     ("config",),
+    ("first_flight",),
     ("session",),
     ("listener",),
     ("status",),

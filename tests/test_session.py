@@ -49,7 +49,6 @@ PASSED: dict[str, Any] = {"sni": NAME, "route": "1", "tls": "passthrough"}
 PASS: dict[str, Any] = {"sni": NAME, "tls_passthrough": True}
 
 CASES = [
-    Case("nothing", b"", CloseReason.HELLO_ABANDONED, "closed by the client", then="ends"),
     Case("half a hello", HELLO[:40], CloseReason.HELLO_ABANDONED, "closed", then="ends"),
     Case("reset", HELLO[:40], CloseReason.HELLO_ABANDONED, "reset by peer", then="resets"),
     Case("HTTP", b"GET / HTTP/1.1\r\n\r\n", CloseReason.HELLO_NOT_TLS, "not_tls_http: "),

@@ -52,17 +52,15 @@ async def trickle(player: Peer, data: bytes) -> None:
         await trio.sleep(1)
 
 
-@pytest.mark.parametrize(
-    ("sends", "detail"), [(b"", "0 bytes in 5 s"), (HELLO[:-1], f"{len(HELLO) - 1} bytes in 5 s")]
-)
-async def test_a_hello_that_does_not_come(sends: bytes, detail: str) -> None:
+@pytest.mark.parametrize("sends", [b"", HELLO[:-1]])
+async def test_a_hello_that_does_not_come(sends: bytes) -> None:
     async with patient() as gateway:
         player = gateway.dial()
         await player.send(sends)
         line = await gateway.lines.next()
         assert await player.read_all() == b""
         player.close()
-        assert (line["reason"], line["detail"]) == ("hello_timeout", detail)
+        assert (line["reason"], line["detail"]) == ("hello_timeout", "not complete in 5 s")
         assert line["duration_ms"] == pytest.approx(5000)
         assert gateway.closed() == {"hello_timeout": 1}
 
@@ -75,7 +73,6 @@ async def test_a_hello_that_comes_byte_by_byte_has_no_more_time() -> None:
         nursery.cancel_scope.cancel()
     player.close()
     assert line["reason"] == "hello_timeout"
-    assert line["detail"] in ("5 bytes in 5 s", "6 bytes in 5 s")
     assert line["duration_ms"] == pytest.approx(5000)
 
 

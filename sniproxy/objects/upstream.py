@@ -161,6 +161,8 @@ class InlineUpstream(NamedMeta):
     pass_host: Literal["pass", "node", "rewrite"] = "pass"
     upstream_host: HostPattern | None = None
     keepalive_pool: KeepalivePool | None = None
+    # Ours, not APISIX's: the header that tells the game server who the player is. v2 also names the SNI and the session.
+    proxy_protocol: Literal["v1", "v2"] | None = None
 
     @model_validator(mode="after")
     def _one_source_of_nodes(self) -> Self:

@@ -109,7 +109,6 @@ def test_upstream_and_service_by_reference(
         (b"\x16\x03\x01\x00\x04\x01\xff\xff\xff", "hello_too_large"),
         (client_hello("nobody.example.com"), "no_route"),
         (client_hello(None), "no_route"),
-        (b"", "hello_abandoned"),
     ],
 )
 def test_what_is_refused(stack: Stack, first: bytes, reason: str) -> None:
@@ -118,11 +117,23 @@ def test_what_is_refused(stack: Stack, first: bytes, reason: str) -> None:
     with connect(stack.port) as stranger:
         port = stranger.getsockname()[1]
         stranger.sendall(first)
-        if first:
-            with suppress(ConnectionResetError):  # closed while our bytes were unread
-                assert stranger.recv(100) in (b"", UNRECOGNIZED_NAME)
+        with suppress(ConnectionResetError):  # closed while our bytes were unread
+            assert stranger.recv(100) in (b"", UNRECOGNIZED_NAME)
     assert reason_of(stack, port) == reason
     assert stack.metrics()[counter] == before + 1
+
+
+def test_a_health_check_is_counted_and_not_logged(stack: Stack) -> None:
+    counter = 'sniproxy_sessions_closed_total{reason="probe"}'
+    before = stack.metrics()[counter]
+    with connect(stack.port) as balancer:
+        port = balancer.getsockname()[1]
+    for _ in retry_until(5, "the count"):
+        if stack.metrics()[counter] == before + 1:
+            break
+    assert not [
+        line for line in stack.proxy.lines("session") if line["client"].endswith(f":{port}")
+    ]
 
 
 def test_next_node_then_refused(
