@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNTIME := .venv/.installed
 TESTS := .venv/.installed-tests
+FUZZ_SECONDS ?= 60
 SOURCES := sniproxy admin certs examples tests bench
 
-.PHONY: demo test check format unit e2e cover certs load bench clean
+.PHONY: demo test check format unit e2e cover certs load bench fuzz clean
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
@@ -42,6 +43,10 @@ load: $(TESTS)  ## 1 000 sessions at once for 30 s; every byte checked
 
 bench: $(TESTS)  ## how fast a change is in force, and with how many routes
 	$(BIN)/python -m bench.live_changes
+
+fuzz: $(TESTS)  ## coverage-guided, FUZZ_SECONDS of it; needs the extra [fuzz]
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,fuzz]'
+	$(BIN)/python -m bench.fuzz_hello -max_total_time=$(FUZZ_SECONDS)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -28,6 +28,8 @@ Doing:
     status          /livez /readyz /metrics
     worker          puts these together
     quickstart      everything on one machine
+    corpus/         first flights, sound and broken, as data for any proxy
+    conformance     plays the corpus against a proxy and judges it
     cli             the commands; the only module that knows every other
 
 Beside this package: `admin` (the REST API, which shares only the first group), `certs`, `examples/game_echo`.

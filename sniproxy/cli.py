@@ -18,6 +18,9 @@ from admin.bulk import ApiDestination, Destination, StoreDestination, apply, dum
 from admin.resources import Resources
 from admin.server import serve
 from sniproxy import __version__
+from sniproxy.conformance import Setup, render
+from sniproxy.conformance import run as play_corpus
+from sniproxy.corpus import load, names
 from sniproxy.errors import ObjectRefused, SettingsError, SniproxyError
 from sniproxy.keyring import open_keyring
 from sniproxy.listener import bind, listen
@@ -143,6 +146,50 @@ def dump_command(file: Path | None, url: str | None, key: str | None) -> None:
             "sniproxy: the API gives out no private keys: use -c to dump the store itself", err=True
         )
     _run(_with_destination, file, url, key, _dump)
+
+
+def _print_names(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo("\n".join(names(load())))
+        context.exit()
+
+
+@main.command()
+@click.argument("target", metavar="HOST:PORT")
+@click.option(
+    "--listen",
+    "named",
+    default="127.0.0.1:9101",
+    show_default=True,
+    help="Where this command listens as the server of every name of the corpus.",
+)
+@click.option(
+    "--default-listen",
+    "default",
+    default="127.0.0.1:9102",
+    show_default=True,
+    help="Where it listens as the server of the proxy's default route, if there is one.",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(0.01, 600),
+    default=1.0,
+    show_default=True,
+    help="Seconds for one row.",
+)
+@click.option(
+    "--names",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_names,
+    help="Print the names to route, and end.",
+)
+def conformance(target: str, named: str, default: str, deadline: float) -> None:
+    """Play the corpus of first flights against any SNI proxy. Exit code 0: every must row was answered rightly."""
+    report = _run(play_corpus, load(), Setup(target, named, default, deadline))
+    click.echo(render(report))
+    raise SystemExit(0 if report.passed else 1)
 
 
 async def _apply(items: Any, destination: Destination) -> None:

@@ -12,7 +12,7 @@ MAX_LINES = 400
 
 # From the bottom up: a module may import what stands in its own line or above it. A package stands for its modules.
 LAYERS = (
-    ("errors", "settings", "objects", "store", "keyring", "logs"),
+    ("errors", "settings", "objects", "store", "keyring", "logs", "corpus"),
     ("client_hello", "proxy_protocol", "router", "tls", "balancer", "accounting", "snapshot"),
     ("relay", "upstream", "metrics"),
     ("config",),
@@ -21,7 +21,7 @@ LAYERS = (
     ("listener",),
     ("status",),
     ("worker",),
-    ("quickstart",),
+    ("quickstart", "conformance"),
     ("cli",),
 )
 

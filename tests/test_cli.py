@@ -354,3 +354,15 @@ def test_a_signal_ends_a_proxy_with_0(settings: Settings, number: signal.Signals
         process.wait()
     assert (process.returncode, err) == (0, "")
     assert json.loads(out.splitlines()[-1])["signal"] == number.name
+
+
+def test_conformance_tells_the_names_to_route_without_a_proxy(settings: Settings) -> None:
+    result = invoke(settings, "conformance", "--names")
+    assert result.exit_code == 0
+    assert "play.conformance.test" in result.output.splitlines()
+
+
+def test_conformance_against_nobody_is_2(settings: Settings) -> None:
+    result = invoke(settings, "conformance", "127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "no proxy at 127.0.0.1:1" in result.stderr
