@@ -2,6 +2,7 @@
 
 What all parts share (imports nothing of ours but what stands above it):
     errors          close reasons and exceptions
+    networks        addresses, and sets of networks
     settings        frozen settings, every limit with unit and default
     objects/        ssl, stream_route, upstream, service: APISIX's JSON as models
     keyring         private keys at rest
@@ -11,10 +12,14 @@ What all parts share (imports nothing of ours but what stands above it):
 The pure stages (bytes, objects and `now`; no sockets, no clocks):
     client_hello    bytes -> the name that a client asks for, or why not
     proxy_protocol  the header that a load balancer puts before a connection
+    access          the plugins of a route, at work
     router          name and addresses -> route
+    stick_table     counts by key that all workers of a pod share
+    limits          who is let in, by address and by route
     tls             name -> certificate
     balancer        upstream -> node
     snapshot        the objects in force and their indexes; one change costs only itself
+    refusals        what is kept of connections that were refused
     accounting      what is known of a session -> its log line
 
 Doing:
@@ -25,7 +30,7 @@ Doing:
     first_flight    socket -> PROXY header and ClientHello, in time
     session         a connection's life, on one page
     listener        sockets, accept, backing off
-    status          /livez /readyz /metrics
+    status          /livez /readyz /metrics /refused
     worker          puts these together
     quickstart      everything on one machine
     corpus/         first flights, sound and broken, as data for any proxy

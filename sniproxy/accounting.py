@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sniproxy.errors import CloseReason
+from sniproxy.stick_table import Key
 
 DETAIL_LIMIT = 2000  # characters of a cause in a log line
 
@@ -29,6 +30,7 @@ class Account:
     hello_at: float | None = None
     handshake_at: float | None = None
     connected_at: float | None = None
+    claims: list[Key] = field(default_factory=list)  # what it counts for in the limits
 
     def line(
         self, now: float, reason: CloseReason, detail: str, to_upstream: int, to_client: int

@@ -16,6 +16,7 @@ class CloseReason(StrEnum):
     CLIENT_RESET = "client_reset"
     UPSTREAM_RESET = "upstream_reset"
     IDLE_TIMEOUT = "idle_timeout"
+    SESSION_TIMEOUT = "session_timeout"  # limits.session_time is over
     KILLED = "killed"
     SHUTDOWN = "shutdown"
     # before the ClientHello was complete
@@ -27,11 +28,17 @@ class CloseReason(StrEnum):
     HELLO_NOT_TLS = "hello_not_tls"
     HELLO_BROKEN = "hello_broken"
     HELLO_TOO_LARGE = "hello_too_large"
+    # not let in
+    SESSION_LIMIT = "session_limit"  # max_sessions
+    ADDRESS_DENIED = "address_denied"  # a listener's allow and deny, or ip-restriction
+    ADDRESS_LIMIT = "address_limit"  # sessions of one client address
+    ADDRESS_RATE = "address_rate"  # new sessions of one client address
+    ROUTE_LIMIT = "route_limit"  # sessions of a route, or limit-conn
+    ROUTE_RATE = "route_rate"  # new sessions of a route
     # no way to a game server
     NO_ROUTE = "no_route"
     NO_CERTIFICATE = "no_certificate"
     NO_UPSTREAM = "no_upstream"
-    SESSION_LIMIT = "session_limit"
     # the TLS handshake with the client
     HANDSHAKE_FAILED = "handshake_failed"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
@@ -43,6 +50,28 @@ class CloseReason(StrEnum):
     UPSTREAM_NAME = "upstream_name"
     # ours
     INTERNAL_ERROR = "internal_error"
+
+
+# Those that anybody on the internet can cause in any number: their lines are sampled, their first flights recorded.
+REFUSALS = frozenset(
+    {
+        CloseReason.PROXY_UNTRUSTED,
+        CloseReason.PROXY_BROKEN,
+        CloseReason.HELLO_ABANDONED,
+        CloseReason.HELLO_TIMEOUT,
+        CloseReason.HELLO_NOT_TLS,
+        CloseReason.HELLO_BROKEN,
+        CloseReason.HELLO_TOO_LARGE,
+        CloseReason.SESSION_LIMIT,
+        CloseReason.ADDRESS_DENIED,
+        CloseReason.ADDRESS_LIMIT,
+        CloseReason.ADDRESS_RATE,
+        CloseReason.ROUTE_LIMIT,
+        CloseReason.ROUTE_RATE,
+        CloseReason.NO_ROUTE,
+        CloseReason.NO_CERTIFICATE,
+    }
+)
 
 
 class SniproxyError(Exception):

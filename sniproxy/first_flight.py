@@ -7,7 +7,6 @@ load balancer looking whether we are there.
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -21,75 +20,88 @@ from sniproxy.settings import Listener, Proxy
 READ_SIZE = 16 * 1024  # bytes per read
 
 
-@contextmanager
-def first_flight(settings: Proxy) -> Iterator[None]:
-    """The deadline for all of it; SessionEnded when it passes."""
-    try:
-        with trio.fail_after(settings.hello_timeout):
-            yield
-    except trio.TooSlowError:
-        waited = f"not complete in {settings.hello_timeout:g} s"
-        raise SessionEnded(CloseReason.HELLO_TIMEOUT, waited) from None
+class FirstFlight:
+    """The first bytes of one connection, and what they say."""
 
+    def __init__(self, settings: Proxy, listener: Listener, sock: socket.socket, peer: Any) -> None:
+        self.client = peer  # address and port, as accept() gives them; the header's from then on
+        self._settings = settings
+        self._listener = listener
+        self._sock = sock
+        self._header = b""  # what was read of it, until it is whole
+        self._early = b""  # what was read beyond it
+        self._hello: ClientHelloReader | None = None
+        self._silent = True  # nothing was said yet, or LOCAL only
 
-@dataclass(frozen=True, slots=True)
-class Introduction:
-    """Who the client is, and what was read beyond the header that said so."""
+    @property
+    def received(self) -> bytes:
+        """Every byte that was read after the PROXY header, in order: what the upstream gets."""
+        return self._early if self._hello is None else self._hello.received
 
-    client: Any  # address and port, as accept() gives them
-    early: bytes
-    silent: bool  # nothing was said yet, or LOCAL only
+    @property
+    def seen(self) -> bytes:
+        """The same, or what was read of a PROXY header that did not become whole: what a record shows."""
+        return self._header or self.received
 
+    @contextmanager
+    def deadline(self) -> Iterator[None]:
+        """For all of it; SessionEnded when it passes."""
+        seconds = self._settings.hello_timeout
+        try:
+            with trio.fail_after(seconds):
+                yield
+        except trio.TooSlowError:
+            waited = f"not complete in {seconds:g} s"
+            raise SessionEnded(CloseReason.HELLO_TIMEOUT, waited) from None
 
-async def read_proxy_header(
-    settings: Proxy, listener: Listener, sock: socket.socket, peer: Any
-) -> Introduction:
-    """The header's word for who the client is; the peer itself where no header is wanted, and after LOCAL."""
-    if not listener.proxy_protocol:
-        return Introduction(peer, b"", silent=True)
-    if not settings.trusts(peer[0]):
-        raise SessionEnded(CloseReason.PROXY_UNTRUSTED, "not in proxy.trusted")
-    reader = ProxyHeaderReader()
-    header: ProxyHeader | None = None
-    silent = True
-    try:
-        while header is None:
-            header = reader.feed(await _receive(sock, silent=silent))
-            silent = False
-    except BrokenHeader as broken:
-        detail = f"{broken.header_class}: {broken.detail}"
-        raise SessionEnded(CloseReason.PROXY_BROKEN, detail) from None
-    return Introduction(header.source or peer, reader.rest, silent=header.local and not reader.rest)
+    async def read_proxy_header(self) -> None:
+        """Learns who the client is: the peer itself where no header is wanted, and after LOCAL."""
+        if not self._listener.proxy_protocol:
+            return
+        if not self._settings.trusts(self.client[0]):
+            raise SessionEnded(CloseReason.PROXY_UNTRUSTED, "not in proxy.trusted")
+        reader = ProxyHeaderReader()
+        header: ProxyHeader | None = None
+        try:
+            while header is None:
+                data = await self._receive()
+                self._header += data
+                header = reader.feed(data)
+                self._silent = False
+        except BrokenHeader as broken:
+            detail = f"{broken.header_class}: {broken.detail}"
+            raise SessionEnded(CloseReason.PROXY_BROKEN, detail) from None
+        self._header, self._early = b"", reader.rest
+        self._silent = header.local and not self._early
+        self.client = header.source or self.client
 
+    async def read_hello(self) -> ClientHello | None:
+        """The ClientHello; None on a listener for plain TCP."""
+        if not self._listener.is_tls:
+            return None
+        settings = self._settings
+        self._hello = ClientHelloReader(
+            max_hello=settings.max_hello, max_raw=settings.max_hello_raw
+        )
+        try:
+            hello = self._hello.feed(self._early) if self._early else None
+            while hello is None:
+                hello = self._hello.feed(await self._receive())
+                self._silent = False
+        except BrokenHello as broken:
+            detail = f"{broken.hello_class}: {broken.detail}"
+            raise SessionEnded(_reason(broken.hello_class), detail) from None
+        return hello
 
-async def read_hello(
-    settings: Proxy, listener: Listener, sock: socket.socket, said: Introduction
-) -> tuple[ClientHello | None, bytes]:
-    """The ClientHello and every byte from its first on; (None, what was read) on a listener for plain TCP."""
-    if not listener.is_tls:
-        return None, said.early
-    reader = ClientHelloReader(max_hello=settings.max_hello, max_raw=settings.max_hello_raw)
-    silent = said.silent
-    try:
-        hello = reader.feed(said.early) if said.early else None
-        while hello is None:
-            hello = reader.feed(await _receive(sock, silent=silent))
-            silent = False
-    except BrokenHello as broken:
-        detail = f"{broken.hello_class}: {broken.detail}"
-        raise SessionEnded(_reason(broken.hello_class), detail) from None
-    return hello, reader.received
-
-
-async def _receive(sock: socket.socket, *, silent: bool) -> bytes:
-    reason = CloseReason.PROBE if silent else CloseReason.HELLO_ABANDONED
-    try:
-        data = await receive(sock, READ_SIZE)
-    except Lost as lost:
-        raise SessionEnded(reason, lost.cause) from None
-    if not data:
-        raise SessionEnded(reason, "closed by the client")
-    return data
+    async def _receive(self) -> bytes:
+        reason = CloseReason.PROBE if self._silent else CloseReason.HELLO_ABANDONED
+        try:
+            data = await receive(self._sock, READ_SIZE)
+        except Lost as lost:
+            raise SessionEnded(reason, lost.cause) from None
+        if not data:
+            raise SessionEnded(reason, "closed by the client")
+        return data
 
 
 def _reason(hello_class: HelloClass) -> CloseReason:

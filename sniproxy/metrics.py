@@ -1,5 +1,7 @@
 """What a worker counts. Label values come from our own enums only, never from a client."""
 
+from collections.abc import Callable
+
 import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
@@ -10,7 +12,12 @@ from sniproxy.logs import dropped_lines
 class Metrics:
     """One registry per worker."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        active: Callable[[], int] = lambda: 0,
+        uncounted: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`active`: sessions now; `uncounted`: keys that the limits had no room for."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # memory, CPU, descriptors
         Gauge(
@@ -26,10 +33,14 @@ class Metrics:
             registry=self.registry,
         )
         self.closed = {reason: closed.labels(reason.value) for reason in CloseReason}
-        self.active = 0
         Gauge(
             "sniproxy_sessions_active", "Sessions now, set-up included", registry=self.registry
-        ).set_function(lambda: self.active)
+        ).set_function(active)
+        Gauge(
+            "sniproxy_limits_uncounted",
+            "Sessions let in without being counted: limits.table is too small",
+            registry=self.registry,
+        ).set_function(uncounted)
         self.bytes_to_upstream = Counter(
             "sniproxy_bytes_to_upstream", "Payload of ended sessions", registry=self.registry
         )

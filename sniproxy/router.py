@@ -9,15 +9,13 @@ lower id in text order: the same on every pod, whatever the order in which objec
 """
 
 import bisect
-import ipaddress
 from collections import Counter
 from dataclasses import dataclass
 
+from sniproxy.access import enable
 from sniproxy.balancer import Target
+from sniproxy.networks import IpAddress, Network, parse_network
 from sniproxy.objects import StreamRoute
-
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +35,7 @@ class Route:
         "id",
         "names",
         "object",
+        "plugins",
         "rank",
         "remote",
         "server",
@@ -48,6 +47,7 @@ class Route:
         self.id = route_id
         self.object = route
         self.names = route.names
+        self.plugins = enable(route.plugins)
         self.target = Target(route.upstream) if route.upstream is not None else None
         self.remote = _network(route.remote_addr)
         self.server = _network(route.server_addr)
@@ -154,4 +154,4 @@ class Router:
 
 
 def _network(text: str | None) -> Network | None:
-    return None if text is None else ipaddress.ip_network(text, strict=False)
+    return None if text is None else parse_network(text)

@@ -1,7 +1,8 @@
 """A connection's life, from accept to the account of how it ended. `serve` is the page to read."""
 
-import ipaddress
+import mmap
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -11,16 +12,20 @@ import trio
 
 from sniproxy.accounting import Account
 from sniproxy.client_hello import ClientHello
-from sniproxy.errors import CloseReason, SessionEnded
-from sniproxy.first_flight import first_flight, read_hello, read_proxy_header
+from sniproxy.errors import REFUSALS, CloseReason, SessionEnded
+from sniproxy.first_flight import FirstFlight
+from sniproxy.limits import Limits
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
+from sniproxy.networks import IpAddress, parse_address
 from sniproxy.proxy_protocol import encode_v1, encode_v2
+from sniproxy.refusals import RECORDED, Recorder, Refused, Sampler, shortened
 from sniproxy.relay import Flow, Outcome, Relay, Terminated
 from sniproxy.relay.sockets import Lost, close, send_all, tune
-from sniproxy.router import Arrival, IpAddress, Match
+from sniproxy.router import Arrival, Match
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
+from sniproxy.stick_table import StickTable, table_size
 from sniproxy.upstream import reach
 
 # A fatal alert in clear: nothing was agreed upon yet (RFC 8446 section 6, RFC 6066 section 3).
@@ -36,29 +41,53 @@ class Worker:
     relay: Relay
     metrics: Metrics
     log: Log
+    limits: Limits
+    sampler: Sampler
+    recorder: Recorder
+
+
+def open_worker(settings: Proxy, snapshot: Snapshot, relay: Relay, log: Log) -> Worker:
+    """A worker that shares its limits with nobody."""
+    entries = settings.limits.table
+    memory = memoryview(mmap.mmap(-1, table_size(entries, workers=1)))
+    limits = Limits(settings, StickTable(memory, entries=entries))
+    return Worker(
+        settings=settings,
+        snapshot=snapshot,
+        relay=relay,
+        metrics=Metrics(lambda: limits.active, lambda: limits.uncounted),
+        log=log,
+        limits=limits,
+        sampler=Sampler(settings.refused_log_interval),
+        recorder=Recorder(settings.refused_kept),
+    )
 
 
 async def serve(worker: Worker, listener: Listener, sock: socket.socket, peer: Any) -> None:
     """One connection: hello, route, TLS, upstream; then the relay has it and this task is over."""
     account = Account(_text(peer), listener.address, trio.current_time())
     worker.metrics.opened.inc()
-    worker.metrics.active += 1
+    worker.limits.enter()
+    flight = FirstFlight(worker.settings, listener, sock, peer)
     handed_over = False
     try:
         tune(sock, keepalive_idle=worker.settings.keepalive_idle)
-        with first_flight(worker.settings):
-            said = await read_proxy_header(worker.settings, listener, sock, peer)
-            account.client = _text(said.client)
-            hello, received = await read_hello(worker.settings, listener, sock, said)
-        match = _route(worker, sock, said.client, hello, account)
-        tls = await _terminate(worker, listener, sock, match, hello, received, account)
-        flow = await _connect(worker, sock, said.client, match, received, tls, account)
+        with flight.deadline():
+            await flight.read_proxy_header()
+            account.client = _text(flight.client)
+            client = parse_address(flight.client[0])
+            worker.limits.admit_client(listener, client, account.claims)
+            hello = await flight.read_hello()
+        match = await _route(worker, sock, client, hello, account)
+        tls = await _terminate(worker, listener, sock, match, hello, flight.received, account)
+        flow = await _connect(worker, sock, flight, match, tls, account)
         worker.relay.start(flow, partial(_ended, worker, account))
         handed_over = True
     except SessionEnded as end:
         if end.reason in (CloseReason.NO_ROUTE, CloseReason.NO_CERTIFICATE) and listener.is_tls:
             with suppress(OSError):  # the client may be gone
                 sock.send(UNRECOGNIZED_NAME)
+        _record(worker, account, end, flight.seen)
         _ended(worker, account, Outcome(end.reason, end.detail, 0, 0))
     except trio.Cancelled:
         _ended(worker, account, Outcome(CloseReason.SHUTDOWN, "", 0, 0))
@@ -77,26 +106,30 @@ def refuse(
     """Closes a connection that was accepted and may not be served."""
     account = Account(_text(peer), listener.address, trio.current_time())
     worker.metrics.opened.inc()
-    worker.metrics.active += 1
+    worker.limits.enter()
     sock.close()
     _ended(worker, account, Outcome(reason, "", 0, 0))
 
 
-def _route(
+async def _route(
     worker: Worker,
     sock: socket.socket,
-    client: Any,
+    client: IpAddress,
     hello: ClientHello | None,
     account: Account,
 ) -> Match:
     if hello is not None:
         account.hello_at, account.sni = trio.current_time(), hello.server_name
     server = sock.getsockname()
-    arrival = Arrival(account.sni, _address(client[0]), _address(server[0]), server[1])
+    arrival = Arrival(account.sni, client, parse_address(server[0]), server[1])
     match = worker.snapshot.router.match(arrival)
     if match is None:
         raise SessionEnded(CloseReason.NO_ROUTE)
     account.route = match.route.id
+    plugins = worker.snapshot.plugins(match.route)
+    delay = worker.limits.admit_route(match.route.id, plugins, arrival, account.claims)
+    if delay:
+        await trio.sleep(delay)
     return match
 
 
@@ -132,9 +165,8 @@ async def _terminate(
 async def _connect(
     worker: Worker,
     sock: socket.socket,
-    client: Any,
+    flight: FirstFlight,
     match: Match,
-    received: bytes,
     tls: Terminated | None,
     account: Account,
 ) -> Flow:
@@ -148,15 +180,16 @@ async def _connect(
         connect_timeout=settings.connect_timeout,
         keepalive_idle=settings.keepalive_idle,
     )
-    await _introduce(connected.sock, target.object.proxy_protocol, sock, client, account)
+    await _introduce(connected.sock, target.object.proxy_protocol, sock, flight.client, account)
     account.connected_at = trio.current_time()
     account.node, account.attempts = connected.node, connected.attempts
     return Flow(
         client=sock,
         upstream=connected.sock,
-        first=b"" if tls else received,
+        first=b"" if tls else flight.received,
         idle_timeout=target.idle_timeout or settings.idle_timeout,
         half_close_timeout=settings.half_close_timeout,
+        session_time=settings.limits.session_time,
         tls=tls,
     )
 
@@ -182,32 +215,50 @@ async def _introduce(
         raise
 
 
+def _record(worker: Worker, account: Account, end: SessionEnded, seen: bytes) -> None:
+    """Keeps the first flight of a connection that was refused, for whoever asks why."""
+    if end.reason in RECORDED and seen:
+        worker.recorder.add(
+            Refused(
+                session=account.id,
+                time=time.time(),
+                client=account.client,
+                listener=account.listener,
+                reason=end.reason,
+                detail=end.detail,
+                sni=account.sni,
+                flight=shortened(end.reason, seen),
+            )
+        )
+
+
 def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
     """The one place where a session is accounted for."""
+    worker.limits.leave(account.claims)
     metrics = worker.metrics
-    metrics.active -= 1
     metrics.closed[outcome.reason].inc()
     metrics.bytes_to_upstream.inc(outcome.to_upstream)
     metrics.bytes_to_client.inc(outcome.to_client)
     if outcome.reason is CloseReason.PROBE:
         return  # every few seconds, for ever: counted and not logged
+    left_out = 0
+    if outcome.reason in REFUSALS:
+        noted = worker.sampler.note(outcome.reason, trio.current_time())
+        if noted is None:
+            return
+        left_out = noted
     line = account.line(
         trio.current_time(), outcome.reason, outcome.detail, outcome.to_upstream, outcome.to_client
     )
+    if left_out:
+        line["left_out"] = left_out  # refusals for the same reason since its last line
     worker.log.info("session", **line)
 
 
 def _pair(peer: Any) -> tuple[str, int]:
-    return str(_address(peer[0])), peer[1]
+    return str(parse_address(peer[0])), peer[1]
 
 
 def _text(peer: Any) -> str:
-    host = _address(peer[0])
+    host = parse_address(peer[0])
     return f"[{host}]:{peer[1]}" if host.version == 6 else f"{host}:{peer[1]}"
-
-
-def _address(text: str) -> IpAddress:
-    """An IPv4 client on an IPv6 socket is an IPv4 client; a zone (%eth0) is no part of an address."""
-    address = ipaddress.ip_address(text.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address

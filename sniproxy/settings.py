@@ -29,6 +29,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from pydantic_settings import SettingsError as EnvironmentUnreadable
 
 from sniproxy.errors import SettingsError
+from sniproxy.networks import IpAddress, Networks, parse_address, parse_network
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -59,7 +60,7 @@ def _address(address: str) -> str:
 
 
 def _network(text: str) -> str:
-    ipaddress.ip_network(text, strict=False)
+    parse_network(text)
     return text
 
 
@@ -88,6 +89,7 @@ def keyring_secret(entry: str) -> bytes:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+NetworkText = Annotated[str, AfterValidator(_network)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 
 
@@ -104,6 +106,8 @@ class Listener(Section):
     tls: bool = False
     tls_passthrough: bool = False
     proxy_protocol: bool = False  # a PROXY header, v1 or v2, comes first, from proxy.trusted only
+    allow: tuple[NetworkText, ...] = ()  # the only clients that may come in; empty = everybody
+    deny: tuple[NetworkText, ...] = ()  # clients that may not, allowed or not
 
     @property
     def is_tls(self) -> bool:
@@ -114,6 +118,36 @@ class Listener(Section):
         """Whether TLS is left as it is; `asked`: what the route says, which counts where both are offered."""
         return self.tls_passthrough and (asked or not self.tls)
 
+    def admits(self, address: IpAddress) -> bool:
+        """Whether a client may come in, by `allow` and `deny`."""
+        return address not in self._denied and (not self.allow or address in self._allowed)
+
+    @cached_property
+    def _allowed(self) -> Networks:
+        return Networks(self.allow)
+
+    @cached_property
+    def _denied(self) -> Networks:
+        return Networks(self.deny)
+
+
+class Rate(Section):
+    """A token bucket: `burst` at once, then `per_second`."""
+
+    per_second: Annotated[float, Field(gt=0, le=1_000_000)]
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+
+
+class Limits(Section):
+    """Limits of sessions, over all workers of a pod; unset = none. An IPv6 client is its /64."""
+
+    address_sessions: Annotated[int, Field(ge=1)] | None = None  # at once, per client address
+    address_rate: Rate | None = None  # new ones, per client address
+    route_sessions: Annotated[int, Field(ge=1)] | None = None  # at once, per route
+    route_rate: Rate | None = None  # new ones, per route
+    session_time: PositiveSeconds | None = None  # how long one may last
+    table: Annotated[int, Field(ge=1024, le=2**24)] = 65_536  # addresses and routes counted at once
+
 
 class Proxy(Section):
     """The data plane and its limits. Every timeout is total, not per read."""
@@ -121,10 +155,11 @@ class Proxy(Section):
     listeners: tuple[Listener, ...] = (
         Listener(address="0.0.0.0:8888", tls=True, tls_passthrough=True),
     )
-    trusted: tuple[Annotated[str, AfterValidator(_network)], ...] = ()  # who may say PROXY
+    trusted: tuple[NetworkText, ...] = ()  # who may say PROXY
     backlog: Annotated[int, Field(ge=1)] = 4096  # connections the kernel keeps for us
     accept_batch: Annotated[int, Field(ge=1)] = 64  # connections taken per turn of the loop
     max_sessions: Annotated[int, Field(ge=1)] = 20_000  # sessions at once, set-up included
+    limits: Limits = Limits()
     hello_timeout: PositiveSeconds = 5 * SECOND
     max_hello: Annotated[int, Field(ge=16 * KIB, le=16 * MIB)] = 64 * KIB  # bytes of the handshake
     max_hello_raw: Annotated[int, Field(ge=96 * KIB)] = 128 * KIB  # the same with record headers
@@ -134,6 +169,8 @@ class Proxy(Section):
     half_close_timeout: PositiveSeconds = 2 * MINUTE  # the same after one side has ended
     keepalive_idle: Annotated[int, Field(ge=1)] = 300  # seconds; an NLB forgets a flow after 350
     relay_buffer: Annotated[int, Field(ge=4 * KIB)] = 64 * KIB  # bytes, shared by all sessions
+    refused_log_interval: Annotated[float, Field(ge=0)] = 1 * SECOND  # between lines of one reason
+    refused_kept: Annotated[int, Field(ge=0)] = 1 * MIB  # bytes of the latest refused first flights
     store_retry: PositiveSeconds = 0.1 * SECOND  # first pause before asking a lost store again
     store_retry_max: PositiveSeconds = 5 * SECOND  # it doubles up to this
 
@@ -145,13 +182,11 @@ class Proxy(Section):
 
     def trusts(self, address: str) -> bool:
         """Whether a PROXY header from this peer is believed."""
-        peer = ipaddress.ip_address(address.partition("%")[0])
-        peer = getattr(peer, "ipv4_mapped", None) or peer
-        return any(peer in network for network in self._networks)
+        return parse_address(address) in self._trusted
 
     @cached_property
-    def _networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-        return tuple(ipaddress.ip_network(network, strict=False) for network in self.trusted)
+    def _trusted(self) -> Networks:
+        return Networks(self.trusted)
 
 
 class AdminKey(Section):

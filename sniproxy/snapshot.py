@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sniproxy.access import Plugins, enable
 from sniproxy.balancer import Target
 from sniproxy.errors import KeyringError
 from sniproxy.keyring import Keyring
@@ -34,13 +35,14 @@ class Broken:
 
 
 class _Service:
-    """A service's own upstream and the one that it refers to."""
+    """A service's own upstream, the one that it refers to, and its plugins."""
 
-    __slots__ = ("target", "upstream_id")
+    __slots__ = ("plugins", "target", "upstream_id")
 
     def __init__(self, service: Service) -> None:
         self.target = Target(service.upstream) if service.upstream is not None else None
         self.upstream_id = service.upstream_id
+        self.plugins = enable(service.plugins)
 
 
 class Snapshot:
@@ -65,6 +67,13 @@ class Snapshot:
         if found is None and service is not None:
             found = service.target or self._upstream(service.upstream_id)
         return found
+
+    def plugins(self, route: Route) -> Plugins:
+        """A route's plugins over those of its service, name by name."""
+        service = self._services.get(str(route.object.service_id))
+        if service is None or not service.plugins:
+            return route.plugins
+        return {**service.plugins, **route.plugins}
 
     def load(self, listing: Listing) -> list[Broken]:
         """Takes over a full list: what is not in it goes, what has changed is read, the rest is left alone."""

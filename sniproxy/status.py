@@ -1,5 +1,6 @@
-"""/livez, /readyz and /metrics over HTTP/1.1, small enough to stand beside the sessions on the same loop."""
+"""/livez, /readyz, /metrics and /refused over HTTP/1.1, small enough to stand beside the sessions on the same loop."""
 
+import json
 import socket
 from functools import partial
 
@@ -8,6 +9,7 @@ import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from sniproxy.refusals import Recorder
 from sniproxy.relay.sockets import Lost, close, receive, send_all
 
 REQUEST_TIMEOUT = 5.0  # seconds, request and answer together
@@ -15,15 +17,19 @@ MAX_REQUEST = 16 * 1024  # bytes of a request's head
 MAX_CLIENTS = 64  # at once; more wait in the kernel's queue
 
 TEXT = "text/plain; charset=utf-8"
+JSON = "application/json"
+BYTES = "application/octet-stream"
+FLIGHT = ".hello"  # ends the name of a downloaded first flight
 Answer = tuple[int, str, bytes]
 
 
 class Status:
     """What the status port answers from."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, recorder: Recorder) -> None:
         self.ready = False
         self._registry = registry
+        self._recorder = recorder
 
     def answer(self, path: str) -> Answer:
         """Status code, content type and body for GET `path`."""
@@ -36,7 +42,18 @@ class Status:
                 return 503, TEXT, b"no configuration yet: the store has not answered\n"
             case "/metrics":
                 return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
-        return 404, TEXT, b"there are /livez, /readyz and /metrics\n"
+            case "/refused":
+                refused = [one.summary() for one in self._recorder]
+                return 200, JSON, json.dumps({"refused": refused}).encode() + b"\n"
+            case flight if flight.startswith("/refused/"):
+                return self._flight(flight.removeprefix("/refused/").removesuffix(FLIGHT))
+        return 404, TEXT, b"there are /livez, /readyz, /metrics and /refused\n"
+
+    def _flight(self, session: str) -> Answer:
+        found = self._recorder.flight(session)
+        if found is None:
+            return 404, TEXT, b"no such session: /refused lists those that are kept\n"
+        return 200, BYTES, found
 
 
 async def serve_status(listening: socket.socket, status: Status) -> None:

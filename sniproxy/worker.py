@@ -12,9 +12,8 @@ from sniproxy.errors import CloseReason
 from sniproxy.keyring import open_keyring
 from sniproxy.listener import accept_forever, bind, listen
 from sniproxy.logs import Log
-from sniproxy.metrics import Metrics
 from sniproxy.relay.trio_relay import open_trio_relay
-from sniproxy.session import Worker, refuse, serve
+from sniproxy.session import Worker, open_worker, refuse, serve
 from sniproxy.settings import Listener, Settings
 from sniproxy.snapshot import Snapshot
 from sniproxy.status import Status, serve_status
@@ -36,8 +35,6 @@ async def run_worker(
     SettingsError when a port or the keyring cannot be used.
     """
     keyring = open_keyring(settings)
-    metrics = Metrics()
-    status = Status(metrics.registry)
     snapshot = Snapshot(settings.where.prefix, keyring)
     async with AsyncExitStack() as stack:
         bound = [
@@ -52,7 +49,8 @@ async def run_worker(
             open_trio_relay(buffer_size=settings.proxy.relay_buffer)
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
-        worker = Worker(settings.proxy, snapshot, relay, metrics, log)
+        worker = open_worker(settings.proxy, snapshot, relay, log)
+        status = Status(worker.metrics.registry, worker.recorder)
         nursery.start_soon(serve_status, status_socket, status)
         log.info("starting", relay=relay.name, store=settings.store)
         await nursery.start(_follow, store, settings, worker)
@@ -92,7 +90,7 @@ async def _accept(
     sock: socket.socket, listener: Listener, worker: Worker, nursery: trio.Nursery
 ) -> None:
     def on_accept(client: socket.socket, peer: object) -> None:
-        if worker.metrics.active >= worker.settings.max_sessions:
+        if worker.limits.full:
             refuse(worker, listener, client, peer, CloseReason.SESSION_LIMIT)
         else:
             nursery.start_soon(serve, worker, listener, client, peer)

@@ -12,8 +12,9 @@ MAX_LINES = 400
 
 # From the bottom up: a module may import what stands in its own line or above it. A package stands for its modules.
 LAYERS = (
-    ("errors", "settings", "objects", "store", "keyring", "logs", "corpus"),
-    ("client_hello", "proxy_protocol", "router", "tls", "balancer", "accounting", "snapshot"),
+    ("errors", "networks", "settings", "objects", "store", "keyring", "logs", "corpus"),
+    ("client_hello", "proxy_protocol", "tls", "balancer", "accounting", "stick_table", "refusals"),
+    ("access", "router", "limits", "snapshot"),
     ("relay", "upstream", "metrics"),
     ("config",),
     ("first_flight",),

@@ -24,11 +24,12 @@ async def test_every_reason_is_counted_from_the_start() -> None:
 
 
 async def test_sessions_now_are_read_when_asked() -> None:
-    metrics = Metrics()
-    metrics.active += 2
+    sessions = [1, 2]
+    metrics = Metrics(lambda: len(sessions), lambda: 7)
     assert value(metrics, "sniproxy_sessions_active") == 2
-    metrics.active -= 1
+    sessions.pop()
     assert value(metrics, "sniproxy_sessions_active") == 1
+    assert value(metrics, "sniproxy_limits_uncounted") == 7
 
 
 async def test_the_tasks_of_the_loop_are_counted() -> None:

@@ -251,7 +251,7 @@ async def test_a_defect_of_ours_ends_one_session_and_is_logged_with_its_tracebac
                 assert line["reason"] == "internal_error"
                 assert "ZeroDivisionError" in line["detail"]
                 assert gateway.closed() == {CloseReason.INTERNAL_ERROR: turn}
-            assert gateway.worker.metrics.active == 0
+            assert gateway.worker.limits.active == 0
             failed = [line for line in gateway.lines.all if line["event"] == "session failed"]
             sessions = [line["session"] for line in gateway.lines.sessions]
     assert [line["session"] for line in failed] == sessions

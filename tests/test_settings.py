@@ -112,6 +112,7 @@ def test_files_that_cannot_be_read(file: Path) -> None:
 
 
 LIMITS = [name for name, value in Proxy().model_dump().items() if isinstance(value, int | float)]
+MAY_BE_OFF = {"refused_log_interval", "refused_kept"}  # by 0
 NOT_AN_ADDRESS = "expected HOST:PORT, such as 127.0.0.1:8888 or [::]:8888"
 NOT_A_STORE = "expected sqlite:///PATH, etcd://HOST:PORT/PREFIX or etcds://HOST:PORT/PREFIX"
 
@@ -209,7 +210,10 @@ def test_every_limit_has_a_positive_default_and_refuses_zero() -> None:
     assert {"max_sessions", "hello_timeout", "idle_timeout", "relay_buffer"} <= set(LIMITS)
     for name in LIMITS:
         assert getattr(Proxy(), name) > 0
-        assert refusal(None, {"proxy": {name: 0}}).startswith(f"proxy.{name}: Input should be g")
+        if name not in MAY_BE_OFF:
+            assert refusal(None, {"proxy": {name: 0}}).startswith(
+                f"proxy.{name}: Input should be g"
+            )
         assert refusal(None, {"proxy": {name: -1}}).startswith(f"proxy.{name}: Input should be g")
         bounds = Proxy.model_fields[name].metadata
         assert any(isinstance(bound, Gt | Ge) for bound in bounds)

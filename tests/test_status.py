@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from sniproxy.errors import CloseReason
 from sniproxy.metrics import Metrics
+from sniproxy.refusals import Recorder
 from sniproxy.status import MAX_CLIENTS, MAX_REQUEST, REQUEST_TIMEOUT, Status, serve_status
 from tests.support.peers import Peer
 
@@ -66,8 +67,8 @@ class Port:
 @asynccontextmanager
 async def open_port() -> AsyncIterator[Port]:
     """A status port that serves until the block is left."""
-    metrics = Metrics()
-    status = Status(metrics.registry)
+    metrics = Metrics(lambda: 7)
+    status = Status(metrics.registry, Recorder(limit=10_000))
     with trio.fail_after(DEADLINE), Listening() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(100)
@@ -85,9 +86,9 @@ async def open_port() -> AsyncIterator[Port]:
         ("GET", "/livez?verbose=1", False, 200, "ok\n"),
         ("GET", "/readyz", False, 503, "no configuration yet: the store has not answered\n"),
         ("GET", "/readyz", True, 200, "ok\n"),
-        ("GET", "/", True, 404, "there are /livez, /readyz and /metrics\n"),
-        ("GET", "/livez/", True, 404, "there are /livez, /readyz and /metrics\n"),
-        ("GET", "/%00%ff", True, 404, "there are /livez, /readyz and /metrics\n"),
+        ("GET", "/", True, 404, "there are /livez, /readyz, /metrics and /refused\n"),
+        ("GET", "/livez/", True, 404, "there are /livez, /readyz, /metrics and /refused\n"),
+        ("GET", "/%00%ff", True, 404, "there are /livez, /readyz, /metrics and /refused\n"),
         ("HEAD", "/livez", False, 200, ""),
         ("HEAD", "/readyz", False, 503, ""),
         ("POST", "/livez", True, 405, "only GET is answered here\n"),
@@ -116,7 +117,6 @@ async def test_a_head_request_has_the_headers_of_get() -> None:
 async def test_metrics_are_those_of_the_worker() -> None:
     async with open_port() as port:
         port.metrics.opened.inc()
-        port.metrics.active = 7
         port.metrics.closed[CloseReason.NO_ROUTE].inc(3)
         answer = await port.ask("GET", "/metrics")
     lines = answer.text.splitlines()

@@ -1,16 +1,12 @@
 """The field types that the four kinds share: APISIX's limits and patterns (schema of 3.18), one definition each."""
 
 import ipaddress
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 ID_PATTERN = r"^[a-zA-Z0-9\-_.]+$"
 HOST_PATTERN = r"^\*$|^\*?[0-9a-zA-Z\-._\[\]:]+$"
-
-# Plugins of APISIX that this version enforces, by subsystem "stream". A name that is not here is refused: a route that
-# asks for an access rule must never run without it.
-KNOWN_PLUGINS: frozenset[str] = frozenset()
 
 
 class Strict(BaseModel):
@@ -33,15 +29,6 @@ def _address(text: str) -> str:
     return text
 
 
-def _known(plugins: dict[str, Any]) -> dict[str, Any]:
-    for name, conf in plugins.items():
-        meta = conf.get("_meta") if isinstance(conf, dict) else None
-        disabled = isinstance(meta, dict) and meta.get("disable") is True
-        if name not in KNOWN_PLUGINS and not disabled:
-            raise ValueError(f"unknown plugin [{name}]")
-    return plugins
-
-
 Id = (
     Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=ID_PATTERN)]
     | Annotated[int, Field(ge=1)]
@@ -54,7 +41,6 @@ AddressOrNetwork = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 Timestamp = Annotated[int, Field(ge=0)]
-Plugins = Annotated[dict[str, Any], AfterValidator(_known)]
 
 
 class Meta(Strict):

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sniproxy.objects.fields import HostPattern, Id, NamedMeta, Plugins
+from sniproxy.objects.fields import HostPattern, Id, NamedMeta
+from sniproxy.objects.plugins import Plugins
 from sniproxy.objects.upstream import InlineUpstream
 
 

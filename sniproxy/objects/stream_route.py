@@ -4,7 +4,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from sniproxy.objects.fields import AddressOrNetwork, HostPattern, Id, NamedMeta, Plugins, Port
+from sniproxy.objects.fields import AddressOrNetwork, HostPattern, Id, NamedMeta, Port
+from sniproxy.objects.plugins import Plugins
 from sniproxy.objects.upstream import InlineUpstream
 
 

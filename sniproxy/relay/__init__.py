@@ -12,6 +12,7 @@ which take the implementation as a parameter.
 - Back-pressure: while one side does not read, nothing more is read for it from the other; what is in hand per direction is
   bounded by the relay's buffer (TLS adds one buffer).
 - Idle: with no byte in either direction for `idle_timeout` seconds, or up to two seconds more, the session is over.
+  So it is after `session_time` seconds, or up to two seconds more, whatever moves.
 - Counts are payload: bytes handed to the kernel for the upstream, and for the client before encryption.
 - A failure of any kind ends that session alone.
 """
@@ -52,6 +53,7 @@ class Flow:
     idle_timeout: float  # seconds
     half_close_timeout: float  # seconds
     tls: Terminated | None = None
+    session_time: float | None = None  # seconds; None = no limit
 
 
 class Link(Protocol):

@@ -8,10 +8,11 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Idle(Protocol):
-    """Something that is due `idle_timeout` seconds after `last_active`."""
+    """Something that is due `idle_timeout` seconds after `last_active`, and at `ends_at` in any case."""
 
     last_active: float
     idle_timeout: float
+    ends_at: float
     bucket: int  # ours: the second for which it is filed
 
 
@@ -28,7 +29,7 @@ class Deadlines(Generic[T]):
     def file(self, one: T) -> None:
         """Takes it in, or moves it after its `idle_timeout` changed."""
         self.discard(one)
-        one.bucket = max(self._next, int(one.last_active + one.idle_timeout) + 1)
+        one.bucket = max(self._next, int(_due_at(one)) + 1)
         self._buckets.setdefault(one.bucket, set()).add(one)
 
     def discard(self, one: T) -> None:
@@ -46,8 +47,12 @@ class Deadlines(Generic[T]):
             bucket = self._buckets.get(self._next, ())
             self._next += 1
             for one in tuple(bucket):
-                if one.last_active + one.idle_timeout <= now:
+                if _due_at(one) <= now:
                     found.append(one)
                 else:
                     self.file(one)
         return found
+
+
+def _due_at(one: Idle) -> float:
+    return min(one.last_active + one.idle_timeout, one.ends_at)

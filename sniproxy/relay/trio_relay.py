@@ -89,6 +89,7 @@ class _Link:
         "_reason",
         "_running",
         "bucket",
+        "ends_at",
         "idle_timeout",
         "last_active",
         "to_client",
@@ -102,6 +103,7 @@ class _Link:
         self.to_client = 0
         self.last_active = trio.current_time()
         self.idle_timeout = flow.idle_timeout
+        self.ends_at = self.last_active + (flow.session_time or float("inf"))
         self.bucket = -1
         self._flow = flow
         self._on_end = on_end
@@ -138,8 +140,10 @@ class _Link:
         self._abort(reason)
 
     def expire(self) -> None:
-        """Nothing has moved for too long."""
-        if self._first_end is None:
+        """Nothing has moved for too long, or the session has lasted too long."""
+        if self.ends_at <= trio.current_time():
+            self._abort(CloseReason.SESSION_TIMEOUT)
+        elif self._first_end is None:
             self._abort(CloseReason.IDLE_TIMEOUT)
         else:
             self._abort(self._first_end, "the other side never closed")

@@ -15,13 +15,14 @@ class Session:
 
     last_active: float
     idle_timeout: float
+    ends_at: float = float("inf")
     bucket: int = -1
     filed: float = 0.0  # when it was filed last, which may be after its deadline
 
     @property
     def deadline(self) -> float:
         """When it is due."""
-        return self.last_active + self.idle_timeout
+        return min(self.last_active + self.idle_timeout, self.ends_at)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,9 @@ from sniproxy.errors import CloseReason
 from sniproxy.keyring import Keyring
 from sniproxy.listener import accept_forever, bind, listen
 from sniproxy.logs import Log
-from sniproxy.metrics import Metrics
 from sniproxy.relay import Relay
 from sniproxy.relay.trio_relay import open_trio_relay
-from sniproxy.session import Worker, serve
+from sniproxy.session import Worker, open_worker, serve
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
 from sniproxy.store import Entry
@@ -147,13 +146,8 @@ async def open_gateway(
             open_trio_relay(buffer_size=64 * 1024) as trio_relay,
             trio.open_nursery() as nursery,
         ):
-            worker = Worker(
-                Proxy(**settings),
-                fill(objects or {}),
-                relay or trio_relay,
-                Metrics(),
-                log or captured,
-            )
+            proxy = Proxy(**{"refused_log_interval": 0, **settings})
+            worker = open_worker(proxy, fill(objects or {}), relay or trio_relay, log or captured)
 
             def on_accept(sock: socket.socket, peer: object) -> None:
                 nursery.start_soon(serve, worker, listener, sock, peer)

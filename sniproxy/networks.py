@@ -1,0 +1,55 @@
+"""Addresses, and sets of networks that answer at once however many they hold. Pure."""
+
+import ipaddress
+from collections.abc import Iterable
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MAPPED_BITS = 96  # the prefix of ::ffff:0:0/96, before the IPv4 address in it
+
+
+def parse_address(text: str) -> IpAddress:
+    """An IPv4 client on an IPv6 socket is an IPv4 client; a zone (%eth0) is no part of an address.
+
+    ValueError for anything that is no address.
+    """
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def parse_network(text: str) -> Network:
+    """An address, or a network in CIDR form, host bits or not; ::ffff:10.0.0.0/104 is 10.0.0.0/8. ValueError for others."""
+    network = ipaddress.ip_network(text, strict=False)
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= _MAPPED_BITS:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network
+
+
+class Networks:
+    """A set of networks. `address in networks` costs one look-up per prefix length that occurs, not per network."""
+
+    __slots__ = ("_by_version",)
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        found: dict[int, dict[int, set[int]]] = {4: {}, 6: {}}
+        for network in map(parse_network, texts):
+            host_bits = network.max_prefixlen - network.prefixlen
+            prefixes = found[network.version].setdefault(host_bits, set())
+            prefixes.add(int(network.network_address) >> host_bits)
+        self._by_version = {
+            version: tuple((bits, frozenset(prefixes)) for bits, prefixes in sorted(sets.items()))
+            for version, sets in found.items()
+        }
+
+    def __contains__(self, address: IpAddress) -> bool:
+        number = int(address)
+        return any(
+            number >> bits in prefixes for bits, prefixes in self._by_version[address.version]
+        )
+
+    def __bool__(self) -> bool:
+        return any(self._by_version.values())

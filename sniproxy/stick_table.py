@@ -1,0 +1,172 @@
+"""Counts by key that all workers of a pod share without a lock: sessions now, and a token bucket per key. Pure.
+
+The table lies in one piece of shared memory. Each worker writes its own part only and reads all of them, so no write is ever
+lost: the sessions of a key are the sum over the parts. A token bucket is kept as the time at which it is full again (GCRA,
+ITU-T I.371 annex A), which only moves forward; the bucket of all workers is the latest of their times.
+
+A part is a set-associative table of entries {fingerprint, sessions, full again at}, WAYS to a set. An entry with no
+session and a full bucket says nothing and is taken over by the next key. When a set has no room left, its next key is
+not counted and not refused: `uncounted` says how often. Whoever counts adds itself first and looks at the sum after, so two
+workers that ask at once may both be refused, and are never both let in beyond the cap.
+"""
+
+import hashlib
+import os
+from enum import Enum, auto
+from typing import NamedTuple
+
+WAYS = 8
+WORD = 8  # bytes; aligned words are written whole
+_HEADER = 2  # words: the secret of the fingerprints
+_SET = 3 * WAYS  # words: fingerprints, sessions, times
+
+
+class Key(NamedTuple):
+    """Where a key's entry may lie, and how it is known there."""
+
+    offset: int  # words from the start of a part
+    fingerprint: int  # never 0
+
+
+class Admission(Enum):
+    """What came of asking for one more session."""
+
+    COUNTED = auto()  # to be given back with `release`
+    UNCOUNTED = auto()  # let in, but the table has no room for its key
+    REFUSED = auto()
+
+
+def table_size(entries: int, workers: int) -> int:
+    """Bytes of memory for `workers` parts of `entries` keys each."""
+    return WORD * (_HEADER + workers * _part_words(_sets(entries)))
+
+
+def _sets(entries: int) -> int:
+    return -(-entries // WAYS)
+
+
+def _part_words(sets: int) -> int:
+    return 1 + sets * _SET  # the first word: all sessions of the worker
+
+
+class StickTable:
+    """One worker's view of a table. Times are seconds of a clock that all workers share, such as CLOCK_MONOTONIC."""
+
+    def __init__(
+        self, memory: memoryview, *, entries: int, worker: int = 0, workers: int = 1
+    ) -> None:
+        """`memory`: writable, `table_size(entries, workers)` bytes, zeroed before the first worker looks at it.
+
+        What an earlier process left in this worker's part is wiped: its sessions ended with it.
+        """
+        self._sets = _sets(entries)
+        part = _part_words(self._sets)
+        whole = memory[: table_size(entries, workers)]
+        self._words = whole.cast("B").cast("Q")
+        self._times = whole.cast("B").cast("d")
+        self._parts = tuple(_HEADER + number * part for number in range(workers))
+        self._own = self._parts[worker]
+        self._secret = _secret(whole)
+        self._words[self._own : self._own + part] = memoryview(bytes(part * WORD)).cast("Q")
+        self.uncounted = 0
+
+    def release_memory(self) -> None:
+        """Lets go of the memory, which cannot be closed before."""
+        self._words.release()
+        self._times.release()
+
+    @property
+    def active(self) -> int:
+        """Sessions of this worker."""
+        return self._words[self._own]
+
+    @active.setter
+    def active(self, count: int) -> None:
+        self._words[self._own] = count
+
+    @property
+    def all_active(self) -> int:
+        """Sessions of all workers."""
+        return sum(self._words[part] for part in self._parts)
+
+    def key(self, text: bytes) -> Key:
+        """The same in every worker; not to be guessed from outside, so that nobody can fill one set on purpose."""
+        digest = int.from_bytes(hashlib.blake2b(text, digest_size=16, key=self._secret).digest())
+        fingerprint = digest & (2**64 - 1) or 1
+        return Key(1 + (digest >> 64) % self._sets * _SET, fingerprint)
+
+    def sessions(self, key: Key) -> int:
+        """Sessions of a key, of all workers."""
+        total = 0
+        for part in self._parts:
+            entry = self._find(part, key)
+            if entry is not None:
+                total += self._words[entry + WAYS]
+        return total
+
+    def acquire(self, key: Key, cap: int, now: float) -> tuple[Admission, int]:
+        """One more session of a key, unless there are `cap` already; and how many there are with it."""
+        entry = self._find(self._own, key) or self._claim(key, now)
+        if entry is None:
+            self.uncounted += 1
+            others = self.sessions(key)
+            return (Admission.UNCOUNTED if others < cap else Admission.REFUSED), others + 1
+        self._words[entry + WAYS] += 1
+        count = self.sessions(key)
+        if count > cap:
+            self._words[entry + WAYS] -= 1
+            return Admission.REFUSED, count
+        return Admission.COUNTED, count
+
+    def release(self, key: Key) -> None:
+        """Gives back what was COUNTED."""
+        entry = self._find(self._own, key)
+        assert entry is not None
+        self._words[entry + WAYS] -= 1
+
+    def take(self, key: Key, per_second: float, burst: int, now: float) -> bool:
+        """One token of a key's bucket of `burst` tokens, which gains `per_second`; False when it is empty."""
+        full_at = now
+        for part in self._parts:
+            entry = self._find(part, key)
+            if entry is not None:
+                full_at = max(full_at, self._times[entry + 2 * WAYS])
+        full_at += 1 / per_second
+        if full_at - now > burst / per_second + _ROUNDING:
+            return False
+        own = self._find(self._own, key) or self._claim(key, now)
+        if own is None:
+            self.uncounted += 1
+        else:
+            self._times[own + 2 * WAYS] = full_at
+        return True
+
+    def _find(self, part: int, key: Key) -> int | None:
+        """The word of a key's fingerprint in a part."""
+        start = part + key.offset
+        fingerprints = self._words[start : start + WAYS].tolist()
+        return (
+            start + fingerprints.index(key.fingerprint) if key.fingerprint in fingerprints else None
+        )
+
+    def _claim(self, key: Key, now: float) -> int | None:
+        """An entry of this worker's part that says nothing any more, made the key's."""
+        start = self._own + key.offset
+        for entry in range(start, start + WAYS):
+            if not self._words[entry + WAYS] and self._times[entry + 2 * WAYS] <= now:
+                self._words[entry] = 0  # nobody finds it while it changes hands
+                self._times[entry + 2 * WAYS] = 0.0
+                self._words[entry] = key.fingerprint
+                return entry
+        return None
+
+
+_ROUNDING = 1e-9  # seconds: sums of floats must not cost the last token
+
+
+def _secret(memory: memoryview) -> bytes:
+    """What the first worker put there."""
+    head = memory[: _HEADER * WORD]
+    if not any(head):
+        head[:] = os.urandom(_HEADER * WORD)
+    return bytes(head)
