@@ -35,6 +35,7 @@ Doing:
     quickstart      everything on one machine
     corpus/         first flights, sound and broken, as data for any proxy
     conformance     plays the corpus against a proxy and judges it
+    explain         what would become of a connection, and why
     cli             the commands; the only module that knows every other
 
 Beside this package: `admin` (the REST API, which shares only the first group), `certs`, `examples/game_echo`.

@@ -327,7 +327,7 @@ def _server_name(body: bytes | None) -> tuple[str | None, bool]:
         _refuse_rest(body[end:])
     if body[at] != _HOST_NAME:
         _broken(HelloClass.SERVER_NAME_SYNTAX, f"name of type {body[at]}")
-    return _host_name(body[start:])
+    return host_name(body[start:])
 
 
 def _refuse_rest(rest: bytes) -> NoReturn:
@@ -337,7 +337,8 @@ def _refuse_rest(rest: bytes) -> NoReturn:
     _broken(HelloClass.TRAILING, f"{len(rest)} bytes after the server name")
 
 
-def _host_name(given: bytes) -> tuple[str | None, bool]:
+def host_name(given: bytes) -> tuple[str | None, bool]:
+    """The name to route on, and whether an IP literal stands in its place; `BrokenHello` for what is neither."""
     name = given.lower().removesuffix(b".")
     if not 1 <= len(name) <= _MAX_NAME:
         _broken(HelloClass.NAME_LENGTH, f"name of {len(given)} bytes: {given[:64]!r}")

@@ -11,9 +11,10 @@ from typing import Any
 
 import trio
 
-from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader, HelloClass
+from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.proxy_protocol import BrokenHeader, ProxyHeader, ProxyHeaderReader
+from sniproxy.refusals import hello_refusal
 from sniproxy.relay.sockets import Lost, receive
 from sniproxy.settings import Listener, Proxy
 
@@ -90,7 +91,7 @@ class FirstFlight:
                 self._silent = False
         except BrokenHello as broken:
             detail = f"{broken.hello_class}: {broken.detail}"
-            raise SessionEnded(_reason(broken.hello_class), detail) from None
+            raise SessionEnded(hello_refusal(broken.hello_class), detail) from None
         return hello
 
     async def _receive(self) -> bytes:
@@ -102,11 +103,3 @@ class FirstFlight:
         if not data:
             raise SessionEnded(reason, "closed by the client")
         return data
-
-
-def _reason(hello_class: HelloClass) -> CloseReason:
-    if hello_class is HelloClass.TOO_LARGE:
-        return CloseReason.HELLO_TOO_LARGE
-    if hello_class.startswith("not_tls"):
-        return CloseReason.HELLO_NOT_TLS
-    return CloseReason.HELLO_BROKEN

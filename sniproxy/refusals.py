@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sniproxy.client_hello import HelloClass
 from sniproxy.errors import REFUSALS, CloseReason
 
 # A handshake that fails is no refusal, but its hello shows why.
@@ -96,3 +97,12 @@ def shortened(reason: CloseReason, flight: bytes) -> bytes:
     if reason is CloseReason.PROXY_BROKEN:
         return flight[:PROXY_KEPT]
     return flight
+
+
+def hello_refusal(hello_class: HelloClass) -> CloseReason:
+    """Why a connection with such a hello is closed."""
+    if hello_class is HelloClass.TOO_LARGE:
+        return CloseReason.HELLO_TOO_LARGE
+    if hello_class.startswith("not_tls"):
+        return CloseReason.HELLO_NOT_TLS
+    return CloseReason.HELLO_BROKEN

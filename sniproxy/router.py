@@ -10,6 +10,7 @@ lower id in text order: the same on every pod, whatever the order in which objec
 
 import bisect
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sniproxy.access import enable
@@ -61,11 +62,17 @@ class Route:
 
     def fits(self, arrival: Arrival) -> bool:
         """Whether every condition but the name holds."""
-        return (
-            (self.server_port is None or self.server_port == arrival.server_port)
-            and (self.remote is None or arrival.remote in self.remote)
-            and (self.server is None or arrival.server in self.server)
-        )
+        return self.misfit(arrival) is None
+
+    def misfit(self, arrival: Arrival) -> str | None:
+        """The member of the object that does not hold, the name aside."""
+        if self.server_port is not None and self.server_port != arrival.server_port:
+            return "server_port"
+        if self.remote is not None and arrival.remote not in self.remote:
+            return "remote_addr"
+        if self.server is not None and arrival.server not in self.server:
+            return "server_addr"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,28 +113,28 @@ class Router:
 
     def match(self, arrival: Arrival) -> Match | None:
         """The route for a connection, or None."""
-        name = arrival.server_name
-        if name is None:
-            return self._first(self._unnamed, arrival, "") or self._suffix("", arrival)
-        found = self._first(self._exact.get(name, ()), arrival, name)
-        if found is not None:
-            return found
-        for length in self._longest_first:
-            if length < len(name):  # the star stands for one character at least
-                found = self._suffix(name[len(name) - length :], arrival)
-                if found is not None:
-                    return found
-        return self._first(self._unnamed, arrival, "")
-
-    def _suffix(self, suffix: str, arrival: Arrival) -> Match | None:
-        return self._first(self._wildcard.get(suffix, ()), arrival, "*" + suffix)
-
-    @staticmethod
-    def _first(routes: list[Route] | tuple[()], arrival: Arrival, pattern: str) -> Match | None:
-        for route in routes:
+        for route, pattern in self.asked(arrival):
             if route.fits(arrival):
                 return Match(route, pattern)
         return None
+
+    def asked(self, arrival: Arrival) -> Iterator[tuple[Route, str]]:
+        """Every route whose names take the connection, in the order in which they are asked, and the pattern of each."""
+        name = arrival.server_name
+        if name is None:
+            yield from self._of(self._unnamed, "")
+            yield from self._of(self._wildcard.get("", ()), "*")
+            return
+        yield from self._of(self._exact.get(name, ()), name)
+        for length in self._longest_first:
+            if length < len(name):  # the star stands for one character at least
+                suffix = name[len(name) - length :]
+                yield from self._of(self._wildcard.get(suffix, ()), "*" + suffix)
+        yield from self._of(self._unnamed, "")
+
+    @staticmethod
+    def _of(routes: Sequence[Route], pattern: str) -> Iterator[tuple[Route, str]]:
+        return ((route, pattern) for route in routes)
 
     def _buckets(self, route: Route) -> list[list[Route]]:
         if not route.names:

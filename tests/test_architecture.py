@@ -22,7 +22,7 @@ LAYERS = (
     ("listener",),
     ("status",),
     ("worker",),
-    ("quickstart", "conformance"),
+    ("quickstart", "conformance", "explain"),
     ("cli",),
 )
 
