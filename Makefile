@@ -38,15 +38,17 @@ cover: $(TESTS)  ## which lines and branches the tests reach
 certs: $(RUNTIME)  ## throw-away certificates in certs/
 	$(BIN)/python -m certs.make_certs
 
-load: $(TESTS)  ## 1 000 sessions at once for 30 s; every byte checked
+load: $(TESTS)  ## 1 000 sessions at once, every byte checked; players beside slow clients and garbage
 	$(BIN)/python -m bench.load
+	$(BIN)/python -m bench.hostile
 
 bench: $(TESTS)  ## how fast a change is in force, and with how many routes
 	$(BIN)/python -m bench.live_changes
 
-fuzz: $(TESTS)  ## coverage-guided, FUZZ_SECONDS of it; needs the extra [fuzz]
+fuzz: $(TESTS)  ## coverage-guided, FUZZ_SECONDS for each reader; installs the extra [fuzz]
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,fuzz]'
 	$(BIN)/python -m bench.fuzz_hello -max_total_time=$(FUZZ_SECONDS)
+	$(BIN)/python -m bench.fuzz_proxy -max_total_time=$(FUZZ_SECONDS)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
