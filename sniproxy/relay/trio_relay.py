@@ -19,9 +19,10 @@ import trio
 
 from sniproxy.errors import CloseReason
 from sniproxy.relay import Flow, Outcome, Terminated
+from sniproxy.relay.alerts import cause_of
 from sniproxy.relay.deadlines import Deadlines
 from sniproxy.relay.sockets import Lost, close, receive_into, send_all, shut_writing
-from sniproxy.relay.trio_tls import TrioTls, cause_of, server_context
+from sniproxy.relay.trio_tls import TrioTls
 from sniproxy.tls import ServerTls
 
 TICK = 1.0  # seconds between two looks at the idle deadlines
@@ -40,7 +41,7 @@ class TrioRelay:
     async def accept_tls(
         self, client: socket.socket, server_tls: ServerTls, received: bytes
     ) -> Terminated:
-        tls = TrioTls(client, server_context(server_tls), received)
+        tls = TrioTls(client, server_tls, received)
         await tls.handshake()
         return tls
 

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import trio
 
 from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.relay.alerts import cause_of, explain_failure
 from sniproxy.relay.sockets import Lost, receive, receive_into, send_all
 from sniproxy.tls import ServerTls
 
@@ -54,6 +55,9 @@ def _make_context(server_tls: ServerTls) -> ssl.SSLContext:
     if server_tls.client_ca is not None:
         context.load_verify_locations(cadata=server_tls.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
+        # Nobody comes back by a ticket whose certificate was found too deep once the handshake was over.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
     for certificate, key in server_tls.pairs:
         with _private_file(f"{certificate}\n{key}\n") as path:
             context.load_cert_chain(path)
@@ -91,8 +95,11 @@ def _private_file(text: str) -> Iterator[str]:
 class TrioTls:
     """The server's side of one TLS session. Implements `sniproxy.relay.Terminated`."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, received: bytes) -> None:
+    def __init__(self, sock: socket.socket, server_tls: ServerTls, received: bytes) -> None:
+        """SessionEnded NO_CERTIFICATE when OpenSSL does not take certificate and key."""
+        context = server_context(server_tls)
         self._sock = sock
+        self._depth = server_tls.client_depth if server_tls.client_ca is not None else None
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._incoming.write(received)
@@ -115,13 +122,32 @@ class TrioTls:
                 self._incoming.write(data)
             await self._flush()
         except ssl.SSLError as error:
+            last = self._outgoing.read()
             with suppress(Lost):
-                await self._flush()
-            raise SessionEnded(CloseReason.HANDSHAKE_FAILED, cause_of(error)) from None
+                await send_all(self._sock, last)
+            why = explain_failure(error, last, self._object.version())
+            raise SessionEnded(CloseReason.HANDSHAKE_FAILED, why) from None
         except Lost as lost:
             raise SessionEnded(CloseReason.HANDSHAKE_FAILED, lost.cause) from None
+        self._check_depth()
         self.version = self._object.version() or ""
         self.cipher = (self._object.cipher() or ("",))[0]
+
+    def _check_depth(self) -> None:
+        """At most `depth` intermediate authorities between the client's certificate and the trusted one.
+
+        The standard library has no way to tell OpenSSL so before the handshake. A session that is resumed (TLS 1.2, by
+        its id) has no chain any more: only one that passed is there to be resumed, since OpenSSL forgets a session whose
+        object goes without a close_notify.
+        """
+        if self._depth is None:
+            return
+        chain = self._object._sslobj.get_verified_chain()  # type: ignore[attr-defined]  # public from 3.13 on
+        between = len(chain) - 2 if chain else 0
+        if between > self._depth:
+            del self._object
+            why = f"{between} authorities below client.ca, client.depth is {self._depth}"
+            raise SessionEnded(CloseReason.HANDSHAKE_FAILED, why)
 
     def read(self) -> bytes | None:
         """Decrypted bytes in hand; None when more must be fetched; b"" after the client's end."""
@@ -194,8 +220,3 @@ class TrioTls:
         async with self._sending:
             while data := self._outgoing.read(4 * CHUNK):
                 await send_all(self._sock, data)
-
-
-def cause_of(error: ssl.SSLError) -> str:
-    """OpenSSL's words for it, such as "tlsv1 alert unknown ca"."""
-    return (error.reason or error.strerror or type(error).__name__).replace("_", " ").lower()
