@@ -168,6 +168,7 @@ class Proxy(Section):
     idle_timeout: PositiveSeconds = 1 * HOUR  # no byte in either direction
     half_close_timeout: PositiveSeconds = 2 * MINUTE  # the same after one side has ended
     keepalive_idle: Annotated[int, Field(ge=1)] = 300  # seconds; an NLB forgets a flow after 350
+    relay: Literal["auto", "native", "trio"] = "auto"  # auto: native where it is built
     relay_buffer: Annotated[int, Field(ge=4 * KIB)] = 64 * KIB  # bytes, shared by all sessions
     refused_log_interval: Annotated[float, Field(ge=0)] = 1 * SECOND  # between lines of one reason
     refused_kept: Annotated[int, Field(ge=0)] = 1 * MIB  # bytes of the latest refused first flights

@@ -12,7 +12,7 @@ from sniproxy.errors import CloseReason
 from sniproxy.keyring import open_keyring
 from sniproxy.listener import accept_forever, bind, listen
 from sniproxy.logs import Log
-from sniproxy.relay.trio_relay import open_trio_relay
+from sniproxy.relay.opening import choose_relay, open_relay
 from sniproxy.session import Worker, open_worker, refuse, serve
 from sniproxy.settings import Listener, Settings
 from sniproxy.snapshot import Snapshot
@@ -35,6 +35,7 @@ async def run_worker(
     SettingsError when a port or the keyring cannot be used.
     """
     keyring = open_keyring(settings)
+    moved_by = choose_relay(settings.proxy.relay)
     snapshot = Snapshot(settings.where.prefix, keyring)
     async with AsyncExitStack() as stack:
         bound = [
@@ -45,14 +46,12 @@ async def run_worker(
         listen(status_socket, "status.address", backlog=STATUS_BACKLOG)
         store = open_store(settings)
         stack.push_async_callback(_close, store)
-        relay = await stack.enter_async_context(
-            open_trio_relay(buffer_size=settings.proxy.relay_buffer)
-        )
+        relay = await stack.enter_async_context(open_relay(settings.proxy))
         nursery = await stack.enter_async_context(trio.open_nursery())
         worker = open_worker(settings.proxy, snapshot, relay, log)
         status = Status(worker.metrics.registry, worker.recorder)
         nursery.start_soon(serve_status, status_socket, status)
-        log.info("starting", relay=relay.name, store=settings.store)
+        log.info("starting", relay=moved_by, store=settings.store)
         await nursery.start(_follow, store, settings, worker)
         for index, (listener, sock) in enumerate(bound):
             listen(sock, f"{_setting(index)}.address", backlog=settings.proxy.backlog)

@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "networks", "settings", "objects", "store", "keyring", "logs", "corpus"),
     ("client_hello", "proxy_protocol", "tls", "balancer", "accounting", "stick_table", "refusals"),
     ("access", "router", "limits", "snapshot"),
-    ("relay", "upstream", "metrics"),
+    ("_relay", "relay", "upstream", "metrics"),
     ("config",),
     ("first_flight",),
     ("session",),

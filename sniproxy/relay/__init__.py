@@ -59,8 +59,15 @@ class Flow:
 class Link(Protocol):
     """A session in a relay's hands."""
 
-    to_upstream: int  # bytes so far
-    to_client: int
+    @property
+    def to_upstream(self) -> int:
+        """Bytes so far."""
+        ...
+
+    @property
+    def to_client(self) -> int:
+        """Bytes so far."""
+        ...
 
     def kill(self, reason: CloseReason) -> None:
         """Ends it now, with that reason, unless it has ended. `on_end` follows."""

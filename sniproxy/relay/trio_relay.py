@@ -25,6 +25,7 @@ from sniproxy.relay.sockets import Lost, close, receive_into, send_all, shut_wri
 from sniproxy.relay.trio_tls import TrioTls
 from sniproxy.tls import ServerTls
 
+NEVER_CLOSED = "the other side never closed"
 TICK = 1.0  # seconds between two looks at the idle deadlines
 
 
@@ -147,7 +148,7 @@ class _Link:
         elif self._first_end is None:
             self._abort(CloseReason.IDLE_TIMEOUT)
         else:
-            self._abort(self._first_end, "the other side never closed")
+            self._abort(self._first_end, NEVER_CLOSED)
 
     def _side_ended(self, source: CloseReason) -> None:
         if self._first_end is None:

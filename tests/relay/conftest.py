@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sniproxy.relay import Relay
+from sniproxy.relay.native import open_native_relay
 from sniproxy.relay.trio_relay import open_trio_relay
 from tests.support.relaying import Implementation
 
@@ -16,7 +17,16 @@ async def _open_trio(buffer_size: int) -> AsyncIterator[Relay]:
         yield relay
 
 
-IMPLEMENTATIONS = [Implementation("trio", _open_trio, virtual=True)]
+@asynccontextmanager
+async def _open_native(buffer_size: int) -> AsyncIterator[Relay]:
+    async with open_native_relay(buffer_size=buffer_size) as relay:
+        yield relay
+
+
+IMPLEMENTATIONS = [
+    Implementation("trio", _open_trio, virtual=True),
+    Implementation("native", _open_native, virtual=True),
+]
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, ids=lambda implementation: implementation.name)

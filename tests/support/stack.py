@@ -17,6 +17,7 @@ import httpx
 from tests.support.etcd import EtcdServer, find_etcd_binaries
 from tests.support.ports import free_ports
 
+RELAY = "SNIPROXY_PROXY__RELAY"  # the one setting that a run of the tests may choose
 START_DEADLINE = 20.0  # seconds until a part must answer
 STOP_DEADLINE = 5.0  # seconds until a part that was asked to stop must be gone
 KEY = "0123456789abcdef0123456789abcdef"
@@ -100,7 +101,9 @@ class Stack:
         self.config = folder / "sniproxy.yaml"
         self.config.write_text(json.dumps(settings))  # JSON is YAML
         env = {
-            name: value for name, value in os.environ.items() if not name.startswith("SNIPROXY_")
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("SNIPROXY_") or name == RELAY
         }
         command = [sys.executable, "-m", "sniproxy.cli"]
         self.admin = Part("admin", folder, [*command, "admin", "-c", str(self.config)], env)

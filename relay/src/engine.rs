@@ -1,0 +1,422 @@
+//! The thread that owns the sessions: one epoll, edge-triggered, each socket registered once for all.
+//!
+//! Others speak to it through a queue of commands and an eventfd; it answers with a list of ends and another eventfd. Time
+//! comes from outside too (`Handle::tick`), so that it is the same time that the rest of the process lives in.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::take;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use slab::Slab;
+
+use crate::deadlines::{Deadlines, TICK};
+use crate::session::{End, Pumped, Session, Side};
+
+const EVENTS: usize = 256; // taken from epoll at once
+const SHARE: usize = 256 * 1024; // bytes that one direction may move before others have their turn
+const WAKE: u64 = u64::MAX; // the eventfd of the commands, among the keys of sockets
+const NEVER: u64 = u64::MAX;
+
+/// How long a session may do nothing, or last, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Without a byte in either direction.
+    pub idle: u64,
+    /// The same once one side has ended.
+    pub half_close: u64,
+    /// Altogether; None: no limit.
+    pub session: Option<u64>,
+}
+
+/// One session's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The session.
+    pub token: u64,
+    /// How.
+    pub end: End,
+    /// Bytes handed to the kernel for the upstream.
+    pub to_upstream: u64,
+    /// Bytes handed to the kernel for the client.
+    pub to_client: u64,
+}
+
+enum Command {
+    Start(u64, Box<Session>, Times),
+    Kill(u64),
+    Tick(u64),
+    Counts(u64, SyncSender<Option<(u64, u64)>>),
+    Stop,
+}
+
+struct Shared {
+    commands: Mutex<Vec<Command>>,
+    wake: OwnedFd,
+    ended: Mutex<Vec<Ended>>,
+    done: OwnedFd,
+}
+
+/// What the rest of the process holds of an engine.
+pub struct Handle {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    next_token: AtomicU64,
+}
+
+impl Handle {
+    /// Starts the thread; `buffer_size` in bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no descriptor or no thread left.
+    pub fn start(buffer_size: usize) -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let shared = Arc::new(Shared {
+            commands: Mutex::default(),
+            wake: eventfd(0, flags)?,
+            ended: Mutex::default(),
+            done: eventfd(0, flags)?,
+        });
+        let engine = Engine::new(Arc::clone(&shared), buffer_size)?;
+        let thread = std::thread::Builder::new()
+            .name("relay".into())
+            .spawn(move || engine.run())?;
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+            next_token: AtomicU64::new(1),
+        })
+    }
+
+    /// Hands a session over; its token.
+    pub fn adopt(&self, session: Session, times: Times) -> u64 {
+        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
+        self.send(Command::Start(token, Box::new(session), times));
+        token
+    }
+
+    /// Ends a session, unless it has ended.
+    pub fn kill(&self, token: u64) {
+        self.send(Command::Kill(token));
+    }
+
+    /// Says what time it is, in milliseconds; to be called every `TICK`.
+    pub fn tick(&self, now: u64) {
+        self.send(Command::Tick(now));
+    }
+
+    /// Bytes that a session has moved so far, to the upstream and to the client; None when it has ended.
+    ///
+    /// Waits for the engine's next turn.
+    pub fn counts(&self, token: u64) -> Option<(u64, u64)> {
+        let (sender, receiver) = sync_channel(1);
+        self.send(Command::Counts(token, sender));
+        receiver.recv().ok().flatten()
+    }
+
+    /// Becomes readable when sessions have ended.
+    pub fn done(&self) -> BorrowedFd<'_> {
+        self.shared.done.as_fd()
+    }
+
+    /// The sessions that ended since the last call.
+    pub fn ended(&self) -> Vec<Ended> {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.shared.done, &mut count); // nothing there: a list taken before
+        take(&mut *lock(&self.shared.ended))
+    }
+
+    /// Ends every session and the thread; what is left is in `ended`.
+    pub fn stop(&self) {
+        self.send(Command::Stop);
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = thread.join(); // a panic has been printed by then
+        }
+    }
+
+    fn send(&self, command: Command) {
+        let mut commands = lock(&self.shared.commands);
+        commands.push(command);
+        if commands.len() == 1 {
+            signal(&self.shared.wake);
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes an eventfd readable.
+fn signal(eventfd: &OwnedFd) {
+    // It fails only when the counter is at its end, and then it is readable.
+    let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+}
+
+struct Entry {
+    token: u64,
+    session: Box<Session>,
+    idle: u64,
+    half_close: u64,
+    last_active: u64,
+    ends_at: u64,
+    bucket: u64, // where it is filed
+    half_closed: bool,
+    again: bool, // it is in the list of those that have more to move
+}
+
+impl Entry {
+    fn due(&self) -> u64 {
+        self.last_active.saturating_add(self.idle).min(self.ends_at)
+    }
+}
+
+struct Engine {
+    shared: Arc<Shared>,
+    epoll: OwnedFd,
+    entries: Slab<Entry>,
+    keys: HashMap<u64, usize>,
+    deadlines: Deadlines,
+    again: Vec<usize>,
+    ended: Vec<Ended>,
+    buffer: Vec<u8>,
+    now: u64,
+    stopping: bool,
+}
+
+impl Engine {
+    fn new(shared: Arc<Shared>, buffer_size: usize) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(
+            &epoll,
+            &shared.wake,
+            EventData::new_u64(WAKE),
+            EventFlags::IN,
+        )?;
+        Ok(Self {
+            shared,
+            epoll,
+            entries: Slab::new(),
+            keys: HashMap::new(),
+            deadlines: Deadlines::default(),
+            again: Vec::new(),
+            ended: Vec::new(),
+            buffer: vec![0; buffer_size],
+            now: 0,
+            stopping: false,
+        })
+    }
+
+    fn run(mut self) {
+        let mut events = Vec::with_capacity(EVENTS);
+        while !self.stopping {
+            self.wait(&mut events);
+            for event in events.drain(..) {
+                self.handle(&event);
+            }
+            for key in take(&mut self.again) {
+                self.go_on(key);
+            }
+            self.report();
+        }
+        for key in self.entries.iter().map(|(key, _)| key).collect::<Vec<_>>() {
+            self.end(key, End::Stopped);
+        }
+        self.report();
+    }
+
+    fn wait(&mut self, events: &mut Vec<Event>) {
+        let at_once = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let timeout = (!self.again.is_empty()).then_some(&at_once);
+        match epoll::wait(&self.epoll, spare_capacity(events), timeout) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => panic!("epoll: {error}"),
+        }
+    }
+
+    fn handle(&mut self, event: &Event) {
+        // Copied: the kernel's struct is packed.
+        let (flags, data) = (event.flags, event.data.u64());
+        if data == WAKE {
+            self.obey();
+            return;
+        }
+        let key = usize::try_from(data >> 1).unwrap_or(usize::MAX);
+        let side = if data & 1 == 0 {
+            Side::Client
+        } else {
+            Side::Upstream
+        };
+        // Its session may have ended earlier in this turn.
+        if let Some(entry) = self.entries.get_mut(key) {
+            let hung_up = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+            let (readable, writable) = (
+                flags.contains(EventFlags::IN),
+                flags.contains(EventFlags::OUT),
+            );
+            entry
+                .session
+                .announce(side, readable, writable, flags.intersects(hung_up));
+            self.move_bytes(key);
+        }
+    }
+
+    fn go_on(&mut self, key: usize) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.again = false;
+            self.move_bytes(key);
+        }
+    }
+
+    /// Lets both directions of a session have their share.
+    fn move_bytes(&mut self, key: usize) {
+        let entry = &mut self.entries[key];
+        let before = entry.session.counts();
+        let mut more = false;
+        for from in [Side::Client, Side::Upstream] {
+            match entry.session.pump(from, &mut self.buffer, SHARE) {
+                Ok(pumped) => more |= pumped == Pumped::HasMore,
+                Err(end) => {
+                    self.end(key, end);
+                    return;
+                }
+            }
+        }
+        if entry.session.is_over() {
+            let first = entry.session.first_end.unwrap_or(Side::Client);
+            self.end(key, End::Closed(first));
+            return;
+        }
+        if more && !entry.again {
+            entry.again = true;
+            self.again.push(key);
+        }
+        let just_half_closed = entry.session.first_end.is_some() && !entry.half_closed;
+        if just_half_closed || entry.session.counts() != before {
+            // The next tick at the earliest: a timeout must never come early.
+            entry.last_active = self.now + TICK;
+        }
+        if just_half_closed {
+            entry.half_closed = true;
+            entry.idle = entry.idle.min(entry.half_close);
+            entry.bucket = self.deadlines.file(key, entry.due());
+        }
+    }
+
+    fn obey(&mut self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.shared.wake, &mut count);
+        let commands = take(&mut *lock(&self.shared.commands));
+        for command in commands {
+            match command {
+                Command::Start(token, session, times) => self.adopt(token, session, times),
+                Command::Kill(token) => {
+                    if let Some(&key) = self.keys.get(&token) {
+                        self.end(key, End::Killed);
+                    }
+                }
+                Command::Tick(now) => self.tick(now),
+                Command::Counts(token, answer) => {
+                    let key = self.keys.get(&token);
+                    // Whoever asked may be gone.
+                    let _ = answer.send(key.map(|&key| self.entries[key].session.counts()));
+                }
+                Command::Stop => self.stopping = true,
+            }
+        }
+    }
+
+    fn adopt(&mut self, token: u64, session: Box<Session>, times: Times) {
+        let last_active = self.now + TICK;
+        let key = self.entries.insert(Entry {
+            token,
+            session,
+            idle: times.idle,
+            half_close: times.half_close,
+            last_active,
+            ends_at: times
+                .session
+                .map_or(NEVER, |time| last_active.saturating_add(time)),
+            bucket: 0,
+            half_closed: false,
+            again: false,
+        });
+        self.keys.insert(token, key);
+        let entry = &mut self.entries[key];
+        entry.bucket = self.deadlines.file(key, entry.due());
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        for side in [Side::Client, Side::Upstream] {
+            let data = EventData::new_u64((key as u64) << 1 | side as u64);
+            let added = epoll::add(&self.epoll, entry.session.socket(side), data, flags);
+            if let Err(error) = added {
+                self.end(key, End::Lost(side, error));
+                return;
+            }
+        }
+        self.move_bytes(key);
+    }
+
+    fn tick(&mut self, now: u64) {
+        self.now = now;
+        while let Some((bucket, keys)) = self.deadlines.due(now) {
+            for key in keys {
+                self.look_at(key, bucket);
+            }
+        }
+    }
+
+    /// Ends a session whose time has come, or files it anew. It may be gone, or filed elsewhere meanwhile.
+    fn look_at(&mut self, key: usize, bucket: u64) {
+        let Some(entry) = self.entries.get_mut(key).filter(|one| one.bucket == bucket) else {
+            return;
+        };
+        if entry.due() > self.now {
+            entry.bucket = self.deadlines.file(key, entry.due());
+        } else if entry.ends_at <= self.now {
+            self.end(key, End::TimeUp);
+        } else if let Some(first) = entry.session.first_end {
+            self.end(key, End::NeverClosed(first));
+        } else {
+            self.end(key, End::Idle);
+        }
+    }
+
+    /// Forgets a session; its sockets are closed with it, which takes them out of epoll too.
+    fn end(&mut self, key: usize, end: End) {
+        let entry = self.entries.remove(key);
+        self.keys.remove(&entry.token);
+        let (to_upstream, to_client) = entry.session.counts();
+        self.ended.push(Ended {
+            token: entry.token,
+            end,
+            to_upstream,
+            to_client,
+        });
+    }
+
+    /// Hands the ends of this turn over at once.
+    fn report(&mut self) {
+        if !self.ended.is_empty() {
+            lock(&self.shared.ended).append(&mut self.ended);
+            signal(&self.shared.done);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! One session: two sockets, and what is owed to each. It knows neither epoll nor clocks nor Python.
+//!
+//! A direction is pumped from one side to the other: read into a buffer that all sessions share, sent at once, and only
+//! what the kernel did not take is kept, as a debt to that side. Nothing more is read for a side that has a debt. So an idle
+//! session holds no buffer, and a busy one holds at most one buffer per direction.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
+
+/// One of the two ends of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The player.
+    Client = 0,
+    /// The game server.
+    Upstream = 1,
+}
+
+impl Side {
+    /// The other end.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Both sides sent their end; the one that did so first.
+    Closed(Side),
+    /// A side failed with an error of the kernel.
+    Lost(Side, Errno),
+    /// No byte moved for too long.
+    Idle,
+    /// It lasted too long.
+    TimeUp,
+    /// One side had ended, and the other never did.
+    NeverClosed(Side),
+    /// Somebody asked for it.
+    Killed,
+    /// The engine was stopped.
+    Stopped,
+}
+
+/// What became of pumping a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pumped {
+    /// It waits for a socket.
+    Waits,
+    /// It used up its share of the turn; there may be more at once.
+    HasMore,
+}
+
+/// Bytes that a side did not take yet.
+#[derive(Default)]
+struct Debt {
+    bytes: Vec<u8>,
+    paid: usize,
+}
+
+impl Debt {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.paid..]
+    }
+
+    fn pay(&mut self, count: usize) {
+        self.paid += count;
+        if self.paid == self.bytes.len() {
+            *self = Self::default(); // gives the memory back
+        }
+    }
+}
+
+struct Socket {
+    fd: OwnedFd,
+    debt: Debt,
+    /// Reading or writing may succeed, as far as the kernel has said.
+    readable: bool,
+    writable: bool,
+    /// The kernel has said that its end, or an error, is to be read: a short read is not the last.
+    hung_up: bool,
+    /// All that it will ever say has been read.
+    ended: bool,
+    /// We have said that nothing more comes.
+    shut: bool,
+}
+
+impl Socket {
+    fn new(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            debt: Debt::default(),
+            readable: true,
+            writable: true,
+            hung_up: false,
+            ended: false,
+            shut: false,
+        }
+    }
+
+    /// How many bytes the kernel took; 0 when it takes none now.
+    fn send(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        loop {
+            match send(&self.fd, bytes, SendFlags::NOSIGNAL) {
+                Ok(count) => return Ok(count),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.writable = false;
+                    return Ok(0);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// How many bytes came, 0 at its end; None when there are none now.
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
+        loop {
+            match recv(&self.fd, &mut *buffer, RecvFlags::empty()) {
+                Ok((_, count)) => {
+                    // A short read has emptied the queue; what comes later is announced anew (epoll(7), Q9).
+                    self.readable = count == buffer.len() || (self.hung_up && count > 0);
+                    self.ended = count == 0;
+                    return Ok(Some(count));
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Says that nothing more comes. Who is gone altogether need not hear it: whoever reads from it will hear how.
+    fn shut(&mut self) -> Result<(), Errno> {
+        self.shut = true;
+        match shutdown(&self.fd, Shutdown::Write) {
+            Ok(()) | Err(Errno::NOTCONN) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Two sockets and the bytes between them.
+pub struct Session {
+    sockets: [Socket; 2],
+    /// Bytes handed to the kernel for each side.
+    moved: [u64; 2],
+    /// Who sent its end first.
+    pub first_end: Option<Side>,
+}
+
+impl Session {
+    /// Takes both sockets over; `first` was read from the client already and goes to the upstream before all else.
+    #[must_use]
+    pub fn new(client: OwnedFd, upstream: OwnedFd, first: Vec<u8>) -> Self {
+        let mut sockets = [Socket::new(client), Socket::new(upstream)];
+        sockets[Side::Upstream as usize].debt = Debt {
+            bytes: first,
+            paid: 0,
+        };
+        Self {
+            sockets,
+            moved: [0, 0],
+            first_end: None,
+        }
+    }
+
+    /// The socket of a side.
+    #[must_use]
+    pub fn socket(&self, side: Side) -> BorrowedFd<'_> {
+        self.sockets[side as usize].fd.as_fd()
+    }
+
+    /// Bytes handed to the kernel for the upstream, and for the client.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (
+            self.moved[Side::Upstream as usize],
+            self.moved[Side::Client as usize],
+        )
+    }
+
+    /// The kernel has said that a side can be read from (`hung_up`: to its end or an error) or written to.
+    pub fn announce(&mut self, side: Side, readable: bool, writable: bool, hung_up: bool) {
+        let socket = &mut self.sockets[side as usize];
+        socket.readable |= readable || hung_up;
+        socket.writable |= writable || hung_up;
+        socket.hung_up |= hung_up;
+    }
+
+    /// Moves what one side has said to the other, up to `share` bytes or a bit more.
+    ///
+    /// # Errors
+    ///
+    /// How the session ended.
+    pub fn pump(&mut self, from: Side, buffer: &mut [u8], share: usize) -> Result<Pumped, End> {
+        let mut left = share;
+        loop {
+            let to = from.other();
+            if !self.pay(to)? {
+                return Ok(Pumped::Waits);
+            }
+            if self.sockets[from as usize].ended {
+                self.pass_on_the_end(from)?;
+                return Ok(Pumped::Waits);
+            }
+            if !self.sockets[from as usize].readable {
+                return Ok(Pumped::Waits);
+            }
+            if left == 0 {
+                return Ok(Pumped::HasMore);
+            }
+            let received = self.sockets[from as usize].receive(buffer);
+            match received.map_err(|error| self.lost(from, error))? {
+                Some(count) => {
+                    self.hand(to, &buffer[..count])?;
+                    left = left.saturating_sub(count);
+                }
+                None => return Ok(Pumped::Waits),
+            }
+        }
+    }
+
+    /// Whether both sides have ended and know it of each other.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.sockets
+            .iter()
+            .all(|socket| socket.ended && socket.shut)
+    }
+
+    /// Makes closing reach a side as a reset.
+    pub fn reset(&self, side: Side) {
+        // What cannot be told to a socket that is gone need not be told.
+        let _ = sockopt::set_socket_linger(
+            &self.sockets[side as usize].fd,
+            Some(std::time::Duration::ZERO),
+        );
+    }
+
+    /// Sends what a side is owed; whether all of it was taken.
+    fn pay(&mut self, to: Side) -> Result<bool, End> {
+        let socket = &mut self.sockets[to as usize];
+        while !socket.debt.rest().is_empty() {
+            if !socket.writable {
+                return Ok(false);
+            }
+            let debt = std::mem::take(&mut socket.debt);
+            let sent = socket.send(debt.rest());
+            socket.debt = debt;
+            match sent {
+                Ok(count) => {
+                    socket.debt.pay(count);
+                    self.moved[to as usize] += count as u64;
+                }
+                Err(error) => return Err(self.lost(to, error)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends to a side that is owed nothing, and owes it the rest.
+    fn hand(&mut self, to: Side, bytes: &[u8]) -> Result<(), End> {
+        let socket = &mut self.sockets[to as usize];
+        let sent = if socket.writable && !bytes.is_empty() {
+            socket.send(bytes)
+        } else {
+            Ok(0)
+        };
+        let count = sent.map_err(|error| self.lost(to, error))?;
+        self.moved[to as usize] += count as u64;
+        if count < bytes.len() {
+            self.sockets[to as usize].debt.bytes = bytes[count..].to_vec();
+        }
+        Ok(())
+    }
+
+    fn pass_on_the_end(&mut self, from: Side) -> Result<(), End> {
+        self.first_end.get_or_insert(from);
+        let to = from.other();
+        if !self.sockets[to as usize].shut {
+            let told = self.sockets[to as usize].shut();
+            told.map_err(|error| self.lost(to, error))?;
+        }
+        Ok(())
+    }
+
+    /// A side failed: one that had ended before has closed, not reset.
+    fn lost(&self, side: Side, error: Errno) -> End {
+        self.reset(side.other());
+        if self.first_end == Some(side) {
+            End::Closed(side)
+        } else {
+            End::Lost(side, error)
+        }
+    }
+}

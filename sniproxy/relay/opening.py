@@ -1,0 +1,34 @@
+"""From the `proxy.relay` setting to a relay."""
+
+from contextlib import AbstractAsyncContextManager
+
+from sniproxy.errors import SettingsError
+from sniproxy.relay import Relay
+from sniproxy.relay.native import BUILT, open_native_relay
+from sniproxy.relay.trio_relay import open_trio_relay
+from sniproxy.settings import Proxy
+
+NOT_BUILT = "native not built"
+
+
+def choose_relay(asked: str, *, built: bool = BUILT) -> str:
+    """What will move the bytes, for the log: `native`, `trio`, or `trio (native not built)`.
+
+    SettingsError when the native relay was asked for and is not there.
+    """
+    if asked == "trio":
+        return "trio"
+    if built:
+        return "native"
+    if asked == "native":
+        raise SettingsError(
+            f"proxy.relay: {NOT_BUILT}: install sniproxy where there is a Rust toolchain (rustc and cargo), or set auto"
+        )
+    return f"trio ({NOT_BUILT})"
+
+
+def open_relay(settings: Proxy) -> AbstractAsyncContextManager[Relay]:
+    """The relay that `choose_relay` names; leaving the block ends its sessions."""
+    native = choose_relay(settings.relay) == "native"
+    opening = open_native_relay if native else open_trio_relay
+    return opening(buffer_size=settings.relay_buffer)
