@@ -70,6 +70,8 @@ REFUSALS = frozenset(
         CloseReason.ROUTE_RATE,
         CloseReason.NO_ROUTE,
         CloseReason.NO_CERTIFICATE,
+        CloseReason.HANDSHAKE_FAILED,
+        CloseReason.HANDSHAKE_TIMEOUT,
     }
 )
 

@@ -32,6 +32,7 @@ class FirstFlight:
         self._header = b""  # what was read of it, until it is whole
         self._early = b""  # what was read beyond it
         self._hello: ClientHelloReader | None = None
+        self.local = False  # a balancer's own connection, by its header
         self._silent = True  # nothing was said yet, or LOCAL only
 
     @property
@@ -73,6 +74,7 @@ class FirstFlight:
             detail = f"{broken.header_class}: {broken.detail}"
             raise SessionEnded(CloseReason.PROXY_BROKEN, detail) from None
         self._header, self._early = b"", reader.rest
+        self.local = header.local
         self._silent = header.local and not self._early
         self.client = header.source or self.client
 

@@ -15,9 +15,9 @@ from sniproxy.router import Arrival
 from sniproxy.settings import Listener, Proxy, Rate
 from sniproxy.stick_table import Admission, Key, StickTable
 
-IPV6_SITE = (
-    8  # bytes: one customer's network is a /64 (RFC 6177), and all its addresses are one client
-)
+# Bytes of an IPv6 address: one customer's network is a /64 (RFC 6177), and all its addresses are one client.
+IPV6_SITE = 8
+LONGEST_DELAY = 60.0  # seconds that limit-conn may keep a session waiting
 
 
 class Limits:
@@ -103,7 +103,7 @@ class Limits:
         count = self._acquire(
             key, conf.conn + conf.burst, claims, CloseReason.ROUTE_LIMIT, "limit-conn of the route"
         )
-        return (count - 1) // conf.conn * conf.default_conn_delay
+        return min((count - 1) // conf.conn * conf.default_conn_delay, LONGEST_DELAY)
 
     def _take(self, key: Key, rate: Rate, reason: CloseReason, where: str) -> None:
         if not self._table.take(key, rate.per_second, rate.burst, self._clock()):

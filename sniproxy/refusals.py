@@ -9,15 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sniproxy.client_hello import HelloClass
-from sniproxy.errors import REFUSALS, CloseReason
-
-# A handshake that fails is no refusal, but its hello shows why.
-RECORDED = REFUSALS | {CloseReason.HANDSHAKE_FAILED}
+from sniproxy.errors import CloseReason
 
 OVERHEAD = 512  # bytes that a record counts for beside its flight
 # Of what is no TLS only as much as shows what it is: the rest may be a password in clear.
 NOT_TLS_KEPT = 64  # bytes
 PROXY_KEPT = 512  # bytes
+PROXY_STARTS = (b"PROXY", b"\r\n\r\n\0")
+HANDSHAKE = b"\x16"  # the type of a TLS record
 
 
 class Sampler:
@@ -92,11 +91,9 @@ class Recorder:
 
 def shortened(reason: CloseReason, flight: bytes) -> bytes:
     """What of a first flight is kept."""
-    if reason is CloseReason.HELLO_NOT_TLS:
-        return flight[:NOT_TLS_KEPT]
-    if reason is CloseReason.PROXY_BROKEN:
+    if flight.startswith(PROXY_STARTS) and reason is CloseReason.PROXY_BROKEN:
         return flight[:PROXY_KEPT]
-    return flight
+    return flight if flight.startswith(HANDSHAKE) else flight[:NOT_TLS_KEPT]
 
 
 def hello_refusal(hello_class: HelloClass) -> CloseReason:

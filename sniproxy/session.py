@@ -19,7 +19,7 @@ from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
 from sniproxy.networks import IpAddress, parse_address
 from sniproxy.proxy_protocol import encode_v1, encode_v2
-from sniproxy.refusals import RECORDED, Recorder, Refused, Sampler, shortened
+from sniproxy.refusals import Recorder, Refused, Sampler, shortened
 from sniproxy.relay import Flow, Outcome, Relay, Terminated
 from sniproxy.relay.sockets import Lost, close, send_all, tune
 from sniproxy.router import Arrival, Match
@@ -69,6 +69,7 @@ async def serve(worker: Worker, listener: Listener, sock: socket.socket, peer: A
     worker.metrics.opened.inc()
     worker.limits.enter()
     flight = FirstFlight(worker.settings, listener, sock, peer)
+    flow: Flow | None = None
     handed_over = False
     try:
         tune(sock, keepalive_idle=worker.settings.keepalive_idle)
@@ -76,8 +77,11 @@ async def serve(worker: Worker, listener: Listener, sock: socket.socket, peer: A
             await flight.read_proxy_header()
             account.client = _text(flight.client)
             client = parse_address(flight.client[0])
-            worker.limits.admit_client(listener, client, account.claims)
+            if not flight.local:
+                worker.limits.admit_client(listener, client, account.claims)
             hello = await flight.read_hello()
+            if flight.local:  # a balancer's health check ends before this
+                worker.limits.admit_client(listener, client, account.claims)
         match = await _route(worker, sock, client, hello, account)
         tls = await _terminate(worker, listener, sock, match, hello, flight.received, account)
         flow = await _connect(worker, sock, flight, match, tls, account)
@@ -98,6 +102,8 @@ async def serve(worker: Worker, listener: Listener, sock: socket.socket, peer: A
     finally:
         if not handed_over:
             close(sock)
+            if flow is not None:
+                close(flow.upstream)
 
 
 def refuse(
@@ -172,7 +178,9 @@ async def _connect(
 ) -> Flow:
     target = worker.snapshot.target(match.route)
     if target is None:
-        raise SessionEnded(CloseReason.NO_UPSTREAM, "the route has no upstream")
+        raise SessionEnded(
+            CloseReason.NO_UPSTREAM, "the route has no upstream, or what it names is not there"
+        )
     settings = worker.settings
     connected = await reach(
         target,
@@ -217,7 +225,7 @@ async def _introduce(
 
 def _record(worker: Worker, account: Account, end: SessionEnded, seen: bytes) -> None:
     """Keeps the first flight of a connection that was refused, for whoever asks why."""
-    if end.reason in RECORDED and seen:
+    if end.reason in REFUSALS and seen:
         worker.recorder.add(
             Refused(
                 session=account.id,

@@ -61,12 +61,17 @@ class Snapshot:
         self.revision = 0
 
     def target(self, route: Route) -> Target | None:
-        """A route's upstream: its own, the one it names, its service's own, the one that names; or None."""
+        """A route's upstream: its own, the one it names, its service's own, the one that names; or None.
+
+        None too when its service is not there: nobody knows what access rules that had.
+        """
         found = route.target or self._upstream(route.object.upstream_id)
+        if route.object.service_id is None:
+            return found
         service = self._services.get(str(route.object.service_id))
-        if found is None and service is not None:
-            found = service.target or self._upstream(service.upstream_id)
-        return found
+        if service is None:
+            return None
+        return found or service.target or self._upstream(service.upstream_id)
 
     def plugins(self, route: Route) -> Plugins:
         """A route's plugins over those of its service, name by name."""

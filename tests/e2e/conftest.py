@@ -40,5 +40,8 @@ def stack(
 ) -> Iterator[Stack]:
     """admin and proxy as processes; objects of one test stay for the next, so each uses names of its own."""
     folder = tmp_path_factory.mktemp(request.param)
-    with stores(request.param, folder) as (store, _), Stack(folder, store) as running:
+    with (
+        stores(request.param, folder) as (store, _),
+        Stack(folder, store, refused_log_interval=0) as running,
+    ):
         yield running

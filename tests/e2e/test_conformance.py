@@ -41,7 +41,9 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Counter[st
     listener = {"tls_passthrough": True}
     with (
         stores("sqlite", folder) as (store, _),
-        Stack(folder, store, listener=listener, hello_timeout=HELLO_TIMEOUT) as stack,
+        Stack(
+            folder, store, listener=listener, hello_timeout=HELLO_TIMEOUT, refused_log_interval=0
+        ) as stack,
     ):
         plan = setup(stack.port, DEADLINE)
         route(stack, plan)
