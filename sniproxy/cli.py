@@ -223,16 +223,17 @@ def explain_command(
     settings = load_settings(file)
     listener = _listener(settings, port)
     host, bound = split_address(listener.address)
+    remote = _address("--from", client)
     explanation = Explanation()
-    if hello is not None:
-        said = read_flight(hello.read(), settings.proxy, explanation)
-        server_name = said.server_name if said is not None else None
-    else:
-        server_name = read_name(name or "", explanation)
+    server_name = None
+    if listener.is_tls and listener.admits(remote):  # else nobody asks what was said
+        if hello is not None:
+            said = read_flight(hello.read(), settings.proxy, explanation)
+            server_name = said.server_name if said is not None else None
+        else:
+            server_name = read_name(name or "", explanation)
     if explanation.refused is None:
-        arrival = Arrival(
-            server_name, _address("--from", client), _address("--to", server or host), bound
-        )
+        arrival = Arrival(server_name, remote, _address("--to", server or host), bound)
         snapshot = _run(_load_snapshot, settings)
         explain(snapshot, listener, arrival, explanation)
     click.echo(str(explanation))

@@ -1,6 +1,6 @@
 """What would become of a connection, and why: the same stages that serve it, asked one by one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader, host_name
 from sniproxy.errors import CloseReason
@@ -55,7 +55,7 @@ def read_flight(flight: bytes, settings: Proxy, to: Explanation) -> ClientHello 
 def read_name(name: str, to: Explanation) -> str | None:
     """A name as the hello's reader would give it; with the refusal said when no hello may carry it."""
     try:
-        return host_name(name.encode())[0]
+        return host_name(name.encode(errors="surrogateescape"))[0]
     except BrokenHello as broken:
         kind = broken.hello_class
         to.refuse(hello_refusal(kind), "name", f"refused as {kind}: {broken.detail}")
@@ -68,6 +68,8 @@ def explain(
     """What would become of a connection with that name, client and listening address. Limits that depend on who else
     is connected are named, not counted.
     """
+    if not listener.is_tls:
+        arrival = replace(arrival, server_name=None)
     to.say("listener", f"{listener.address}, {_mode(listener)}")
     to.say("name", arrival.server_name or "none, or none that can be used")
     to.say("client", str(arrival.remote))

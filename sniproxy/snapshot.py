@@ -21,7 +21,7 @@ from sniproxy.objects import KINDS, InlineUpstream, Service, Ssl, StreamRoute, d
 from sniproxy.objects.secrets import map_secrets
 from sniproxy.router import Route, Router
 from sniproxy.store import Deleted, Entry, Event, Listing
-from sniproxy.tls import Certificate, Certificates
+from sniproxy.tls import Certificate, Certificates, Closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class Snapshot:
         self._keyring = keyring
         self._revisions: dict[str, int] = {}  # of every key that was looked at, broken ones too
         self._loaded: dict[str, Any] = {}  # the last good version by key
+        self._closed: dict[str, Closed] = {}  # names of broken ssl objects by key
         self._upstreams: dict[str, Target] = {}
         self._services: dict[str, _Service] = {}
         self.router = Router()
@@ -99,6 +100,8 @@ class Snapshot:
             # Other collections are not ours; `{collection}/` is APISIX's marker of an empty directory.
             if kind in KINDS and object_id and event.key.startswith(self._prefix):
                 self.broken.pop(event.key, None)
+                if (closed := self._closed.pop(event.key, None)) is not None:
+                    self.certificates.remove(closed)
                 if isinstance(event, Deleted):
                     self._revisions.pop(event.key, None)
                     self._swap(kind, event.key, object_id, None)
@@ -119,7 +122,24 @@ class Snapshot:
         else:
             self._swap(kind, entry.key, object_id, loaded)
             return None
-        return Broken(entry.key, entry.mod_revision, why, kept=entry.key in self._loaded)
+        kept = entry.key in self._loaded
+        if kind == "ssls" and not kept:
+            self._close(object_id, entry)
+        return Broken(entry.key, entry.mod_revision, why, kept=kept)
+
+    def _close(self, object_id: str, entry: Entry) -> None:
+        """Keeps the names of a broken ssl object from wider certificates, if it wants client certificates."""
+        try:
+            value = _json_object(entry.value)
+        except (ValueError, RecursionError):
+            return  # nobody knows its names
+        if value.get("client") is not None:
+            names = value.get("snis")
+            names = names if isinstance(names, list) else [value.get("sni")]
+            texts = (name for name in names if isinstance(name, str))
+            readable = tuple(name.lower().removesuffix(".") for name in texts)
+            closed = self._closed[entry.key] = Closed(object_id, entry.mod_revision, readable)
+            self.certificates.add(closed)
 
     def _swap(self, kind: str, key: str, object_id: str, new: Any) -> None:
         """The one place where what is in force changes."""

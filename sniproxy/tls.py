@@ -1,6 +1,7 @@
 """Which certificate a server name gets, and what an ssl object asks of a handshake. Pure: no sockets, no OpenSSL context.
 
-The name's own certificate, then that of `*.x` (one label, as RFC 6125 section 6.4.3 has it), then that of `*`. A client
+The name's own certificate, then that of `*.x` (one label, as RFC 6125 section 6.4.3 has it), then that of `*`, unless a
+certificate `*.y` further up wants client certificates. A client
 without a name is served by `*` only. Of two ssl objects for one name the one that was written last wins, which every
 pod knows from the store's revision.
 """
@@ -45,20 +46,43 @@ class Certificate:
             client_depth=ssl.client.depth if ssl.client else 1,
         )
 
+    @property
+    def wants_client(self) -> bool:
+        """Whether a client certificate is required."""
+        return self.server_tls.client_ca is not None
+
+
+class Closed:
+    """In the place of an ssl object that wants client certificates and cannot be used.
+
+    Its names are served by nobody: a wider certificate would let in who shows none.
+    """
+
+    __slots__ = ("id", "names", "rank")
+
+    def __init__(self, ssl_id: str, revision: int, names: tuple[str, ...]) -> None:
+        self.id = ssl_id
+        self.names = names
+        self.rank = (-revision, ssl_id)
+
+    @property
+    def wants_client(self) -> bool:
+        return True
+
 
 class Certificates:
     """An index of certificates by name."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, list[Certificate]] = {}
+        self._by_name: dict[str, list[Certificate | Closed]] = {}
 
-    def add(self, certificate: Certificate) -> None:
+    def add(self, certificate: Certificate | Closed) -> None:
         """Takes a certificate in."""
         for name in set(certificate.names):
             bucket = self._by_name.setdefault(name, [])
             bisect.insort(bucket, certificate, key=lambda other: other.rank)
 
-    def remove(self, certificate: Certificate) -> None:
+    def remove(self, certificate: Certificate | Closed) -> None:
         """Takes out a certificate that was added."""
         for name in set(certificate.names):
             bucket = self._by_name[name]
@@ -68,11 +92,21 @@ class Certificates:
 
     def choose(self, server_name: str | None) -> Certificate | None:
         """The certificate for a lower-case server name, or None."""
-        patterns = ["*"]
-        if server_name is not None:
-            patterns = [server_name, "*." + server_name.partition(".")[2], "*"]
-        for pattern in patterns:
-            bucket = self._by_name.get(pattern)
-            if bucket:
-                return bucket[0]
-        return None
+        found = self._first("*") if server_name is None else self._by_pattern(server_name)
+        return found if isinstance(found, Certificate) else None
+
+    def _by_pattern(self, name: str) -> Certificate | Closed | None:
+        parent = name.partition(".")[2]
+        found = self._first(name) or self._first("*." + parent)
+        while found is None and parent:
+            # `*.x` is for one label more. But where it wants client certificates, a route `*.x`, which is for any depth,
+            # must not be reached through a certificate that wants none.
+            parent = parent.partition(".")[2]
+            passed_over = self._first("*." + parent)
+            if passed_over is not None and passed_over.wants_client:
+                return None
+        return found or self._first("*")
+
+    def _first(self, pattern: str) -> Certificate | Closed | None:
+        bucket = self._by_name.get(pattern)
+        return bucket[0] if bucket else None

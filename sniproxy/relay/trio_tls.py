@@ -53,7 +53,9 @@ def _make_context(server_tls: ServerTls) -> ssl.SSLContext:
     _limit_versions(context, server_tls.protocols or ("TLSv1.2", "TLSv1.3"))
     context.options |= ssl.OP_NO_RENEGOTIATION
     if server_tls.client_ca is not None:
-        context.load_verify_locations(cadata=server_tls.client_ca)
+        # Comments between the certificates may be in any language; OpenSSL wants ASCII.
+        authorities = server_tls.client_ca.encode("ascii", "replace").decode()
+        context.load_verify_locations(cadata=authorities)
         context.verify_mode = ssl.CERT_REQUIRED
         # Nobody comes back by a ticket whose certificate was found too deep once the handshake was over.
         context.options |= ssl.OP_NO_TICKET
@@ -120,16 +122,16 @@ class TrioTls:
                 if not data:
                     raise SessionEnded(CloseReason.HANDSHAKE_FAILED, "closed by the client")
                 self._incoming.write(data)
+            self._check_depth()  # before anybody else runs, who might resume what is refused here
             await self._flush()
         except ssl.SSLError as error:
             last = self._outgoing.read()
             with suppress(Lost):
                 await send_all(self._sock, last)
-            why = explain_failure(error, last, self._object.version())
+            why = explain_failure(error, last)
             raise SessionEnded(CloseReason.HANDSHAKE_FAILED, why) from None
         except Lost as lost:
             raise SessionEnded(CloseReason.HANDSHAKE_FAILED, lost.cause) from None
-        self._check_depth()
         self.version = self._object.version() or ""
         self.cipher = (self._object.cipher() or ("",))[0]
 
