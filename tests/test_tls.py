@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sniproxy.objects import Ssl
-from sniproxy.tls import Certificate, Certificates
+from sniproxy.tls import Certificate, Certificates, Closed
 from tests.support.certificates import authority_pem, pair
 
 
@@ -148,3 +148,51 @@ def test_what_a_handshake_is_told() -> None:
 def test_what_cannot_be_served_is_refused_at_once(members: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=f"^{why}$"):
         certificate("1", "x.com", **members)
+
+
+MUTUAL = {"client": {"ca": authority_pem()}}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.secure.x.com", "secure"),
+        ("b.a.secure.x.com", None),  # a route `*.secure.x.com` takes it, and `*` asks for less
+        ("c.b.a.secure.x.com", None),
+        ("d.b.a.secure.x.com", "exact"),
+        ("e.open.a.secure.x.com", "open"),
+        ("a.lax.x.com", "lax"),
+        ("b.a.lax.x.com", "any"),
+        ("secure.x.com", "any"),
+        ("unlike-secure.x.com", "any"),
+        ("com", "any"),
+        (None, "any"),
+    ],
+)
+def test_a_wildcard_that_wants_client_certificates_is_not_got_round(
+    name: str | None, expected: str | None
+) -> None:
+    made = index(
+        certificate("secure", "*.secure.x.com", **MUTUAL),
+        certificate("exact", "d.b.a.secure.x.com"),
+        certificate("open", "*.open.a.secure.x.com"),
+        certificate("lax", "*.lax.x.com"),
+        certificate("any", "*"),
+    )
+    assert chosen(made, name) == expected
+
+
+def test_the_names_of_a_closed_object_are_served_by_nobody() -> None:
+    made = index(certificate("wide", "*.x.com", "*"))
+    closed = Closed("broken", 2, ("a.x.com", "*.y.com"))
+    made.add(closed)
+    names = ("a.x.com", "b.x.com", "a.y.com", "b.a.y.com", "z.com")
+    assert [chosen(made, name) for name in names] == [None, "wide", None, None, "wide"]
+    made.remove(closed)
+    assert [chosen(made, name) for name in names] == ["wide"] * 5
+
+
+def test_a_sound_object_that_is_newer_opens_a_closed_name() -> None:
+    made = index(certificate("sound", "a.x.com", revision=3))
+    made.add(Closed("broken", 2, ("a.x.com",)))
+    assert chosen(made, "a.x.com") == "sound"

@@ -15,8 +15,10 @@ import trio
 
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.relay import Flow
+from sniproxy.relay.alerts import NAMES
 from sniproxy.tls import ServerTls
-from tests.support.certificates import pair, player_context, server_tls
+from tests.support.certificates import Flaw, pair, player_context, server_tls
+from tests.support.hellos import record
 from tests.support.peers import Peer, TlsPeer, tcp_pair
 from tests.support.relaying import (
     BUFFER,
@@ -65,58 +67,91 @@ async def test_a_handshake_names_its_version_and_cipher(
 
 @dataclass(frozen=True)
 class Refusal:
-    """A handshake that must fail, and words that its detail must hold."""
+    """A handshake that must fail, and the alert that it ends with: "received" is the player's."""
 
     name: str
     player: ssl.SSLContext
     offered: ServerTls
-    detail: str
+    alert: str
     asked: str = "play.example.com"
+
+
+FLAWS: dict[Flaw, str] = {
+    "expired": "certificate_expired",
+    "early": "bad_certificate",
+    "self-signed": "unknown_ca",
+    "damaged": "decrypt_error",
+    "a server's": "unsupported_certificate",
+    "path too long": "unknown_ca",
+    "from no authority": "unknown_ca",
+}
 
 
 def _refusals() -> list[Refusal]:
     mutual = server_tls(client_ca="ours")
-    return [
-        Refusal("unknown CA", player_context(trusts="theirs"), server_tls(), "alert unknown ca"),
+    rows = [
+        Refusal("other name", player_context(), server_tls(), "received bad_certificate", "x.test"),
         Refusal(
-            "unknown CA, 1.2", player_context(V1_2, trusts="theirs"), server_tls(), "unknown ca"
+            "1.2 to 1.3", player_context(V1_2), server_tls(("TLSv1.3",)), "sent protocol_version"
         ),
-        Refusal("other name", player_context(), server_tls(), "alert bad certificate", "x.example"),
-        Refusal("1.2 to 1.3", player_context(V1_2), server_tls(("TLSv1.3",)), "protocol"),
-        Refusal("1.3 to 1.2", player_context(V1_3), server_tls(("TLSv1.2",)), "protocol"),
+        Refusal(
+            "1.3 to 1.2", player_context(V1_3), server_tls(("TLSv1.2",)), "sent protocol_version"
+        ),
         Refusal(
             "1.2 to 1.1 and 1.3",
             player_context(V1_2),
             server_tls(("TLSv1.1", "TLSv1.3")),
-            "no shared cipher",
+            "sent handshake_failure",
         ),
-        Refusal("no certificate", player_context(V1_3), mutual, "did not return a certificate"),
-        Refusal("none, 1.2", player_context(V1_2), mutual, "did not return a certificate"),
-        Refusal(
-            "wrong CA", player_context(V1_3, identity="theirs"), mutual, "certificate verify failed"
-        ),
-        Refusal(
-            "wrong CA, 1.2",
-            player_context(V1_2, identity="theirs"),
-            mutual,
-            "certificate verify failed",
-        ),
+        Refusal("none", player_context(V1_3), mutual, "sent certificate_required"),
+        Refusal("none, 1.2", player_context(V1_2), mutual, "sent handshake_failure"),
     ]
+    for version, which in ((V1_3, ""), (V1_2, ", 1.2")):
+        distrustful = player_context(version, trusts="theirs")
+        rows.append(Refusal(f"distrust{which}", distrustful, server_tls(), "received unknown_ca"))
+        stranger = player_context(version, identity="theirs")
+        rows.append(Refusal(f"wrong CA{which}", stranger, mutual, "sent unknown_ca"))
+        for flaw, alert in FLAWS.items():
+            player = player_context(version, flaw=flaw)
+            rows.append(Refusal(f"{flaw}{which}", player, mutual, f"sent {alert}"))
+    return rows
 
 
 @pytest.mark.parametrize("refusal", _refusals(), ids=lambda refusal: refusal.name)
 async def test_a_handshake_that_fails_says_why(
     implementation: Implementation, refusal: Refusal
 ) -> None:
+    """The detail names the alert, and the player has it in hand if it was ours."""
     sock, client = tcp_pair()
     with trio.fail_after(DEADLINE), sock, client:
         async with implementation.open(BUFFER) as relay:
             peer = TlsPeer(sock, refusal.player, refusal.asked)
             with pytest.raises(SessionEnded) as caught:
                 await shake_hands(relay, peer, client, refusal.offered)
+            told = await peer.told()
     assert caught.value.reason is CloseReason.HANDSHAKE_FAILED
-    assert refusal.detail in caught.value.detail
-    assert caught.value.detail == caught.value.detail.lower()
+    who, _, alert = refusal.alert.partition(" ")
+    named, _, cause = caught.value.detail.partition(": ")
+    assert named == f"{who} alert {alert}"
+    assert (told, cause != "") == ((alert, True) if who == "sent" else (None, False))
+
+
+@pytest.mark.parametrize(("code", "name"), NAMES.items(), ids=NAMES.values())
+async def test_every_alert_of_a_player_is_named(
+    implementation: Implementation, code: int, name: str
+) -> None:
+    """In clear, as TLS 1.2 has it in answer to our first flight. All are fatal but close_notify (RFC 5246 section 7.2)."""
+    sock, client = tcp_pair()
+    level = 1 if name == "close_notify" else 2
+    with trio.fail_after(DEADLINE), sock, client:
+        async with implementation.open(BUFFER) as relay:
+            peer = TlsPeer(sock, player_context(V1_2))
+            hello = peer.hello()
+            await peer.wire.send(record(bytes((level, code)), kind=21, version=0x0303))
+            with pytest.raises(SessionEnded) as caught:
+                await relay.accept_tls(client, server_tls(), hello)
+    assert caught.value.reason is CloseReason.HANDSHAKE_FAILED
+    assert caught.value.detail == f"received alert {name}"
 
 
 async def test_the_alert_goes_out_before_the_handshake_has_failed(

@@ -5,7 +5,6 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import structlog
@@ -13,14 +12,15 @@ import trio
 
 from sniproxy.errors import CloseReason
 from sniproxy.keyring import Keyring
-from sniproxy.listener import accept_forever, bind, listen
+from sniproxy.listener import bind, listen
 from sniproxy.logs import Log
 from sniproxy.relay import Relay
 from sniproxy.relay.trio_relay import open_trio_relay
-from sniproxy.session import Worker, open_worker, serve
+from sniproxy.session import Worker, open_worker
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
 from sniproxy.store import Entry
+from sniproxy.worker import _accept
 from tests.support.certificates import NAME, pair
 from tests.support.peers import Peer
 
@@ -98,9 +98,10 @@ class Gateway:
     address: tuple[str, int]
     nursery: trio.Nursery = field(repr=False)
 
-    def dial(self, host: str | None = None) -> Peer:
-        """A player who has connected and said nothing."""
-        sock = socket.create_connection((host or self.address[0], self.address[1]))
+    def dial(self, host: str | None = None, *, source: str | None = None) -> Peer:
+        """A player who has connected, from that address if it is given, and said nothing."""
+        address = (host or self.address[0], self.address[1])
+        sock = socket.create_connection(address, source_address=source and (source, 0))
         sock.setblocking(False)
         return Peer(sock)
 
@@ -149,10 +150,6 @@ async def open_gateway(
             proxy = Proxy(**{"refused_log_interval": 0, **settings})
             worker = open_worker(proxy, fill(objects or {}), relay or trio_relay, log or captured)
 
-            def on_accept(sock: socket.socket, peer: object) -> None:
-                nursery.start_soon(serve, worker, listener, sock, peer)
-
-            accept = partial(accept_forever, batch=64, metrics=worker.metrics, log=worker.log)
-            nursery.start_soon(accept, listening, on_accept)
+            nursery.start_soon(_accept, listening, listener, worker, nursery)
             yield Gateway(worker, lines, listening.getsockname()[:2], nursery)
             nursery.cancel_scope.cancel()

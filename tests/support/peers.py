@@ -106,15 +106,34 @@ class TlsPeer(Peer):
     """A player that speaks TLS, and ends it as the standard has it: its close_notify does not stop its reading."""
 
     def __init__(
-        self, sock: socket.socket, context: ssl.SSLContext, name: str | None = NAME
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        name: str | None = NAME,
+        *,
+        session: ssl.SSLSession | None = None,
     ) -> None:
+        """`session`: one to come back to, of the same context."""
         super().__init__(sock)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_hostname=name, session=session
+        )
         self._sending = trio.Lock()
         self._held_back = b""
         self.goodbye = False  # the other side's close_notify came
+        self._failure: ssl.SSLError | None = None  # of the handshake
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """What the player may come back to."""
+        return self._tls.session
+
+    @property
+    def resumed(self) -> bool | None:
+        """Whether both sides went on with the session that was offered."""
+        return self._tls.session_reused
 
     @property
     def version(self) -> str | None:
@@ -132,7 +151,8 @@ class TlsPeer(Peer):
                 if not data:
                     raise ssl.SSLEOFError("closed during the handshake") from None
                 self._incoming.write(data)
-            except ssl.SSLError:
+            except ssl.SSLError as error:
+                self._failure = error
                 await self._flush()
                 raise
             else:
@@ -140,6 +160,25 @@ class TlsPeer(Peer):
                     self._tls.write(then)
                 await self._flush()
                 return
+
+    async def last_flight(self) -> bytes:
+        """Goes on after `hello` with a handshake of TLS 1.2; what ends it is given, not sent. `session` is known then."""
+        while not (flight := self._outgoing.read()):
+            self._incoming.write(await self.wire.receive())
+            with suppress(ssl.SSLWantReadError):
+                self._tls.do_handshake()
+        return flight
+
+    async def told(self) -> str | None:
+        """The fatal alert with which the other side ended, by name; None when it ended without one."""
+        failure: OSError | None = self._failure
+        try:
+            if failure is None:
+                await self.read_all()
+        except OSError as error:  # SSLError is one
+            failure = error
+        _, alert, name = (getattr(failure, "reason", None) or "").partition("_ALERT_")
+        return name.lower() if alert else None
 
     def hello(self) -> bytes:
         """The first flight; `handshake` goes on from there."""

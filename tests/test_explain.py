@@ -1,0 +1,341 @@
+"""What `sniproxy explain` says, and that the data plane does what it says."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+
+from sniproxy.errors import CloseReason
+from sniproxy.explain import Explanation, explain
+from sniproxy.router import Arrival
+from sniproxy.settings import Listener
+from tests.support.certificates import NAME, authority_pem
+from tests.support.gateway import Objects, certificate, fill, open_gateway, route
+from tests.support.hellos import message, record, server_name
+
+MIXED = Listener(address="127.0.0.1:0", tls=True, tls_passthrough=True)
+TERMINATE = Listener(address="127.0.0.1:0", tls=True)
+PASSTHROUGH = Listener(address="127.0.0.1:0", tls_passthrough=True)
+PLAIN = Listener(address="127.0.0.1:0")
+HOME = ipaddress.ip_address("127.0.0.1")
+
+Lines = list[tuple[str, str]]
+NODE = ("upstream", "127.0.0.1:9 weight 1")
+PASSED = ("tls", "passed through: the game server answers the hello")
+
+
+def passing(*, port: int | None = 9, **members: Any) -> dict[str, Any]:
+    """A route that passes through to where nobody listens."""
+    return route(port, **{"sni": NAME, "tls_passthrough": True, **members})
+
+
+def won(route_id: str = "1", pattern: str = NAME) -> tuple[str, str]:
+    return "route", f"{route_id} by {pattern}"
+
+
+def over(route_id: str, member: str, pattern: str = NAME) -> tuple[str, str]:
+    return "passed over", f"{route_id} by {pattern}: its {member} does not fit"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Routes by id and other objects, and what is said of a player from this machine who asks for NAME."""
+
+    name: str
+    routes: Mapping[str, Mapping[str, Any]]
+    lines: Lines  # those between the client's and the last one of a refusal
+    refused: CloseReason | None = None
+    others: Objects = field(default_factory=dict)
+    listener: Listener = MIXED
+    asked: str | None = NAME
+
+    @property
+    def objects(self) -> Objects:
+        """All of them."""
+        return {**{f"stream_routes/{key}": one for key, one in self.routes.items()}, **self.others}
+
+
+DENIED, NO_UPSTREAM = CloseReason.ADDRESS_DENIED, CloseReason.NO_UPSTREAM
+RESTRICTED = {"ip-restriction": {"blacklist": ["127.0.0.0/8"]}}
+ELSEWHERE = {"ip-restriction": {"blacklist": ["10.0.0.0/8"]}}
+LIMIT = {"conn": 3, "burst": 0, "default_conn_delay": 0.001, "key": "remote_addr"}
+OFF = {"_meta": {"disable": True}}
+MUTUAL = certificate(client={"ca": authority_pem("ours"), "depth": 2}, ssl_protocols=["TLSv1.3"])
+
+CASES = [
+    Case("exact name", {"1": passing()}, [won(), PASSED, NODE]),
+    Case("wildcard", {"1": passing(sni="*.com")}, [won("1", "*.com"), PASSED, NODE]),
+    Case(
+        "names nothing",
+        {"1": route(9, tls_passthrough=True)},
+        [("route", "1, which names nothing"), PASSED, NODE],
+    ),
+    Case(
+        "the next one",
+        {"b": passing(), "a": passing(), "c": passing()},
+        [won("a"), ("next", f"b by {NAME}"), PASSED, NODE],
+    ),
+    Case(
+        "the narrower one",
+        {"a": passing(), "b": passing(remote_addr="127.0.0.0/8"), "w": passing(sni="*")},
+        [won("b"), ("next", f"a by {NAME}"), PASSED, NODE],
+    ),
+    Case(
+        "no name",
+        {"1": passing(), "2": passing(sni="*"), "3": route(9, tls_passthrough=True)},
+        [("route", "3, which names nothing"), ("next", "2 by *"), PASSED, NODE],
+        asked=None,
+    ),
+    *(
+        Case(
+            f"{member} does not fit",
+            {"1": {**passing(), member: value}, "2": passing(sni="*")},
+            [over("1", member), won("2", "*"), PASSED, NODE],
+        )
+        for member, value in (
+            ("server_port", 1),
+            ("remote_addr", "10.0.0.0/8"),
+            ("server_addr", "10.0.0.1"),
+        )
+    ),
+    Case("no objects", {}, [("route", "none takes it")], CloseReason.NO_ROUTE),
+    Case(
+        "none fits",
+        {"1": passing(server_port=1), "2": passing(remote_addr="10.0.0.1")},
+        [over("2", "remote_addr"), over("1", "server_port"), ("route", "none takes it")],
+        CloseReason.NO_ROUTE,
+    ),
+    Case(
+        "denied by the listener",
+        {"1": passing()},
+        [("client", "denied by allow and deny of the listener")],
+        DENIED,
+        listener=MIXED.model_copy(update={"deny": ("127.0.0.1",)}),
+    ),
+    Case(
+        "not allowed by the listener",
+        {},
+        [("client", "denied by allow and deny of the listener")],
+        DENIED,
+        listener=MIXED.model_copy(update={"allow": ("10.0.0.0/8",)}),
+    ),
+    Case(
+        "denied by the route",
+        {"1": passing(plugins=RESTRICTED), "2": passing(sni="*")},
+        [won(), ("next", "2 by *"), ("plugin", "ip-restriction: denies the client's address")],
+        DENIED,
+    ),
+    Case(
+        "denied by the service",
+        {"1": passing(service_id="s")},
+        [won(), ("plugin", "ip-restriction: denies the client's address")],
+        DENIED,
+        {"services/s": {"plugins": RESTRICTED}},
+    ),
+    Case(
+        "admitted by the route, whatever its service has",
+        {"1": passing(service_id="s", plugins=ELSEWHERE)},
+        [won(), ("plugin", "ip-restriction: admits the client's address"), PASSED, NODE],
+        others={"services/s": {"plugins": RESTRICTED}},
+    ),
+    Case(
+        "switched off",
+        {"1": passing(service_id="s", plugins={"ip-restriction": OFF, "unheard-of": OFF})},
+        [
+            won(),
+            ("plugin", "ip-restriction: switched off"),
+            ("plugin", "unheard-of: switched off"),
+            PASSED,
+            NODE,
+        ],
+        others={"services/s": {"plugins": RESTRICTED}},
+    ),
+    Case(
+        "limit-conn",
+        {"1": passing(plugins={"limit-conn": LIMIT})},
+        [won(), ("plugin", "limit-conn: 3 sessions per remote_addr"), PASSED, NODE],
+    ),
+    Case(
+        "limit-conn with burst",
+        {"1": passing(plugins={"limit-conn": {**LIMIT, "burst": 2}})},
+        [
+            won(),
+            ("plugin", "limit-conn: 3 sessions per remote_addr, 2 more are kept waiting"),
+            PASSED,
+            NODE,
+        ],
+    ),
+    Case(
+        "no certificate",
+        {"1": route(9, sni=NAME)},
+        [won(), ("tls", "no ssl object has that name")],
+        CloseReason.NO_CERTIFICATE,
+        {"ssls/1": certificate("other.test")},
+    ),
+    Case(
+        "nothing is passed through here",
+        {"1": passing()},
+        [won(), ("tls", "no ssl object has that name")],
+        CloseReason.NO_CERTIFICATE,
+        listener=TERMINATE,
+    ),
+    Case(
+        "everything is passed through here",
+        {"1": route(9, sni=NAME)},
+        [won(), PASSED, NODE],
+        listener=PASSTHROUGH,
+    ),
+    Case(
+        "terminated",
+        {"1": route(9, sni=NAME)},
+        [
+            won(),
+            ("tls", "terminated with ssl one; TLSv1.2, TLSv1.3; client certificate not asked for"),
+            NODE,
+        ],
+        others={"ssls/one": certificate()},
+    ),
+    Case(
+        "client certificate",
+        {"1": route(9, sni=NAME)},
+        [
+            won(),
+            ("tls", "terminated with ssl m; TLSv1.3; client certificate wanted, depth 2"),
+            NODE,
+        ],
+        others={"ssls/m": MUTUAL, "ssls/any": certificate("any.test", sni="*")},
+    ),
+    Case(
+        "no upstream",
+        {"1": passing(port=None)},
+        [won(), PASSED, ("upstream", "the route has none, or names one that is not there")],
+        NO_UPSTREAM,
+    ),
+    Case(
+        "an upstream that is not there",
+        {"1": passing(port=None, upstream_id="gone")},
+        [won(), PASSED, ("upstream", "the route has none, or names one that is not there")],
+        NO_UPSTREAM,
+    ),
+    Case(
+        "a service that is not there",
+        {"1": passing(service_id="gone")},
+        [won(), PASSED, ("upstream", "the route has none, or names one that is not there")],
+        NO_UPSTREAM,
+    ),
+    Case(
+        "weight 0 only",
+        {"1": passing(upstream={"nodes": {"127.0.0.1:9": 0}})},
+        [won(), PASSED, ("upstream", "no node with a weight above 0")],
+        NO_UPSTREAM,
+    ),
+    Case(
+        "scheme tls",
+        {"1": passing(upstream={"nodes": {"127.0.0.1:9": 1}, "scheme": "tls"})},
+        [won(), PASSED, ("upstream", "scheme tls is not spoken to upstreams")],
+        NO_UPSTREAM,
+    ),
+    Case(
+        "nodes of a service's upstream, with a PROXY header",
+        {"1": passing(port=None, service_id="s")},
+        [
+            won(),
+            PASSED,
+            (
+                "upstream",
+                "127.0.0.1:9 weight 2, 127.0.0.77:(the port connected to) weight 1; PROXY v2 first",
+            ),
+        ],
+        others={
+            "services/s": {"upstream_id": "u"},
+            "upstreams/u": {
+                "nodes": [
+                    {"host": "127.0.0.1", "port": 9, "weight": 2},
+                    {"host": "127.0.0.1", "port": 9, "weight": 0},
+                    {"host": "127.0.0.77", "weight": 1},
+                ],
+                "proxy_protocol": "v2",
+            },
+        },
+    ),
+    Case(
+        "plain TCP",
+        {"1": passing(), "2": route(9, server_addr="127.0.0.1"), "3": passing(sni="*")},
+        [("route", "2, which names nothing"), ("next", "3 by *"), NODE],
+        listener=PLAIN,
+        asked=None,
+    ),
+    Case(
+        "plain TCP has no names",
+        {"1": passing()},
+        [("route", "none takes it")],
+        CloseReason.NO_ROUTE,
+        listener=PLAIN,
+    ),
+]
+
+
+def ask(case: Case) -> Explanation:
+    """What is said."""
+    arrival = Arrival(case.asked, HOME, HOME, 4242)
+    return explain(fill(case.objects), case.listener, arrival, Explanation())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_is_said(case: Case) -> None:
+    said = ask(case)
+    listener, name, client, *lines = said.lines
+    assert (listener[0], client) == ("listener", ("client", "127.0.0.1"))
+    assert listener[1].startswith("127.0.0.1:0, ")
+    if case.listener.is_tls:
+        assert name == ("name", case.asked or "none, or none that can be used")
+    assert lines == [*case.lines, *([("closed", case.refused.value)] if case.refused else [])]
+    assert said.refused is case.refused
+    assert str(said).splitlines() == [f"{topic:<12}{text}" for topic, text in said.lines]
+
+
+# Where the set-up ends of a session that is let in: nobody listens, and a hand-made hello is no player.
+LET_IN = {CloseReason.UPSTREAM_REFUSED, CloseReason.HANDSHAKE_FAILED}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_the_data_plane_does_what_is_said(case: Case) -> None:
+    with trio.fail_after(10):
+        async with open_gateway(case.listener, case.objects) as gateway:
+            player = gateway.dial()
+            if case.listener.is_tls:
+                named = [server_name(NAME.encode())] if case.asked else []
+                await player.send(record(message(named)))
+            line = await gateway.lines.next()
+            player.close()
+    said = ask(case)
+    if said.refused is None:
+        assert line["reason"] in LET_IN
+    else:
+        assert line["reason"] == said.refused
+    routes = [
+        text.partition(" by ")[0].partition(",")[0]
+        for topic, text in said.lines
+        if topic == "route"
+    ]
+    assert line["route"] == (
+        None if said.refused is CloseReason.NO_ROUTE or not routes else routes[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("listener", "mode"),
+    [
+        (MIXED, "TLS terminated or passed through, as the route says"),
+        (TERMINATE, "TLS terminated"),
+        (PASSTHROUGH, "TLS passed through"),
+        (PLAIN, "plain TCP"),
+    ],
+)
+def test_what_a_listener_does(listener: Listener, mode: str) -> None:
+    said = explain(fill({}), listener, Arrival(None, HOME, HOME, 1), Explanation())
+    assert said.lines[0] == ("listener", f"127.0.0.1:0, {mode}")
