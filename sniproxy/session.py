@@ -25,7 +25,7 @@ from sniproxy.relay.sockets import Lost, close, send_all, tune
 from sniproxy.router import Arrival, Match
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
-from sniproxy.stick_table import StickTable, table_size
+from sniproxy.stick_table import StickTable, prepare, table_size
 from sniproxy.upstream import reach
 
 # A fatal alert in clear: nothing was agreed upon yet (RFC 8446 section 6, RFC 6066 section 3).
@@ -50,7 +50,7 @@ def open_worker(settings: Proxy, snapshot: Snapshot, relay: Relay, log: Log) -> 
     """A worker that shares its limits with nobody."""
     entries = settings.limits.table
     memory = memoryview(mmap.mmap(-1, table_size(entries, workers=1)))
-    limits = Limits(settings, StickTable(memory, entries=entries))
+    limits = Limits(settings, StickTable(prepare(memory), entries=entries))
     return Worker(
         settings=settings,
         snapshot=snapshot,
@@ -64,10 +64,12 @@ def open_worker(settings: Proxy, snapshot: Snapshot, relay: Relay, log: Log) -> 
 
 
 async def serve(worker: Worker, listener: Listener, sock: socket.socket, peer: Any) -> None:
-    """One connection: hello, route, TLS, upstream; then the relay has it and this task is over."""
+    """One connection: hello, route, TLS, upstream; then the relay has it and this task is over.
+
+    Whoever accepted it has called `worker.limits.enter`, so that a batch of them is counted before the first one runs.
+    """
     account = Account(_text(peer), listener.address, trio.current_time())
     worker.metrics.opened.inc()
-    worker.limits.enter()
     flight = FirstFlight(worker.settings, listener, sock, peer)
     flow: Flow | None = None
     handed_over = False
@@ -112,7 +114,6 @@ def refuse(
     """Closes a connection that was accepted and may not be served."""
     account = Account(_text(peer), listener.address, trio.current_time())
     worker.metrics.opened.inc()
-    worker.limits.enter()
     sock.close()
     _ended(worker, account, Outcome(reason, "", 0, 0))
 

@@ -6,11 +6,12 @@ ITU-T I.371 annex A), which only moves forward; the bucket of all workers is the
 
 A part is a set-associative table of entries {fingerprint, sessions, full again at}, WAYS to a set. An entry with no
 session and a full bucket says nothing and is taken over by the next key. When a set has no room left, its next key is
-not counted and not refused: `uncounted` says how often. Whoever counts adds itself first and looks at the sum after, so two
-workers that ask at once may both be refused, and are never both let in beyond the cap.
+not counted and not refused: `uncounted` says how often. Whoever counts writes first and looks at the others after, so two
+workers that ask for the last place at once may both be refused, and are never both let in.
 """
 
 import hashlib
+import math
 import os
 from enum import Enum, auto
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from typing import NamedTuple
 WAYS = 8
 WORD = 8  # bytes; aligned words are written whole
 _HEADER = 2  # words: the secret of the fingerprints
+_ROUNDING = 1e-9  # seconds: sums of floats must not cost the last token
+_ATTEMPTS = 8  # times to ask for a token that another worker was quicker to take
 _SET = 3 * WAYS  # words: fingerprints, sessions, times
 
 
@@ -41,6 +44,12 @@ def table_size(entries: int, workers: int) -> int:
     return WORD * (_HEADER + workers * _part_words(_sets(entries)))
 
 
+def prepare(memory: memoryview) -> memoryview:
+    """Zeroed memory made ready for its first worker, once, by whoever starts the workers; the same memory."""
+    memory[: _HEADER * WORD] = os.urandom(_HEADER * WORD)
+    return memory
+
+
 def _sets(entries: int) -> int:
     return -(-entries // WAYS)
 
@@ -55,7 +64,7 @@ class StickTable:
     def __init__(
         self, memory: memoryview, *, entries: int, worker: int = 0, workers: int = 1
     ) -> None:
-        """`memory`: writable, `table_size(entries, workers)` bytes, zeroed before the first worker looks at it.
+        """`memory`: writable, `table_size(entries, workers)` bytes that went through `prepare`.
 
         What an earlier process left in this worker's part is wiped: its sessions ended with it.
         """
@@ -66,7 +75,10 @@ class StickTable:
         self._times = whole.cast("B").cast("d")
         self._parts = tuple(_HEADER + number * part for number in range(workers))
         self._own = self._parts[worker]
-        self._secret = _secret(whole)
+        self._others = self._parts[:worker] + self._parts[worker + 1 :]
+        self._lower = self._parts[:worker]
+        self._secret = bytes(whole[: _HEADER * WORD])
+        assert any(self._secret), "not prepared"
         self._words[self._own : self._own + part] = memoryview(bytes(part * WORD)).cast("Q")
         self.uncounted = 0
 
@@ -101,7 +113,9 @@ class StickTable:
         for part in self._parts:
             entry = self._find(part, key)
             if entry is not None:
-                total += self._words[entry + WAYS]
+                count = self._words[entry + WAYS]
+                if self._words[entry] == key.fingerprint:  # it may have changed hands meanwhile
+                    total += count
         return total
 
     def acquire(self, key: Key, cap: int, now: float) -> tuple[Admission, int]:
@@ -126,20 +140,35 @@ class StickTable:
 
     def take(self, key: Key, per_second: float, burst: int, now: float) -> bool:
         """One token of a key's bucket of `burst` tokens, which gains `per_second`; False when it is empty."""
-        full_at = now
-        for part in self._parts:
+        for _ in range(_ATTEMPTS):
+            latest = self._latest(self._parts, key, now)
+            full_at = latest + 1 / per_second
+            if full_at - now > burst / per_second + burst * math.ulp(now) + _ROUNDING:
+                return False
+            own = self._find(self._own, key) or self._claim(key, now)
+            if own is None:
+                self.uncounted += 1
+                return True
+            time = own + 2 * WAYS
+            before, self._times[time] = self._times[time], full_at
+            if self._latest(self._others, key, 0.0) <= latest:
+                return True
+            # Another took one meanwhile, perhaps the same: this one is given back. Of two that do so for each other's
+            # sake the one with the lower number asks again, so one of them gets it.
+            self._times[time] = before
+            if self._latest(self._lower, key, 0.0) > latest:
+                return False
+        return False
+
+    def _latest(self, parts: tuple[int, ...], key: Key, latest: float) -> float:
+        """When a key's bucket is full again, by some parts, or `latest` if that is later."""
+        for part in parts:
             entry = self._find(part, key)
             if entry is not None:
-                full_at = max(full_at, self._times[entry + 2 * WAYS])
-        full_at += 1 / per_second
-        if full_at - now > burst / per_second + _ROUNDING:
-            return False
-        own = self._find(self._own, key) or self._claim(key, now)
-        if own is None:
-            self.uncounted += 1
-        else:
-            self._times[own + 2 * WAYS] = full_at
-        return True
+                time = self._times[entry + 2 * WAYS]
+                if self._words[entry] == key.fingerprint:
+                    latest = max(latest, time)
+        return latest
 
     def _find(self, part: int, key: Key) -> int | None:
         """The word of a key's fingerprint in a part."""
@@ -159,14 +188,3 @@ class StickTable:
                 self._words[entry] = key.fingerprint
                 return entry
         return None
-
-
-_ROUNDING = 1e-9  # seconds: sums of floats must not cost the last token
-
-
-def _secret(memory: memoryview) -> bytes:
-    """What the first worker put there."""
-    head = memory[: _HEADER * WORD]
-    if not any(head):
-        head[:] = os.urandom(_HEADER * WORD)
-    return bytes(head)

@@ -89,7 +89,9 @@ async def _accept(
     sock: socket.socket, listener: Listener, worker: Worker, nursery: trio.Nursery
 ) -> None:
     def on_accept(client: socket.socket, peer: object) -> None:
-        if worker.limits.full:
+        full = worker.limits.full
+        worker.limits.enter()
+        if full:
             refuse(worker, listener, client, peer, CloseReason.SESSION_LIMIT)
         else:
             nursery.start_soon(serve, worker, listener, client, peer)

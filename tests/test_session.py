@@ -277,6 +277,7 @@ async def test_a_connection_that_may_not_be_served_is_closed_and_counted() -> No
         async with open_gateway() as gateway:
             player = socket.create_connection(listening.getsockname())
             sock, peer = listening.accept()
+            gateway.worker.limits.enter()
             refuse(gateway.worker, MIXED, sock, peer, CloseReason.SESSION_LIMIT)
             with player:
                 assert player.recv(1) == b""

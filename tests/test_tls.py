@@ -150,7 +150,7 @@ def test_what_cannot_be_served_is_refused_at_once(members: dict[str, Any], why: 
         certificate("1", "x.com", **members)
 
 
-MUTUAL = {"client": {"ca": authority_pem()}}
+MUTUAL: dict[str, Any] = {"client": {"ca": authority_pem()}}
 
 
 @pytest.mark.parametrize(
