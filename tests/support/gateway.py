@@ -1,6 +1,7 @@
 """A whole data plane in one process, without a store: listener, sessions, relay, and what they log and count."""
 
 import json
+import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from sniproxy.keyring import Keyring
 from sniproxy.listener import bind, listen
 from sniproxy.logs import Log
 from sniproxy.relay import Relay
-from sniproxy.relay.trio_relay import open_trio_relay
+from sniproxy.relay.opening import open_relay
 from sniproxy.session import Worker, open_worker
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
@@ -24,6 +25,8 @@ from sniproxy.worker import _accept
 from tests.support.certificates import NAME, pair
 from tests.support.peers import Peer
 
+# Virtual time needs a relay that waits where trio sees it.
+MOVED_BY = os.environ.get("SNIPROXY_PROXY__RELAY", "trio")
 PREFIX = "/apisix"
 KEY = "A" * 43 + "="  # base64 of 32 bytes
 
@@ -143,13 +146,9 @@ async def open_gateway(
     listening = bind(listener.address, "proxy.listeners.0.address")
     with listening:
         listen(listening, "proxy.listeners.0.address", backlog=100)
-        async with (
-            open_trio_relay(buffer_size=64 * 1024) as trio_relay,
-            trio.open_nursery() as nursery,
-        ):
-            proxy = Proxy(**{"refused_log_interval": 0, **settings})
-            worker = open_worker(proxy, fill(objects or {}), relay or trio_relay, log or captured)
-
+        proxy = Proxy(**{"refused_log_interval": 0, "relay": MOVED_BY, **settings})
+        async with open_relay(proxy) as opened, trio.open_nursery() as nursery:
+            worker = open_worker(proxy, fill(objects or {}), relay or opened, log or captured)
             nursery.start_soon(_accept, listening, listener, worker, nursery)
             yield Gateway(worker, lines, listening.getsockname()[:2], nursery)
             nursery.cancel_scope.cancel()
