@@ -24,6 +24,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
 
 Doing:
     relay/          moves bytes both ways: the contract, and the portable relay on trio
+    deadline        a total time for a step of set-up
     upstream        upstream -> connected socket
     metrics         counters of a worker
     config          store -> snapshot, for ever

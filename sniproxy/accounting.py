@@ -1,6 +1,6 @@
 """The account of one session: filled while it lives, written once when it ends, as a log line and in the counters."""
 
-import os
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ DETAIL_LIMIT = 2000  # characters of a cause in a log line
 
 
 def _new_id() -> str:
-    return os.urandom(8).hex()
+    return f"{random.getrandbits(64):016x}"  # seeded by the system at start: unique, and no secret
 
 
 @dataclass(slots=True)

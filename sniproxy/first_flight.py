@@ -5,13 +5,10 @@ load balancer looking whether we are there.
 """
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import trio
-
 from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader
+from sniproxy.deadline import Deadline
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.proxy_protocol import BrokenHeader, ProxyHeader, ProxyHeaderReader
 from sniproxy.refusals import hello_refusal
@@ -45,16 +42,10 @@ class FirstFlight:
         """The same, or what was read of a PROXY header that did not become whole: what a record shows."""
         return self._header or self.received
 
-    @contextmanager
-    def deadline(self) -> Iterator[None]:
-        """For all of it; SessionEnded when it passes."""
+    def deadline(self) -> Deadline:
+        """For all of it."""
         seconds = self._settings.hello_timeout
-        try:
-            with trio.fail_after(seconds):
-                yield
-        except trio.TooSlowError:
-            waited = f"not complete in {seconds:g} s"
-            raise SessionEnded(CloseReason.HELLO_TIMEOUT, waited) from None
+        return Deadline(seconds, CloseReason.HELLO_TIMEOUT, "not complete in {:g} s")
 
     async def read_proxy_header(self) -> None:
         """Learns who the client is: the peer itself where no header is wanted, and after LOCAL."""

@@ -12,6 +12,7 @@ import trio
 
 from sniproxy.accounting import Account
 from sniproxy.client_hello import ClientHello
+from sniproxy.deadline import Deadline
 from sniproxy.errors import REFUSALS, CloseReason, SessionEnded
 from sniproxy.first_flight import FirstFlight
 from sniproxy.limits import Limits
@@ -21,7 +22,7 @@ from sniproxy.networks import IpAddress, parse_address
 from sniproxy.proxy_protocol import encode_v1, encode_v2
 from sniproxy.refusals import Recorder, Refused, Sampler, shortened
 from sniproxy.relay import Flow, Outcome, Relay, Terminated
-from sniproxy.relay.sockets import Lost, close, send_all, tune
+from sniproxy.relay.sockets import Lost, close, send_all
 from sniproxy.router import Arrival, Match
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
@@ -74,7 +75,6 @@ async def serve(worker: Worker, listener: Listener, sock: socket.socket, peer: A
     flow: Flow | None = None
     handed_over = False
     try:
-        tune(sock, keepalive_idle=worker.settings.keepalive_idle)
         with flight.deadline():
             await flight.read_proxy_header()
             account.client = _text(flight.client)
@@ -84,9 +84,10 @@ async def serve(worker: Worker, listener: Listener, sock: socket.socket, peer: A
             hello = await flight.read_hello()
             if flight.local:  # a balancer's health check ends before this
                 worker.limits.admit_client(listener, client, account.claims)
-        match = await _route(worker, sock, client, hello, account)
+        server = sock.getsockname()
+        match = await _route(worker, client, server, hello, account)
         tls = await _terminate(worker, listener, sock, match, hello, flight.received, account)
-        flow = await _connect(worker, sock, flight, match, tls, account)
+        flow = await _connect(worker, sock, server, flight, match, tls, account)
         worker.relay.start(flow, partial(_ended, worker, account))
         handed_over = True
     except SessionEnded as end:
@@ -120,14 +121,13 @@ def refuse(
 
 async def _route(
     worker: Worker,
-    sock: socket.socket,
     client: IpAddress,
+    server: Any,
     hello: ClientHello | None,
     account: Account,
 ) -> Match:
     if hello is not None:
         account.hello_at, account.sni = trio.current_time(), hello.server_name
-    server = sock.getsockname()
     arrival = Arrival(account.sni, client, parse_address(server[0]), server[1])
     match = worker.snapshot.router.match(arrival)
     if match is None:
@@ -159,11 +159,8 @@ async def _terminate(
     if certificate is None:
         raise SessionEnded(CloseReason.NO_CERTIFICATE)
     seconds = worker.settings.handshake_timeout
-    try:
-        with trio.fail_after(seconds):
-            tls = await worker.relay.accept_tls(sock, certificate.server_tls, received)
-    except trio.TooSlowError:
-        raise SessionEnded(CloseReason.HANDSHAKE_TIMEOUT, f"not done in {seconds:g} s") from None
+    with Deadline(seconds, CloseReason.HANDSHAKE_TIMEOUT, "not done in {:g} s"):
+        tls = await worker.relay.accept_tls(sock, certificate.server_tls, received)
     account.tls = tls.version
     account.handshake_at = trio.current_time()
     return tls
@@ -172,6 +169,7 @@ async def _terminate(
 async def _connect(
     worker: Worker,
     sock: socket.socket,
+    server: Any,
     flight: FirstFlight,
     match: Match,
     tls: Terminated | None,
@@ -185,11 +183,11 @@ async def _connect(
     settings = worker.settings
     connected = await reach(
         target,
-        default_port=sock.getsockname()[1],
+        default_port=server[1],
         connect_timeout=settings.connect_timeout,
         keepalive_idle=settings.keepalive_idle,
     )
-    await _introduce(connected.sock, target.object.proxy_protocol, sock, flight.client, account)
+    await _introduce(connected.sock, target.object.proxy_protocol, server, flight.client, account)
     account.connected_at = trio.current_time()
     account.node, account.attempts = connected.node, connected.attempts
     return Flow(
@@ -204,12 +202,12 @@ async def _connect(
 
 
 async def _introduce(
-    upstream: socket.socket, version: str | None, sock: socket.socket, client: Any, account: Account
+    upstream: socket.socket, version: str | None, server: Any, client: Any, account: Account
 ) -> None:
     """Tells the game server who the player is, if its upstream asks for it."""
     if version is None:
         return
-    source, destination = _pair(client), _pair(sock.getsockname())
+    source, destination = _pair(client), _pair(server)
     if version == "v1":
         header = encode_v1(source, destination)
     else:
@@ -269,5 +267,7 @@ def _pair(peer: Any) -> tuple[str, int]:
 
 
 def _text(peer: Any) -> str:
+    if ":" not in peer[0]:
+        return f"{peer[0]}:{peer[1]}"
     host = parse_address(peer[0])
     return f"[{host}]:{peer[1]}" if host.version == 6 else f"{host}:{peer[1]}"

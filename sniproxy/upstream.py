@@ -7,11 +7,13 @@ import errno
 import ipaddress
 import socket
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import trio
 
 from sniproxy.balancer import Target
+from sniproxy.deadline import Deadline
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.relay.sockets import connect
 
@@ -66,15 +68,10 @@ async def _reach_node(
     host: str, port: int, *, seconds: float, keepalive_idle: int
 ) -> socket.socket:
     where = f"{host}:{port}"
-    try:
-        with trio.fail_after(seconds):
-            return await _try_addresses(
-                await _look_up(host, port), where, keepalive_idle=keepalive_idle
-            )
-    except trio.TooSlowError:
-        raise SessionEnded(
-            CloseReason.UPSTREAM_TIMEOUT, f"{where}: no answer in {seconds:g} s"
-        ) from None
+    with Deadline(seconds, CloseReason.UPSTREAM_TIMEOUT, where + ": no answer in {:g} s"):
+        return await _try_addresses(
+            await _look_up(host, port), where, keepalive_idle=keepalive_idle
+        )
 
 
 async def _try_addresses(
@@ -101,12 +98,8 @@ def _reason(error: OSError) -> CloseReason:
 
 async def _look_up(host: str, port: int) -> list[Address]:
     """An IP literal as it is; a name through the resolver of the system, in a thread that a timeout leaves behind."""
-    try:
-        literal = ipaddress.ip_address(host)
-    except ValueError:
-        pass
-    else:
-        family = socket.AF_INET if literal.version == 4 else socket.AF_INET6
+    family = _family(host)
+    if family is not None:
         return [(family, (host, port))]
     try:
         found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -114,3 +107,13 @@ async def _look_up(host: str, port: int) -> list[Address]:
         cause = getattr(error, "strerror", None) or str(error)
         raise SessionEnded(CloseReason.UPSTREAM_NAME, f"{host}: {cause}") from None
     return [(family, address) for family, _, _, _, address in found]
+
+
+@lru_cache(maxsize=4096)
+def _family(host: str) -> int | None:
+    """The address family of an IP literal; None for a name. Remembered, since it is asked for every session."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return None
+    return socket.AF_INET if version == 4 else socket.AF_INET6

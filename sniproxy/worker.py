@@ -13,6 +13,7 @@ from sniproxy.keyring import open_keyring
 from sniproxy.listener import accept_forever, bind, listen
 from sniproxy.logs import Log
 from sniproxy.relay.opening import choose_relay, open_relay
+from sniproxy.relay.sockets import tune
 from sniproxy.session import Worker, open_worker, refuse, serve
 from sniproxy.settings import Listener, Settings
 from sniproxy.snapshot import Snapshot
@@ -55,6 +56,7 @@ async def run_worker(
         await nursery.start(_follow, store, settings, worker)
         for index, (listener, sock) in enumerate(bound):
             listen(sock, f"{_setting(index)}.address", backlog=settings.proxy.backlog)
+            tune(sock, keepalive_idle=settings.proxy.keepalive_idle)  # accepted sockets inherit it
             nursery.start_soon(_accept, sock, listener, worker, nursery)
         status.ready = True
         ports = [sock.getsockname()[1] for _, sock in bound]

@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+NONBLOCKING = getattr(socket, "SOCK_NONBLOCK", 0)  # saves a call where there is such a flag
 WOULD_BLOCK = (BlockingIOError, InterruptedError)
 
 
@@ -71,9 +72,10 @@ async def _send_rest(sock: socket.socket, rest: memoryview) -> None:
 
 async def connect(family: int, address: Any, *, keepalive_idle: int) -> socket.socket:
     """A connected TCP socket; OSError as the kernel says."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(family, socket.SOCK_STREAM | NONBLOCKING)
     try:
-        sock.setblocking(False)
+        if not NONBLOCKING:
+            sock.setblocking(False)
         tune(sock, keepalive_idle=keepalive_idle)
         try:
             sock.connect(address)
