@@ -33,6 +33,7 @@ from tests.support.stack import Stack, retry_until, stores
 HELLO_TIMEOUT = 5.0  # the proxy's, seconds
 LATE = 1.0  # seconds after it within which a slow client must be closed
 SLOWER = 1.2  # times the players' p99 of before
+ROUNDS = 3  # of slow clients, of which the middle one counts: the machine is shared
 GROWTH = 2 * 2**20  # bytes that the proxy may keep after a flood: allocators do not give all back
 WARM_UP = 1 / 6  # of the garbage, after which memory is looked at first
 
@@ -211,9 +212,15 @@ def main(slow: int, slow_seconds: float, rate: float, seconds: float) -> None:
     click.echo(describe_machine())
     with tempfile.TemporaryDirectory() as folder, proxy_and_games(Path(folder)) as (stack, trap):
         try:
-            factor, line = slow_clients(stack, slow, slow_seconds)
-            click.echo(line)
-            assert factor <= SLOWER, "the players' p99 is more than a fifth above what it was"
+            factors = []
+            for _ in range(ROUNDS):
+                factor, line = slow_clients(stack, slow, slow_seconds)
+                factors.append(factor)
+                click.echo(line)
+            median = sorted(factors)[ROUNDS // 2]
+            assert median <= SLOWER, (
+                f"the players' p99 is x{median:.2f} of what it was, not x{SLOWER}"
+            )
             click.echo(garbage(stack, trap, rate, seconds))
         except AssertionError as error:
             click.echo(f"FAILED: {error}", err=True)
