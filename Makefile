@@ -4,15 +4,30 @@ BIN := .venv/bin
 RUNTIME := .venv/.installed
 TESTS := .venv/.installed-tests
 FUZZ_SECONDS ?= 60
+# Tests of whole sessions that take either relay; on trio they run with all the others.
+SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_session_access.py \
+  tests/test_session_limits.py tests/test_session_refusals.py tests/test_close_reasons.py \
+  tests/test_first_flight.py tests/test_tls_policy.py
+CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
 
-.PHONY: demo test check format unit e2e cover certs load bench fuzz clean
+.PHONY: demo test crate check format unit e2e cover certs load bench fuzz clean
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
 
-test: check  ## lint, types, unit and end-to-end tests
+test: check crate  ## lint, types, unit and end-to-end tests, on both relays
 	$(BIN)/pytest
+	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e
+	@if $(BIN)/python -c 'import sniproxy._relay' 2> /dev/null; \
+	then SNIPROXY_PROXY__RELAY=native $(BIN)/pytest $(SESSIONS); \
+	else echo 'the native relay is not built: its tests are left out'; fi
+
+crate: $(TESTS)  ## the native relay's own lint and tests, where there is a Rust toolchain
+	@if cargo --version > /dev/null 2>&1; \
+	then cd relay && cargo fmt --check && cargo clippy --locked --all-targets --no-default-features -- -D warnings \
+	  && cargo clippy --locked -- -D warnings && cargo test --locked --no-default-features; \
+	else echo 'no Rust toolchain: the crate is left out'; fi
 
 check: $(TESTS)  ## lint and types
 	$(BIN)/ruff check $(SOURCES)
@@ -56,10 +71,10 @@ clean:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-$(RUNTIME): pyproject.toml | .venv/bin/python
+$(RUNTIME): pyproject.toml $(CRATE) | .venv/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
-$(TESTS): pyproject.toml | .venv/bin/python
+$(TESTS): pyproject.toml $(CRATE) | .venv/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
 	touch $(RUNTIME) $@

@@ -1,6 +1,7 @@
 """One worker: follows the store, opens the listeners once it has a configuration, serves until it is told to stop."""
 
 import gc
+import resource
 import signal
 import socket
 from contextlib import AsyncExitStack
@@ -21,6 +22,8 @@ from sniproxy.status import Status, serve_status
 from sniproxy.store import Store
 from sniproxy.store.opening import open_store
 
+DESCRIPTORS_PER_SESSION = 2  # the player's socket and the game server's
+SPARE_DESCRIPTORS = 200  # the store, the status port, listeners, files
 STATUS_BACKLOG = 64  # connections to the status port that the kernel keeps for us
 
 
@@ -103,6 +106,20 @@ async def _accept(
     )
 
 
+def raise_descriptor_limit(max_sessions: int, log: Log) -> None:
+    """Takes as many descriptors as the system lets us have, and says so when they are fewer than sessions may need."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    needed = DESCRIPTORS_PER_SESSION * max_sessions + SPARE_DESCRIPTORS
+    if most != resource.RLIM_INFINITY and most < needed:
+        log.warning(
+            "few descriptors",
+            limit=most,
+            needed=needed,
+            advice="raise the limit of open files (ulimit -Hn, LimitNOFILE), or lower proxy.max_sessions",
+        )
+
+
 def tame_garbage_collection() -> None:
     """No pause that grows with the number of sessions.
 
@@ -117,6 +134,7 @@ def tame_garbage_collection() -> None:
 
 async def run_until_signalled(settings: Settings, log: Log) -> None:
     """`run_worker` until SIGTERM or SIGINT."""
+    raise_descriptor_limit(settings.proxy.max_sessions, log)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_run_tamed, settings, log)

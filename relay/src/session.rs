@@ -77,6 +77,7 @@ impl Debt {
     }
 }
 
+#[allow(clippy::struct_excessive_bools)] // five facts about one descriptor, each true or not by itself
 struct Socket {
     fd: OwnedFd,
     debt: Debt,
