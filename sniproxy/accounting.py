@@ -2,12 +2,16 @@
 
 import random
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any
 
 from sniproxy.errors import CloseReason
 from sniproxy.stick_table import Key
 
 DETAIL_LIMIT = 2000  # characters of a cause in a log line
+
+
+_NONE: list[Key] = []  # nobody adds to it: set-up is over where it is used
 
 
 def _new_id() -> str:
@@ -31,6 +35,12 @@ class Account:
     handshake_at: float | None = None
     connected_at: float | None = None
     claims: list[Key] = field(default_factory=list)  # what it counts for in the limits
+
+    def settle(self) -> None:
+        """Set-up is over: an idle session holds nothing that it can share with others."""
+        self.claims = self.claims or _NONE
+        self.sni = self.sni and intern(self.sni)
+        self.node = self.node and intern(self.node)
 
     def line(
         self, now: float, reason: CloseReason, detail: str, to_upstream: int, to_client: int

@@ -5,7 +5,7 @@ Each question either passes, noting in `claims` what the session must give back 
 
 import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sniproxy.access import AddressRule, Plugins
 from sniproxy.errors import CloseReason, SessionEnded
@@ -50,7 +50,7 @@ class Limits:
         """A session begins."""
         self._table.active += 1
 
-    def leave(self, claims: list[Key]) -> None:
+    def leave(self, claims: Iterable[Key]) -> None:
         """A session is over."""
         self._table.active -= 1
         for key in claims:
