@@ -6,6 +6,7 @@ Each question either passes, noting in `claims` what the session must give back 
 import ipaddress
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from sniproxy.access import AddressRule, Plugins
 from sniproxy.errors import CloseReason, SessionEnded
@@ -18,6 +19,18 @@ from sniproxy.stick_table import Admission, Key, StickTable
 # Bytes of an IPv6 address: one customer's network is a /64 (RFC 6177), and all its addresses are one client.
 IPV6_SITE = 8
 LONGEST_DELAY = 60.0  # seconds that limit-conn may keep a session waiting
+
+
+class _Scope(NamedTuple):
+    """What the limits of the settings count by, and the reasons for which they refuse."""
+
+    name: str
+    too_often: CloseReason
+    too_many: CloseReason
+
+
+_ADDRESS = _Scope("address", CloseReason.ADDRESS_RATE, CloseReason.ADDRESS_LIMIT)
+_ROUTE = _Scope("route", CloseReason.ROUTE_RATE, CloseReason.ROUTE_LIMIT)
 
 
 class Limits:
@@ -61,20 +74,8 @@ class Limits:
         if not listener.admits(address):
             raise SessionEnded(CloseReason.ADDRESS_DENIED, "by allow and deny of the listener")
         limits = self._settings
-        if limits.address_rate is None and limits.address_sessions is None:
-            return
         site = address.packed if address.version == 4 else address.packed[:IPV6_SITE]
-        key = self._table.key(b"address " + site)
-        if limits.address_rate is not None:
-            self._take(key, limits.address_rate, CloseReason.ADDRESS_RATE, "limits.address_rate")
-        if limits.address_sessions is not None:
-            self._acquire(
-                key,
-                limits.address_sessions,
-                claims,
-                CloseReason.ADDRESS_LIMIT,
-                "limits.address_sessions",
-            )
+        self._count(_ADDRESS, site, limits.address_rate, limits.address_sessions, claims)
 
     def admit_route(
         self, route_id: str, plugins: Plugins, arrival: Arrival, claims: list[Key]
@@ -84,18 +85,7 @@ class Limits:
         if isinstance(restriction, AddressRule) and not restriction.admits(arrival.remote):
             raise SessionEnded(CloseReason.ADDRESS_DENIED, "by ip-restriction of the route")
         limits = self._settings
-        if limits.route_rate is not None or limits.route_sessions is not None:
-            key = self._table.key(b"route " + route_id.encode())
-            if limits.route_rate is not None:
-                self._take(key, limits.route_rate, CloseReason.ROUTE_RATE, "limits.route_rate")
-            if limits.route_sessions is not None:
-                self._acquire(
-                    key,
-                    limits.route_sessions,
-                    claims,
-                    CloseReason.ROUTE_LIMIT,
-                    "limits.route_sessions",
-                )
+        self._count(_ROUTE, route_id.encode(), limits.route_rate, limits.route_sessions, claims)
         conf = plugins.get("limit-conn")
         if not isinstance(conf, LimitConn):
             return 0.0
@@ -105,10 +95,18 @@ class Limits:
         )
         return min((count - 1) // conf.conn * conf.default_conn_delay, LONGEST_DELAY)
 
-    def _take(self, key: Key, rate: Rate, reason: CloseReason, where: str) -> None:
-        if not self._table.take(key, rate.per_second, rate.burst, self._clock()):
-            detail = f"{where}: over {rate.per_second:g} per second, {rate.burst} at once"
-            raise SessionEnded(reason, detail)
+    def _count(
+        self, scope: _Scope, name: bytes, rate: Rate | None, cap: int | None, claims: list[Key]
+    ) -> None:
+        """The limits of the settings for one client address, or one route."""
+        if rate is None and cap is None:
+            return
+        key = self._table.key(scope.name.encode() + b" " + name)
+        if rate and not self._table.take(key, rate.per_second, rate.burst, self._clock()):
+            over = f"over {rate.per_second:g} per second, {rate.burst} at once"
+            raise SessionEnded(scope.too_often, f"limits.{scope.name}_rate: {over}")
+        if cap is not None:
+            self._acquire(key, cap, claims, scope.too_many, f"limits.{scope.name}_sessions")
 
     def _acquire(
         self, key: Key, cap: int, claims: list[Key], reason: CloseReason, where: str
