@@ -1,6 +1,6 @@
 """The native relay's engine: a thread that owns sockets. Built from relay/, where there is a Rust toolchain."""
 
-from typing import Literal, TypeAlias
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 TICK: int  # milliseconds between two calls of Engine.tick
 
@@ -17,7 +17,9 @@ How: TypeAlias = Literal[
     "stopped",
 ]
 
-class Engine:
+Owner = TypeVar("Owner")
+
+class Engine(Generic[Owner]):
     def __init__(self, buffer_size: int) -> None:
         """Starts the thread; `buffer_size` in bytes. OSError when the kernel has nothing left for it."""
 
@@ -32,9 +34,13 @@ class Engine:
         idle: int,
         half_close: int,
         session: int | None,
+        owner: Owner,
         /,
     ) -> int:
-        """Takes over two descriptors that nobody owns any more; times in milliseconds. The session's token."""
+        """Takes over two descriptors that nobody owns any more; times in milliseconds. The session's token.
+
+        `owner` is given back with the session's end.
+        """
 
     def kill(self, token: int, /) -> None:
         """Ends a session, unless it has ended."""
@@ -45,8 +51,8 @@ class Engine:
     def counts(self, token: int, /) -> tuple[int, int] | None:
         """Bytes moved so far, to the upstream and to the client; None when it has ended. Waits for the thread's turn."""
 
-    def ended(self) -> list[tuple[int, How, int, int, int]]:
-        """Sessions that ended since the last call: token, how, errno, bytes to the upstream, bytes to the client."""
+    def ended(self) -> list[tuple[Owner, How, int, int, int]]:
+        """Sessions that ended since the last call: owner, how, errno, bytes to the upstream, bytes to the client."""
 
     def stop(self) -> None:
         """Ends every session and the thread; `ended` has the rest."""

@@ -39,9 +39,11 @@ pub struct Times {
 
 /// One session's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct Ended<T = ()> {
     /// The session.
     pub token: u64,
+    /// What was handed over with it.
+    pub owner: T,
     /// How.
     pub end: End,
     /// Bytes handed to the kernel for the upstream.
@@ -50,29 +52,29 @@ pub struct Ended {
     pub to_client: u64,
 }
 
-enum Command {
-    Start(u64, Box<Session>, Times),
+enum Command<T> {
+    Start(u64, Session, Times, T),
     Kill(u64),
     Tick(u64),
     Counts(u64, SyncSender<Option<(u64, u64)>>),
     Stop,
 }
 
-struct Shared {
-    commands: Mutex<Vec<Command>>,
+struct Shared<T> {
+    commands: Mutex<Vec<Command<T>>>,
     wake: OwnedFd,
-    ended: Mutex<Vec<Ended>>,
+    ended: Mutex<Vec<Ended<T>>>,
     done: OwnedFd,
 }
 
-/// What the rest of the process holds of an engine.
-pub struct Handle {
-    shared: Arc<Shared>,
+/// What the rest of the process holds of an engine. `T` is given back with each session's end.
+pub struct Handle<T: Send + 'static = ()> {
+    shared: Arc<Shared<T>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     next_token: AtomicU64,
 }
 
-impl Handle {
+impl<T: Send + 'static> Handle<T> {
     /// Starts the thread; `buffer_size` in bytes.
     ///
     /// # Errors
@@ -98,9 +100,9 @@ impl Handle {
     }
 
     /// Hands a session over; its token.
-    pub fn adopt(&self, session: Session, times: Times) -> u64 {
+    pub fn adopt(&self, session: Session, times: Times, owner: T) -> u64 {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        self.send(Command::Start(token, Box::new(session), times));
+        self.send(Command::Start(token, session, times, owner));
         token
     }
 
@@ -129,7 +131,7 @@ impl Handle {
     }
 
     /// The sessions that ended since the last call.
-    pub fn ended(&self) -> Vec<Ended> {
+    pub fn ended(&self) -> Vec<Ended<T>> {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.shared.done, &mut count); // nothing there: a list taken before
         take(&mut *lock(&self.shared.ended))
@@ -143,7 +145,7 @@ impl Handle {
         }
     }
 
-    fn send(&self, command: Command) {
+    fn send(&self, command: Command<T>) {
         let mut commands = lock(&self.shared.commands);
         commands.push(command);
         if commands.len() == 1 {
@@ -152,7 +154,7 @@ impl Handle {
     }
 }
 
-impl Drop for Handle {
+impl<T: Send + 'static> Drop for Handle<T> {
     fn drop(&mut self) {
         self.stop();
     }
@@ -168,9 +170,10 @@ fn signal(eventfd: &OwnedFd) {
     let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
 }
 
-struct Entry {
+struct Entry<T> {
     token: u64,
-    session: Box<Session>,
+    owner: T,
+    session: Session,
     idle: u64,
     half_close: u64,
     last_active: u64,
@@ -180,27 +183,27 @@ struct Entry {
     again: bool, // it is in the list of those that have more to move
 }
 
-impl Entry {
+impl<T> Entry<T> {
     fn due(&self) -> u64 {
         self.last_active.saturating_add(self.idle).min(self.ends_at)
     }
 }
 
-struct Engine {
-    shared: Arc<Shared>,
+struct Engine<T> {
+    shared: Arc<Shared<T>>,
     epoll: OwnedFd,
-    entries: Slab<Entry>,
+    entries: Slab<Box<Entry<T>>>, // boxed: a slab grows by doubling
     keys: HashMap<u64, usize>,
     deadlines: Deadlines,
     again: Vec<usize>,
-    ended: Vec<Ended>,
+    ended: Vec<Ended<T>>,
     buffer: Vec<u8>,
     now: u64,
     stopping: bool,
 }
 
-impl Engine {
-    fn new(shared: Arc<Shared>, buffer_size: usize) -> io::Result<Self> {
+impl<T> Engine<T> {
+    fn new(shared: Arc<Shared<T>>, buffer_size: usize) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
             &epoll,
@@ -327,7 +330,9 @@ impl Engine {
         let commands = take(&mut *lock(&self.shared.commands));
         for command in commands {
             match command {
-                Command::Start(token, session, times) => self.adopt(token, session, times),
+                Command::Start(token, session, times, owner) => {
+                    self.adopt(token, session, times, owner);
+                }
                 Command::Kill(token) => {
                     if let Some(&key) = self.keys.get(&token) {
                         self.end(key, End::Killed);
@@ -344,10 +349,11 @@ impl Engine {
         }
     }
 
-    fn adopt(&mut self, token: u64, session: Box<Session>, times: Times) {
+    fn adopt(&mut self, token: u64, session: Session, times: Times, owner: T) {
         let last_active = self.now + TICK;
-        let key = self.entries.insert(Entry {
+        let key = self.entries.insert(Box::new(Entry {
             token,
+            owner,
             session,
             idle: times.idle,
             half_close: times.half_close,
@@ -358,7 +364,7 @@ impl Engine {
             bucket: 0,
             half_closed: false,
             again: false,
-        });
+        }));
         self.keys.insert(token, key);
         let entry = &mut self.entries[key];
         entry.bucket = self.deadlines.file(key, entry.due());
@@ -406,6 +412,7 @@ impl Engine {
         let (to_upstream, to_client) = entry.session.counts();
         self.ended.push(Ended {
             token: entry.token,
+            owner: entry.owner,
             end,
             to_upstream,
             to_client,

@@ -10,10 +10,10 @@ use crate::session::{End, Session, Side};
 
 /// The door of an engine. See `_relay.pyi`.
 #[pyclass(frozen, module = "sniproxy._relay")]
-struct Engine(Handle);
+struct Engine(Handle<Py<PyAny>>);
 
-/// (token, how, errno, bytes to the upstream, bytes to the client)
-type Report = (u64, &'static str, i32, u64, u64);
+/// (owner, how, errno, bytes to the upstream, bytes to the client)
+type Report = (Py<PyAny>, &'static str, i32, u64, u64);
 
 #[pymethods]
 impl Engine {
@@ -35,6 +35,7 @@ impl Engine {
         idle: u64,
         half_close: u64,
         session: Option<u64>,
+        owner: Py<PyAny>,
     ) -> u64 {
         // SAFETY: the caller has detached both descriptors from their sockets (socket.detach), so they are open, and
         // nobody else owns them.
@@ -46,7 +47,7 @@ impl Engine {
             session,
         };
         self.0
-            .adopt(Session::new(client, upstream, first.to_vec()), times)
+            .adopt(Session::new(client, upstream, first.to_vec()), times, owner)
     }
 
     fn kill(&self, token: u64) {
@@ -70,7 +71,7 @@ impl Engine {
     }
 }
 
-fn report(ended: Ended) -> Report {
+fn report(ended: Ended<Py<PyAny>>) -> Report {
     let (how, errno) = match ended.end {
         End::Closed(Side::Client) => ("client_closed", 0),
         End::Closed(Side::Upstream) => ("upstream_closed", 0),
@@ -83,13 +84,7 @@ fn report(ended: Ended) -> Report {
         End::Killed => ("killed", 0),
         End::Stopped => ("stopped", 0),
     };
-    (
-        ended.token,
-        how,
-        errno,
-        ended.to_upstream,
-        ended.to_client,
-    )
+    (ended.owner, how, errno, ended.to_upstream, ended.to_client)
 }
 
 #[pymodule]

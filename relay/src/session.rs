@@ -57,22 +57,30 @@ pub enum Pumped {
     HasMore,
 }
 
-/// Bytes that a side did not take yet.
+/// Bytes that a side did not take yet. There is none for most of most sessions, hence the box.
 #[derive(Default)]
-struct Debt {
+struct Debt(Option<Box<Owed>>);
+
+struct Owed {
     bytes: Vec<u8>,
     paid: usize,
 }
 
 impl Debt {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self((!bytes.is_empty()).then(|| Box::new(Owed { bytes, paid: 0 })))
+    }
+
     fn rest(&self) -> &[u8] {
-        &self.bytes[self.paid..]
+        self.0.as_ref().map_or(&[], |owed| &owed.bytes[owed.paid..])
     }
 
     fn pay(&mut self, count: usize) {
-        self.paid += count;
-        if self.paid == self.bytes.len() {
-            *self = Self::default(); // gives the memory back
+        if let Some(owed) = &mut self.0 {
+            owed.paid += count;
+            if owed.paid == owed.bytes.len() {
+                self.0 = None; // gives the memory back
+            }
         }
     }
 }
@@ -164,10 +172,7 @@ impl Session {
     #[must_use]
     pub fn new(client: OwnedFd, upstream: OwnedFd, first: Vec<u8>) -> Self {
         let mut sockets = [Socket::new(client), Socket::new(upstream)];
-        sockets[Side::Upstream as usize].debt = Debt {
-            bytes: first,
-            paid: 0,
-        };
+        sockets[Side::Upstream as usize].debt = Debt::of(first);
         Self {
             sockets,
             moved: [0, 0],
@@ -280,7 +285,7 @@ impl Session {
         let count = sent.map_err(|error| self.lost(to, error))?;
         self.moved[to as usize] += count as u64;
         if count < bytes.len() {
-            self.sockets[to as usize].debt.bytes = bytes[count..].to_vec();
+            self.sockets[to as usize].debt = Debt::of(bytes[count..].to_vec());
         }
         Ok(())
     }

@@ -42,10 +42,9 @@ class NativeRelay:
 
     name = "native"
 
-    def __init__(self, engine: "_relay.Engine", terminating: TrioRelay) -> None:
+    def __init__(self, engine: "_relay.Engine[_Link]", terminating: TrioRelay) -> None:
         self._engine = engine
         self._terminating = terminating
-        self._links: dict[int, _Link] = {}
 
     async def accept_tls(
         self, client: socket.socket, server_tls: ServerTls, received: bytes
@@ -55,15 +54,16 @@ class NativeRelay:
     def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> Link:
         if flow.tls is not None:
             return self._terminating.start(flow, on_end)
-        token = self._engine.start(
+        link = _Link(self._engine, on_end)
+        link.token = self._engine.start(
             flow.client.detach(),
             flow.upstream.detach(),
             flow.first,
             _milliseconds(flow.idle_timeout),
             _milliseconds(flow.half_close_timeout),
             None if flow.session_time is None else _milliseconds(flow.session_time),
+            link,
         )
-        link = self._links[token] = _Link(self._engine, token, on_end)
         return link
 
     async def deliver(self) -> None:
@@ -74,8 +74,8 @@ class NativeRelay:
 
     def deliver_now(self) -> None:
         """The ends that there are by now."""
-        for token, how, errno, to_upstream, to_client in self._engine.ended():
-            self._links.pop(token).ended(how, errno, to_upstream, to_client)
+        for link, how, errno, to_upstream, to_client in self._engine.ended():
+            link.ended(how, errno, to_upstream, to_client)
 
     async def tick(self) -> None:
         """Tells the engine the time of trio's clock, for ever."""
@@ -91,7 +91,7 @@ class NativeRelay:
 @asynccontextmanager
 async def open_native_relay(*, buffer_size: int) -> AsyncIterator[NativeRelay]:
     """A relay; leaving the block ends its sessions with the reason `shutdown`. Only where BUILT."""
-    engine = _relay.Engine(buffer_size)
+    engine: _relay.Engine[_Link] = _relay.Engine(buffer_size)
     try:
         async with open_trio_relay(buffer_size=buffer_size) as terminating:
             relay = NativeRelay(engine, terminating)
@@ -112,13 +112,11 @@ async def open_native_relay(*, buffer_size: int) -> AsyncIterator[NativeRelay]:
 class _Link:
     """One session in the engine's hands. Implements `sniproxy.relay.Link`."""
 
-    __slots__ = ("_counts", "_engine", "_killed", "_on_end", "_token")
+    __slots__ = ("_counts", "_engine", "_killed", "_on_end", "token")
 
-    def __init__(
-        self, engine: "_relay.Engine", token: int, on_end: Callable[[Outcome], None]
-    ) -> None:
+    def __init__(self, engine: "_relay.Engine[_Link]", on_end: Callable[[Outcome], None]) -> None:
+        self.token = 0  # once it has started
         self._engine = engine
-        self._token = token
         self._on_end = on_end
         self._killed: CloseReason | None = None
         self._counts: tuple[int, int] | None = None  # once it has ended
@@ -134,7 +132,7 @@ class _Link:
     def kill(self, reason: CloseReason) -> None:
         if self._killed is None:
             self._killed = reason
-            self._engine.kill(self._token)
+            self._engine.kill(self.token)
 
     def ended(self, how: str, errno: int, to_upstream: int, to_client: int) -> None:
         """The engine has closed both sockets."""
@@ -146,7 +144,7 @@ class _Link:
         self._on_end(Outcome(reason, detail, to_upstream, to_client))
 
     def _now(self) -> tuple[int, int]:
-        return self._counts or self._engine.counts(self._token) or (0, 0)
+        return self._counts or self._engine.counts(self.token) or (0, 0)
 
 
 def _milliseconds(seconds: float) -> int:
