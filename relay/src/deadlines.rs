@@ -27,7 +27,7 @@ impl Deadlines {
     /// The next bucket whose time has come, and its number.
     pub fn due(&mut self, now: u64) -> Option<(u64, Vec<usize>)> {
         let first = self.buckets.first_entry()?;
-        (first.key() * TICK <= now).then(|| first.remove_entry())
+        (first.key().saturating_mul(TICK) <= now).then(|| first.remove_entry())
     }
 }
 

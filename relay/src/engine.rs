@@ -18,7 +18,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use slab::Slab;
 
-use crate::deadlines::{Deadlines, TICK};
+use crate::deadlines::Deadlines;
 use crate::session::{End, Pumped, Session, Side};
 
 const EVENTS: usize = 256; // taken from epoll at once
@@ -61,7 +61,7 @@ enum Command<T> {
 }
 
 struct Shared<T> {
-    commands: Mutex<Vec<Command<T>>>,
+    commands: Mutex<Option<Vec<Command<T>>>>, // None: nobody is there to obey any more
     wake: OwnedFd,
     ended: Mutex<Vec<Ended<T>>>,
     done: OwnedFd,
@@ -83,7 +83,7 @@ impl<T: Send + 'static> Handle<T> {
     pub fn start(buffer_size: usize) -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let shared = Arc::new(Shared {
-            commands: Mutex::default(),
+            commands: Mutex::new(Some(Vec::new())),
             wake: eventfd(0, flags)?,
             ended: Mutex::default(),
             done: eventfd(0, flags)?,
@@ -116,13 +116,18 @@ impl<T: Send + 'static> Handle<T> {
         self.send(Command::Tick(now));
     }
 
-    /// Bytes that a session has moved so far, to the upstream and to the client; None when it has ended.
+    /// Bytes that a session has moved so far, to the upstream and to the client; None once its end was taken.
     ///
     /// Waits for the engine's next turn.
     pub fn counts(&self, token: u64) -> Option<(u64, u64)> {
         let (sender, receiver) = sync_channel(1);
         self.send(Command::Counts(token, sender));
-        receiver.recv().ok().flatten()
+        let living = receiver.recv().ok().flatten();
+        living.or_else(|| {
+            let ended = lock(&self.shared.ended);
+            let end = ended.iter().find(|end| end.token == token)?;
+            Some((end.to_upstream, end.to_client))
+        })
     }
 
     /// Becomes readable when sessions have ended.
@@ -146,10 +151,31 @@ impl<T: Send + 'static> Handle<T> {
     }
 
     fn send(&self, command: Command<T>) {
-        let mut commands = lock(&self.shared.commands);
-        commands.push(command);
-        if commands.len() == 1 {
-            signal(&self.shared.wake);
+        match &mut *lock(&self.shared.commands) {
+            Some(commands) => {
+                commands.push(command);
+                if commands.len() == 1 {
+                    signal(&self.shared.wake);
+                }
+            }
+            None => self.shared.turn_away(command),
+        }
+    }
+}
+
+impl<T> Shared<T> {
+    /// What comes too late: a session ends at once, and who waits for an answer gets none.
+    fn turn_away(&self, command: Command<T>) {
+        if let Command::Start(token, session, _, owner) = command {
+            drop(session); // closes its sockets before anybody hears of its end
+            lock(&self.ended).push(Ended {
+                token,
+                owner,
+                end: End::Stopped,
+                to_upstream: 0,
+                to_client: 0,
+            });
+            signal(&self.done);
         }
     }
 }
@@ -170,22 +196,29 @@ fn signal(eventfd: &OwnedFd) {
     let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
 }
 
+#[allow(clippy::struct_excessive_bools)] // in which lists it is, and how far it has come
 struct Entry<T> {
     token: u64,
     owner: T,
     session: Session,
-    idle: u64,
-    half_close: u64,
+    times: Times,
     last_active: u64,
     ends_at: u64,
     bucket: u64, // where it is filed
     half_closed: bool,
-    again: bool, // it is in the list of those that have more to move
+    again: bool,  // it is in the list of those that have more to move
+    active: bool, // it is in the list of those that have moved bytes since the last tick
+    file: bool,   // it must be filed at the next tick
 }
 
 impl<T> Entry<T> {
     fn due(&self) -> u64 {
-        self.last_active.saturating_add(self.idle).min(self.ends_at)
+        let idle = if self.half_closed {
+            self.times.idle.min(self.times.half_close)
+        } else {
+            self.times.idle
+        };
+        self.last_active.saturating_add(idle).min(self.ends_at)
     }
 }
 
@@ -196,6 +229,7 @@ struct Engine<T> {
     keys: HashMap<u64, usize>,
     deadlines: Deadlines,
     again: Vec<usize>,
+    active: Vec<usize>,
     ended: Vec<Ended<T>>,
     buffer: Vec<u8>,
     now: u64,
@@ -218,6 +252,7 @@ impl<T> Engine<T> {
             keys: HashMap::new(),
             deadlines: Deadlines::default(),
             again: Vec::new(),
+            active: Vec::new(),
             ended: Vec::new(),
             buffer: vec![0; buffer_size],
             now: 0,
@@ -229,6 +264,10 @@ impl<T> Engine<T> {
         let mut events = Vec::with_capacity(EVENTS);
         while !self.stopping {
             self.wait(&mut events);
+            // Commands first, and ticks before others: a tick must not date what came after it was sent.
+            if events.iter().any(|event| event.data.u64() == WAKE) {
+                self.obey();
+            }
             for event in events.drain(..) {
                 self.handle(&event);
             }
@@ -241,6 +280,10 @@ impl<T> Engine<T> {
             self.end(key, End::Stopped);
         }
         self.report();
+        let late = lock(&self.shared.commands).take();
+        for command in late.into_iter().flatten() {
+            self.shared.turn_away(command);
+        }
     }
 
     fn wait(&mut self, events: &mut Vec<Event>) {
@@ -259,7 +302,6 @@ impl<T> Engine<T> {
         // Copied: the kernel's struct is packed.
         let (flags, data) = (event.flags, event.data.u64());
         if data == WAKE {
-            self.obey();
             return;
         }
         let key = usize::try_from(data >> 1).unwrap_or(usize::MAX);
@@ -270,14 +312,15 @@ impl<T> Engine<T> {
         };
         // Its session may have ended earlier in this turn.
         if let Some(entry) = self.entries.get_mut(key) {
-            let hung_up = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+            // After urgent data too (PRI) a short read is not the last: it ends before the urgent byte.
+            let read_on = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR | EventFlags::PRI;
             let (readable, writable) = (
                 flags.contains(EventFlags::IN),
                 flags.contains(EventFlags::OUT),
             );
             entry
                 .session
-                .announce(side, readable, writable, flags.intersects(hung_up));
+                .announce(side, readable, writable, flags.intersects(read_on));
             self.move_bytes(key);
         }
     }
@@ -313,21 +356,24 @@ impl<T> Engine<T> {
             self.again.push(key);
         }
         let just_half_closed = entry.session.first_end.is_some() && !entry.half_closed;
-        if just_half_closed || entry.session.counts() != before {
-            // The next tick at the earliest: a timeout must never come early.
-            entry.last_active = self.now + TICK;
-        }
-        if just_half_closed {
-            entry.half_closed = true;
-            entry.idle = entry.idle.min(entry.half_close);
-            entry.bucket = self.deadlines.file(key, entry.due());
+        entry.half_closed |= just_half_closed;
+        entry.file |= just_half_closed;
+        if (just_half_closed || entry.session.counts() != before) && !entry.active {
+            entry.active = true;
+            self.active.push(key);
         }
     }
 
     fn obey(&mut self) {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.shared.wake, &mut count);
-        let commands = take(&mut *lock(&self.shared.commands));
+        let commands = lock(&self.shared.commands).as_mut().map(take);
+        let commands = commands.unwrap_or_default();
+        for command in &commands {
+            if let Command::Tick(now) = command {
+                self.tick(*now);
+            }
+        }
         for command in commands {
             match command {
                 Command::Start(token, session, times, owner) => {
@@ -338,7 +384,7 @@ impl<T> Engine<T> {
                         self.end(key, End::Killed);
                     }
                 }
-                Command::Tick(now) => self.tick(now),
+                Command::Tick(_) => {}
                 Command::Counts(token, answer) => {
                     let key = self.keys.get(&token);
                     // Whoever asked may be gone.
@@ -350,25 +396,24 @@ impl<T> Engine<T> {
     }
 
     fn adopt(&mut self, token: u64, session: Session, times: Times, owner: T) {
-        let last_active = self.now + TICK;
         let key = self.entries.insert(Box::new(Entry {
             token,
             owner,
             session,
-            idle: times.idle,
-            half_close: times.half_close,
-            last_active,
-            ends_at: times
-                .session
-                .map_or(NEVER, |time| last_active.saturating_add(time)),
-            bucket: 0,
+            times,
+            last_active: 0,
+            ends_at: NEVER,
+            bucket: NEVER,
             half_closed: false,
             again: false,
+            active: true,
+            file: true,
         }));
+        self.active.push(key);
         self.keys.insert(token, key);
-        let entry = &mut self.entries[key];
-        entry.bucket = self.deadlines.file(key, entry.due());
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let entry = &self.entries[key];
+        let flags =
+            EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
         for side in [Side::Client, Side::Upstream] {
             let data = EventData::new_u64((key as u64) << 1 | side as u64);
             let added = epoll::add(&self.epoll, entry.session.socket(side), data, flags);
@@ -382,10 +427,29 @@ impl<T> Engine<T> {
 
     fn tick(&mut self, now: u64) {
         self.now = now;
+        for key in take(&mut self.active) {
+            self.note(key);
+        }
         while let Some((bucket, keys)) = self.deadlines.due(now) {
             for key in keys {
                 self.look_at(key, bucket);
             }
+        }
+    }
+
+    /// Dates what a session did since the last tick: as late as it may have been, so that no timeout comes early.
+    fn note(&mut self, key: usize) {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.active) else {
+            return; // it has ended
+        };
+        entry.active = false;
+        entry.last_active = self.now;
+        if entry.ends_at == NEVER {
+            let lasts = entry.times.session.unwrap_or(NEVER);
+            entry.ends_at = self.now.saturating_add(lasts);
+        }
+        if take(&mut entry.file) {
+            entry.bucket = self.deadlines.file(key, entry.due());
         }
     }
 

@@ -92,8 +92,8 @@ struct Socket {
     /// Reading or writing may succeed, as far as the kernel has said.
     readable: bool,
     writable: bool,
-    /// The kernel has said that its end, or an error, is to be read: a short read is not the last.
-    hung_up: bool,
+    /// The kernel has said that its end, an error or an urgent byte is to come: a short read is not the last.
+    read_on: bool,
     /// All that it will ever say has been read.
     ended: bool,
     /// We have said that nothing more comes.
@@ -107,7 +107,7 @@ impl Socket {
             debt: Debt::default(),
             readable: true,
             writable: true,
-            hung_up: false,
+            read_on: false,
             ended: false,
             shut: false,
         }
@@ -134,7 +134,7 @@ impl Socket {
             match recv(&self.fd, &mut *buffer, RecvFlags::empty()) {
                 Ok((_, count)) => {
                     // A short read has emptied the queue; what comes later is announced anew (epoll(7), Q9).
-                    self.readable = count == buffer.len() || (self.hung_up && count > 0);
+                    self.readable = count == buffer.len() || (self.read_on && count > 0);
                     self.ended = count == 0;
                     return Ok(Some(count));
                 }
@@ -195,12 +195,12 @@ impl Session {
         )
     }
 
-    /// The kernel has said that a side can be read from (`hung_up`: to its end or an error) or written to.
-    pub fn announce(&mut self, side: Side, readable: bool, writable: bool, hung_up: bool) {
+    /// The kernel has said that a side can be read from (`read_on`: until nothing is left) or written to.
+    pub fn announce(&mut self, side: Side, readable: bool, writable: bool, read_on: bool) {
         let socket = &mut self.sockets[side as usize];
-        socket.readable |= readable || hung_up;
-        socket.writable |= writable || hung_up;
-        socket.hung_up |= hung_up;
+        socket.readable |= readable || read_on;
+        socket.writable |= writable || read_on;
+        socket.read_on |= read_on;
     }
 
     /// Moves what one side has said to the other, up to `share` bytes or a bit more.

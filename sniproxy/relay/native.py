@@ -23,6 +23,8 @@ except ImportError:  # installed where there was no Rust toolchain
 else:
     BUILT = True
 
+LONGEST = 100 * 365 * 24 * 3600.0  # seconds: what is meant by more fits into no machine's number
+
 _REASONS = {
     "client_closed": CloseReason.CLIENT_CLOSED,
     "upstream_closed": CloseReason.UPSTREAM_CLOSED,
@@ -45,6 +47,7 @@ class NativeRelay:
     def __init__(self, engine: "_relay.Engine[_Link]", terminating: TrioRelay) -> None:
         self._engine = engine
         self._terminating = terminating
+        self._over = False
 
     async def accept_tls(
         self, client: socket.socket, server_tls: ServerTls, received: bytes
@@ -52,6 +55,8 @@ class NativeRelay:
         return await self._terminating.accept_tls(client, server_tls, received)
 
     def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> Link:
+        if self._over:
+            raise RuntimeError("the relay was closed")
         if flow.tls is not None:
             return self._terminating.start(flow, on_end)
         link = _Link(self._engine, on_end)
@@ -73,9 +78,21 @@ class NativeRelay:
             self.deliver_now()
 
     def deliver_now(self) -> None:
-        """The ends that there are by now."""
+        """The ends that there are by now: all of them, whatever one of their owners makes of it."""
+        failures: list[Exception] = []
         for link, how, errno, to_upstream, to_client in self._engine.ended():
-            link.ended(how, errno, to_upstream, to_client)
+            try:
+                link.ended(how, errno, to_upstream, to_client)
+            except Exception as error:  # a defect of ours
+                failures.append(error)
+        if failures:
+            raise ExceptionGroup("told of their ends", failures)
+
+    def close(self) -> None:
+        """Ends every session; their owners have heard of it when this returns."""
+        self._over = True
+        self._engine.stop()
+        self.deliver_now()
 
     async def tick(self) -> None:
         """Tells the engine the time of trio's clock, for ever."""
@@ -103,8 +120,7 @@ async def open_native_relay(*, buffer_size: int) -> AsyncIterator[NativeRelay]:
                     yield relay
                 finally:
                     nursery.cancel_scope.cancel()
-                    engine.stop()
-                    relay.deliver_now()
+                    relay.close()
     finally:
         engine.stop()
 
@@ -148,4 +164,4 @@ class _Link:
 
 
 def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
+    return round(min(seconds, LONGEST) * 1000)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sniproxy.relay import Relay
-from sniproxy.relay.native import open_native_relay
+from sniproxy.relay.native import BUILT, open_native_relay
 from sniproxy.relay.trio_relay import open_trio_relay
 from tests.support.relaying import Implementation
 
@@ -23,10 +23,9 @@ async def _open_native(buffer_size: int) -> AsyncIterator[Relay]:
         yield relay
 
 
-IMPLEMENTATIONS = [
-    Implementation("trio", _open_trio, virtual=True),
-    Implementation("native", _open_native, virtual=True),
-]
+IMPLEMENTATIONS = [Implementation("trio", _open_trio, virtual=True)]
+if BUILT:
+    IMPLEMENTATIONS.append(Implementation("native", _open_native, virtual=True))
 
 
 @pytest.fixture(params=IMPLEMENTATIONS, ids=lambda implementation: implementation.name)
