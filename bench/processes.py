@@ -1,0 +1,87 @@
+"""What the kernel knows of processes: CPU time, memory, where they may run. Linux only."""
+
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+CPUCLOCK_SCHED = 2  # of <linux/posix-timers.h>: what the scheduler counts, in nanoseconds
+
+
+def cores() -> tuple[int, int]:
+    """One for the proxy, one for the load; the same where there is no other."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[0], allowed[-1]
+
+
+def descriptors() -> int:
+    """How many a process of ours may open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def spawn(
+    command: Sequence[str | Path],
+    core: int,
+    *,
+    output: IO[bytes] | int,
+    errors: IO[bytes] | int,
+    commands: int = subprocess.DEVNULL,
+    env: dict[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """A process that runs on that core only, with as many descriptors as it may have."""
+    most = descriptors()
+
+    def prepare() -> None:
+        os.sched_setaffinity(0, {core})
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    return subprocess.Popen(
+        command, stdin=commands, stdout=output, stderr=errors, env=env, preexec_fn=prepare
+    )
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            children = (task / "children").read_text().split()
+        except FileNotFoundError:  # a thread that has ended meanwhile
+            continue
+        for child in children:
+            found += tree(int(child))
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process, its threads and its descendants so far, to the nanosecond."""
+    return sum(time.clock_gettime((~one << 3) | CPUCLOCK_SCHED) for one in tree(pid))
+
+
+def memory(pid: int) -> float:
+    """KiB of a process and its descendants; pages that several share are counted in parts (PSS)."""
+    return sum(_pss(one) for one in tree(pid))
+
+
+def _pss(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    raise AssertionError(f"no PSS of {pid}")
+
+
+def end(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
+    """SIGTERM, then SIGKILL, and wait."""
+    process.terminate()
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    finally:
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
