@@ -61,6 +61,19 @@ def cpu_seconds(pid: int) -> float:
     return sum(time.clock_gettime((~one << 3) | CPUCLOCK_SCHED) for one in tree(pid))
 
 
+def busy_seconds() -> float:
+    """What all cores of the machine have worked so far, for whomever."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    user, nice, system, _, _, irq, softirq = map(int, fields[:7])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    """What this process and those that it has started and seen end have worked so far."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 def memory(pid: int) -> float:
     """KiB of a process and its descendants; pages that several share are counted in parts (PSS)."""
     return sum(_pss(one) for one in tree(pid))

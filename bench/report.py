@@ -87,7 +87,7 @@ def _heading(result: dict[str, Any]) -> Iterator[str]:
     cores, rounds = result["cores"], result["plan"]["rounds"]
     minutes = result["seconds"] / 60
     yield f"`make bench` (`python -m bench.side_by_side`), {result['date']}, {minutes:.0f} minutes."
-    yield f"{result['machine']}."
+    yield f"{result['machine']}. Other programs used {result['others']:.2f} of its cores meanwhile."
     yield f"""
 One worker thread per proxy, all its processes on core {cores["proxy"]}; the load generator (Rust, one thread) and the game
 server on core {cores["load"]}. Rounds are interleaved, each proxy once, then each again: {rounds} rounds, whose medians are

@@ -7,7 +7,6 @@ proxy once, then each again), figures are medians. Writes docs/benchmarks/ and i
 """
 
 import json
-import os
 import resource
 import signal
 import sys
@@ -25,7 +24,7 @@ import click
 from bench.generator import Failed, Generator, Missing, build
 from bench.machine import describe_machine
 from bench.peers import Contestant, Setup, contestants, make_certificate
-from bench.processes import cores, descriptors
+from bench.processes import busy_seconds, cores, descriptors, own_seconds
 from bench.report import write_report
 from bench.works import (
     COST,
@@ -227,17 +226,18 @@ def measure(
     games = dict(zip((one.name for one in here), free_ports(len(here)), strict=True))
     folder.mkdir(exist_ok=True)
     make_certificate(folder)
-    began = time.time()
+    began, worked = time.time(), busy_seconds() - own_seconds()
     with generator.echo(list(games.values())) as game:
         run = Run(plan, folder, generator, game, games, here, proxy_core)
         ready = [run.ready(one) for one in here]
         units = tables(run, ready, only)
         found = {name: CURVES[name](run, ready) for name in curves}
+    took = time.time() - began
     return {
         "machine": describe_machine(),
         "date": time.strftime("%Y-%m-%d", time.gmtime(began)),
-        "seconds": round(time.time() - began),
-        "load_average": os.getloadavg()[2],
+        "seconds": round(took),
+        "others": max(0.0, busy_seconds() - own_seconds() - worked) / took,  # cores
         "cores": {"proxy": proxy_core, "load": load_core},
         "descriptors": descriptors(),
         "plan": plan.__dict__,

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.processes import cores, cpu_seconds, end, memory, spawn, tree
+from bench.processes import (
+    busy_seconds,
+    cores,
+    cpu_seconds,
+    end,
+    memory,
+    own_seconds,
+    spawn,
+    tree,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -66,3 +75,10 @@ def test_one_that_does_not_listen_is_ended(tmp_path: Path) -> None:
     end(process, patience=0.1)
     assert process.returncode == -9
     assert time.monotonic() - begun < 5
+
+
+def test_what_we_and_ours_work_is_part_of_what_the_machine_works() -> None:
+    machine, own = busy_seconds(), own_seconds()
+    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass"])
+    assert own_seconds() - own >= 0.3
+    assert busy_seconds() - machine >= 0.25  # in ticks of 10 ms

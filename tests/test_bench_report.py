@@ -30,6 +30,7 @@ def result() -> dict[str, Any]:
         "machine": "a machine",
         "date": "2026-11-21",
         "seconds": 61,
+        "others": 0.25,
         "cores": {"proxy": 0, "load": 1},
         "descriptors": 20_000,
         "plan": QUICK.__dict__,
@@ -70,7 +71,7 @@ def test_no_ratio_without_peers(result: dict[str, Any]) -> None:
 def test_report_names_the_absent_the_machine_and_the_configurations(result: dict[str, Any]) -> None:
     text = report(result)
     assert "**Envoy** was absent from this run: no envoy in PATH." in text
-    assert "a machine" in text
+    assert "a machine. Other programs used 0.25 of its cores meanwhile." in text
     assert "<summary>HAProxy 2.6</summary>\n\n```\nglobal\n```" in text
 
 

@@ -386,13 +386,21 @@ impl<T> Engine<T> {
                 }
                 Command::Tick(_) => {}
                 Command::Counts(token, answer) => {
-                    let key = self.keys.get(&token);
                     // Whoever asked may be gone.
-                    let _ = answer.send(key.map(|&key| self.entries[key].session.counts()));
+                    let _ = answer.send(self.counts(token));
                 }
                 Command::Stop => self.stopping = true,
             }
         }
+    }
+
+    /// Of a session that lives, or has ended in this turn.
+    fn counts(&self, token: u64) -> Option<(u64, u64)> {
+        if let Some(&key) = self.keys.get(&token) {
+            return Some(self.entries[key].session.counts());
+        }
+        let end = self.ended.iter().find(|end| end.token == token)?;
+        Some((end.to_upstream, end.to_client))
     }
 
     fn adopt(&mut self, token: u64, session: Session, times: Times, owner: T) {

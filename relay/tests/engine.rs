@@ -183,6 +183,22 @@ fn stop_ends_what_lives_and_says_so_once() {
     assert!(handle.ended().is_empty());
 }
 
+/// Its end may be in the hands of the engine, on its way, or not yet taken: its counts are there all the time.
+#[test]
+fn counts_do_not_vanish_before_the_end_is_taken() {
+    let handle = Handle::start(BUFFER).unwrap();
+    for _ in 0..2000 {
+        let ((_player, client), (_server, upstream)) = (pair(None), pair(None));
+        let session = Session::new(client, upstream, b"first".to_vec());
+        let token = handle.adopt(session, ENDLESS, ());
+        assert_eq!(handle.counts(token), Some((5, 0)));
+        handle.kill(token);
+        assert_eq!(handle.counts(token), Some((5, 0)));
+        ends(&handle, 1);
+        assert_eq!(handle.counts(token), None);
+    }
+}
+
 #[test]
 fn who_owns_a_session_is_given_back_with_its_end() {
     let handle = Handle::<Arc<usize>>::start(BUFFER).unwrap();
