@@ -134,7 +134,6 @@ def tame_garbage_collection() -> None:
 
 async def run_until_signalled(settings: Settings, log: Log) -> None:
     """`run_worker` until SIGTERM or SIGINT."""
-    raise_descriptor_limit(settings.proxy.max_sessions, log)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_run_tamed, settings, log)
@@ -147,4 +146,5 @@ async def run_until_signalled(settings: Settings, log: Log) -> None:
 async def _run_tamed(settings: Settings, log: Log) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(run_worker, settings, log)
+        raise_descriptor_limit(settings.proxy.max_sessions, log)
         tame_garbage_collection()
