@@ -86,6 +86,26 @@ fn an_end_is_passed_on_only_after_the_debt_is_paid() {
 }
 
 #[test]
+fn an_end_is_passed_on_though_its_side_takes_nothing() {
+    for side in SIDES {
+        let other = side.other();
+        let mut table = Table::lay(Some(8192), 4096, b"");
+        table.stuff(other);
+        table.peer(side).say(b"last words");
+        table.peer(side).end();
+        table.bring(other, 10);
+        until("the end", || {
+            table.turn().unwrap();
+            table.peer(other).hear(1);
+            table.peer(other).told
+        });
+        let said = table.peer(other).said.len();
+        table.bring(side, said);
+        assert_eq!(table.session.first_end, Some(side));
+    }
+}
+
+#[test]
 fn both_may_end_before_either_is_looked_at() {
     let mut table = Table::lay(None, 4096, b"first");
     for side in SIDES {
