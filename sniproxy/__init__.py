@@ -19,11 +19,12 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     tls             name -> certificate
     balancer        upstream -> node
     snapshot        the objects in force and their indexes; one change costs only itself
+    plan            name -> what becomes of everybody who asks for it, where that is the same
     refusals        what is kept of connections that were refused
     accounting      what is known of a session -> its log line
 
 Doing:
-    relay/          moves bytes both ways: the contract, and the portable relay on trio
+    relay/          moves bytes both ways: the contract, the relay on trio, and the door of the native one
     deadline        a total time for a step of set-up
     upstream        upstream -> connected socket
     metrics         counters of a worker
@@ -31,6 +32,7 @@ Doing:
     first_flight    socket -> PROXY header and ClientHello, in time
     session         a connection's life, on one page
     listener        sockets, accept, backing off
+    reception       who accepts, and what comes of it
     status          /livez /readyz /metrics /refused
     worker          puts these together
     quickstart      everything on one machine

@@ -1,5 +1,6 @@
 """The native relay's engine: a thread that owns sockets. Built from relay/, where there is a Rust toolchain."""
 
+from collections.abc import Sequence
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 TICK: int  # milliseconds between two calls of Engine.tick
@@ -18,13 +19,46 @@ How: TypeAlias = Literal[
 ]
 
 Owner = TypeVar("Owner")
+Plan = TypeVar("Plan")
 
-class Engine(Generic[Owner]):
-    def __init__(self, buffer_size: int) -> None:
-        """Starts the thread; `buffer_size` in bytes. OSError when the kernel has nothing left for it."""
+# A plan and which of its nodes was tried, a socket that is still on its way there (or -1), why there is none (or 0), and
+# microseconds from accept to the whole hello.
+TriedReport: TypeAlias = tuple[Plan, int, int, int, int]
+# A listener, a socket that nobody owns any more, (host, port, flow information, scope), what was read, why no more can be
+# read (or 0), and microseconds since accept.
+ArrivalReport: TypeAlias = tuple[
+    int, int, tuple[str, int, int, int], bytes, int, int, TriedReport[Plan] | None
+]
+# (plan, which of its nodes, token, host:port of the client), (how, errno, bytes to the upstream, bytes to the client),
+# microseconds: from accept to the hello, from there to the connection with the node, from accept to the end.
+PlayReport: TypeAlias = tuple[
+    tuple[Plan, int, int, str], tuple[How, int, int, int], tuple[int, int | None, int]
+]
 
-    def fileno(self) -> int:
-        """Becomes readable when sessions have ended."""
+def read_hello(said: bytes, /) -> str | None:
+    """The name in a ClientHello; None: not whole yet; "": this reader is not sure, Python's must look."""
+
+class Nodes:
+    def __init__(self, addresses: Sequence[tuple[str, int]], keepalive_idle: int) -> None:
+        """Game servers, picked in that order, again and again; seconds until an idle connection is asked if it lives."""
+
+class Engine(Generic[Owner, Plan]):
+    def __init__(
+        self,
+        buffer_size: int,
+        words: memoryview | None = None,
+        own: int = 0,
+        all: Sequence[int] = (),  # noqa: A002
+        most: int = ...,
+    ) -> None:
+        """Starts the thread; `buffer_size` in bytes. OSError when the kernel has nothing left for it.
+
+        Sessions that it accepts itself are counted in the word `own` of `words`; beyond `most` in `all` words nobody plays
+        without Python.
+        """
+
+    def filenos(self) -> tuple[int, int, int]:
+        """Readable when there is something in `ended`, in `played`, and in `arrivals` or `pauses`."""
 
     def start(
         self,
@@ -42,6 +76,28 @@ class Engine(Generic[Owner]):
         `owner` is given back with the session's end.
         """
 
+    def listen(self, listening: int, batch: int, /) -> int:
+        """Accepts from a listening socket, of which it keeps a copy; the listener's number, counted from 0."""
+
+    def unlisten(self, listener: int, /) -> None:
+        """Accepts no more from it, and closes the copy."""
+
+    def learn(
+        self,
+        listener: int,
+        name: str,
+        nodes: Nodes,
+        idle: int,
+        half_close: int,
+        session: int | None,
+        plan: Plan,
+        /,
+    ) -> None:
+        """Who asks a listener for a name is connected to one of those nodes; times in milliseconds."""
+
+    def forget(self) -> None:
+        """Takes all of that back."""
+
     def kill(self, token: int, /) -> None:
         """Ends a session, unless it has ended."""
 
@@ -51,8 +107,20 @@ class Engine(Generic[Owner]):
     def counts(self, token: int, /) -> tuple[int, int] | None:
         """Bytes moved so far, to the upstream and to the client; None when it has ended. Waits for the thread's turn."""
 
+    def accepted(self) -> int:
+        """Connections so far, whoever serves them."""
+
     def ended(self) -> list[tuple[Owner, How, int, int, int]]:
         """Sessions that ended since the last call: owner, how, errno, bytes to the upstream, bytes to the client."""
 
+    def played(self) -> list[PlayReport[Plan]]:
+        """Sessions that ended since the last call, of those that went by a plan."""
+
+    def arrivals(self) -> list[ArrivalReport[Plan]]:
+        """Those who have come since the last call and are Python's to serve."""
+
+    def pauses(self) -> list[int]:
+        """Why accepting has paused since the last call: an errno for each time. It goes on by itself, in a tick."""
+
     def stop(self) -> None:
-        """Ends every session and the thread; `ended` has the rest."""
+        """Ends every session and the thread; the lists have the rest."""

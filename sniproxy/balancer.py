@@ -5,9 +5,14 @@ then the other. Each pick adds every node's weight to its credit, takes the node
 the weights off that node. Nodes of a lower priority are asked only when those of a higher one were all tried.
 """
 
+import math
 from collections.abc import Container, Sequence
 
 from sniproxy.objects import InlineUpstream, Node
+
+# The others mean plain TCP for streams, as in APISIX. Who asks for TLS must never get plain TCP instead.
+UNSPOKEN = frozenset({"tls", "udp", "kafka"})
+MOST_PICKS = 1024  # in a round that is known beforehand
 
 
 class Target:
@@ -20,16 +25,24 @@ class Target:
         "object",
         "retries",
         "retry_timeout",
+        "round",
+        "__weakref__",
     )
 
     def __init__(self, upstream: InlineUpstream) -> None:
         self.object = upstream
         self.balancer = RoundRobin(upstream.nodes or ())
+        self.round = self.balancer.round(MOST_PICKS)
         timeout = upstream.timeout
         self.connect_timeout = timeout.connect if timeout else None
         self.idle_timeout = max(timeout.send, timeout.read) if timeout else None
         self.retries = self.balancer.size - 1 if upstream.retries is None else upstream.retries
         self.retry_timeout = upstream.retry_timeout or None  # 0 = no limit, as in APISIX
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its game servers get the client's bytes over TCP and nothing else."""
+        return self.object.scheme not in UNSPOKEN and self.object.proxy_protocol is None
 
 
 class RoundRobin:
@@ -52,6 +65,17 @@ class RoundRobin:
                 return _smooth(left)
         return None
 
+    def round(self, most: int) -> tuple[Node, ...]:
+        """The picks that `pick` repeats as long as every first one answers; empty if they are more than `most`."""
+        if not self._tiers:
+            return ()
+        tier = self._tiers[0]
+        size = sum(one.node.weight for one in tier) // math.gcd(*(one.node.weight for one in tier))
+        if size > most:
+            return ()
+        ahead = [one.copy() for one in tier]
+        return tuple(_smooth(ahead) for _ in range(size))
+
 
 class _Candidate:
     __slots__ = ("credit", "node")
@@ -59,6 +83,12 @@ class _Candidate:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.credit = 0
+
+    def copy(self) -> "_Candidate":
+        """One that goes its own way."""
+        copied = _Candidate(self.node)
+        copied.credit = self.credit
+        return copied
 
 
 def _smooth(candidates: list[_Candidate]) -> Node:

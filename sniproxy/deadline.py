@@ -13,15 +13,20 @@ class Deadline:
     A class, since every connection comes through here two or three times: trio.fail_after costs twice as much.
     """
 
-    __slots__ = ("_detail", "_reason", "_scope", "_seconds")
+    __slots__ = ("_detail", "_reason", "_scope", "_seconds", "_since")
 
-    def __init__(self, seconds: float, reason: CloseReason, detail: str) -> None:
+    def __init__(
+        self, seconds: float, reason: CloseReason, detail: str, *, since: float | None = None
+    ) -> None:
+        """`since`: when the step began, in seconds of trio's clock; None: now."""
+        self._since = since
         self._seconds = seconds
         self._reason = reason
         self._detail = detail
 
     def __enter__(self) -> None:
-        self._scope = trio.CancelScope(deadline=trio.current_time() + self._seconds)
+        since = trio.current_time() if self._since is None else self._since
+        self._scope = trio.CancelScope(deadline=since + self._seconds)
         self._scope.__enter__()
 
     def __exit__(

@@ -4,7 +4,6 @@ Both are read within one deadline, total, and within their bounds. Who closes wi
 load balancer looking whether we are there.
 """
 
-import socket
 from typing import Any
 
 from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader
@@ -12,8 +11,9 @@ from sniproxy.deadline import Deadline
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.proxy_protocol import BrokenHeader, ProxyHeader, ProxyHeaderReader
 from sniproxy.refusals import hello_refusal
+from sniproxy.relay import Accepted
 from sniproxy.relay.sockets import Lost, receive
-from sniproxy.settings import Listener, Proxy
+from sniproxy.settings import Proxy
 
 READ_SIZE = 16 * 1024  # bytes per read
 
@@ -21,16 +21,20 @@ READ_SIZE = 16 * 1024  # bytes per read
 class FirstFlight:
     """The first bytes of one connection, and what they say."""
 
-    def __init__(self, settings: Proxy, listener: Listener, sock: socket.socket, peer: Any) -> None:
-        self.client = peer  # address and port, as accept() gives them; the header's from then on
+    def __init__(self, settings: Proxy, accepted: Accepted) -> None:
+        self.client = (
+            accepted.peer
+        )  # address and port, as accept() gives them; the header's from then on
         self._settings = settings
-        self._listener = listener
-        self._sock = sock
+        self._listener = accepted.listener
+        self._sock = accepted.sock
+        self._since = accepted.since
+        self._failure = accepted.failure
         self._header = b""  # what was read of it, until it is whole
-        self._early = b""  # what was read beyond it
+        self._early = accepted.said  # what was read before the hello, or beyond the header
         self._hello: ClientHelloReader | None = None
         self.local = False  # a balancer's own connection, by its header
-        self._silent = True  # nothing was said yet, or LOCAL only
+        self._silent = not accepted.said  # nothing was said yet, or LOCAL only
 
     @property
     def received(self) -> bytes:
@@ -45,7 +49,8 @@ class FirstFlight:
     def deadline(self) -> Deadline:
         """For all of it."""
         seconds = self._settings.hello_timeout
-        return Deadline(seconds, CloseReason.HELLO_TIMEOUT, "not complete in {:g} s")
+        late = CloseReason.HELLO_TIMEOUT
+        return Deadline(seconds, late, "not complete in {:g} s", since=self._since)
 
     async def read_proxy_header(self) -> None:
         """Learns who the client is: the peer itself where no header is wanted, and after LOCAL."""
@@ -90,6 +95,8 @@ class FirstFlight:
     async def _receive(self) -> bytes:
         reason = CloseReason.PROBE if self._silent else CloseReason.HELLO_ABANDONED
         try:
+            if self._failure is not None:
+                raise Lost(self._sock, self._failure)
             data = await receive(self._sock, READ_SIZE)
         except Lost as lost:
             raise SessionEnded(reason, lost.cause) from None

@@ -4,6 +4,7 @@ Each question either passes, noting in `claims` what the session must give back 
 """
 
 import ipaddress
+import mmap
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from sniproxy.networks import IpAddress
 from sniproxy.objects import LimitConn
 from sniproxy.router import Arrival
 from sniproxy.settings import Listener, Proxy, Rate
-from sniproxy.stick_table import Admission, Key, StickTable
+from sniproxy.stick_table import Admission, Key, Places, StickTable, prepare, table_size
 
 # Bytes of an IPv6 address: one customer's network is a /64 (RFC 6177), and all its addresses are one client.
 IPV6_SITE = 8
@@ -55,17 +56,19 @@ class Limits:
         return self._table.uncounted
 
     @property
-    def full(self) -> bool:
-        """Whether max_sessions is reached."""
-        return self._table.all_active >= self._max_sessions
+    def places(self) -> Places:
+        """Where the native relay counts those sessions that it has accepted itself."""
+        return self._table.places
 
-    def enter(self) -> None:
-        """A session begins."""
-        self._table.active += 1
+    def enter(self) -> bool:
+        """A session begins; whether max_sessions allows it. `leave` must follow either way."""
+        # First counted and then looked at, as in every worker: max_sessions is never passed.
+        self._table.count(1)
+        return self._table.all_active <= self._max_sessions
 
     def leave(self, claims: Iterable[Key]) -> None:
         """A session is over."""
-        self._table.active -= 1
+        self._table.count(-1)
         for key in claims:
             self._table.release(key)
 
@@ -117,6 +120,13 @@ class Limits:
         if admission is Admission.COUNTED:
             claims.append(key)
         return count
+
+
+def open_limits(settings: Proxy) -> Limits:
+    """Limits that are shared with no other worker."""
+    entries = settings.limits.table
+    memory = memoryview(mmap.mmap(-1, table_size(entries, workers=1)))
+    return Limits(settings, StickTable(prepare(memory), entries=entries))
 
 
 def _limit_conn_key(route_id: str, conf: LimitConn, arrival: Arrival) -> bytes:

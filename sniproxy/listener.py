@@ -61,16 +61,26 @@ def _why(error: OSError, address: str, port: int) -> str:
     return f"cannot listen on {address}: {error.strerror or error}"
 
 
+class PauseLog:
+    """Accepting pauses now and then: each time counts, and a line is written once in a while."""
+
+    def __init__(self, metrics: Metrics, log: Log) -> None:
+        self._metrics = metrics
+        self._log = log
+        self._quiet_until = -float("inf")
+
+    def note(self, cause: str) -> None:
+        """It has paused."""
+        self._metrics.accept_paused.inc()
+        if trio.current_time() >= self._quiet_until:
+            self._quiet_until = trio.current_time() + LOG_EVERY
+            self._log.warning("accepting pauses", cause=cause)
+
+
 async def accept_forever(
-    listening: socket.socket,
-    on_accept: OnAccept,
-    *,
-    batch: int,
-    metrics: Metrics,
-    log: Log,
+    listening: socket.socket, on_accept: OnAccept, *, batch: int, pauses: PauseLog
 ) -> None:
     """Hands every new connection to `on_accept`, up to `batch` per turn of the loop."""
-    quiet_until = -float("inf")
     while True:
         await trio.lowlevel.wait_readable(listening)
         try:
@@ -78,10 +88,7 @@ async def accept_forever(
         except OSError as error:
             if error.errno not in OUT_OF_ROOM:
                 raise
-            metrics.accept_paused.inc()
-            if trio.current_time() >= quiet_until:
-                quiet_until = trio.current_time() + LOG_EVERY
-                log.warning("accepting pauses", cause=error.strerror, seconds=PAUSE)
+            pauses.note(error.strerror or type(error).__name__)
             await trio.sleep(PAUSE)
 
 

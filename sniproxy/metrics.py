@@ -1,12 +1,30 @@
 """What a worker counts. Label values come from our own enums only, never from a client."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from sniproxy.errors import CloseReason
 from sniproxy.logs import dropped_lines
+
+
+class _Opened(Collector):
+    """Connections, those that the worker accepts and those that the relay does."""
+
+    def __init__(self, elsewhere: Callable[[], int]) -> None:
+        self._here = 0
+        self._elsewhere = elsewhere
+
+    def inc(self) -> None:
+        """One that the worker has accepted."""
+        self._here += 1
+
+    def collect(self) -> Iterable[Metric]:
+        total = self._here + self._elsewhere()
+        yield CounterMetricFamily("sniproxy_sessions_opened", "Connections accepted", value=total)
 
 
 class Metrics:
@@ -16,16 +34,16 @@ class Metrics:
         self,
         active: Callable[[], int] = lambda: 0,
         uncounted: Callable[[], int] = lambda: 0,
+        accepted: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`active`: sessions now; `uncounted`: keys that the limits had no room for."""
+        """`active`: sessions now; `uncounted`: keys that the limits had no room for; `accepted`: by the relay itself."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # memory, CPU, descriptors
         Gauge(
             "sniproxy_loop_tasks", "Tasks of the event loop", registry=self.registry
         ).set_function(lambda: trio.lowlevel.current_statistics().tasks_living)
-        self.opened = Counter(
-            "sniproxy_sessions_opened", "Connections accepted", registry=self.registry
-        )
+        self.opened = _Opened(accepted)
+        self.registry.register(self.opened)
         closed = Counter(
             "sniproxy_sessions_closed",
             "Sessions ended, by the reason that their log line names",

@@ -118,9 +118,19 @@ class Router:
                 return Match(route, pattern)
         return None
 
+    def match_for_all(self, name: str, port: int) -> Route | None:
+        """The route that everybody takes who asks for that name at that port; None if their addresses matter."""
+        for route, _ in self._asked(name):
+            if route.server_port in (None, port):
+                alike = route.remote is None and route.server is None
+                return route if alike else None
+        return None
+
     def asked(self, arrival: Arrival) -> Iterator[tuple[Route, str]]:
         """Every route whose names take the connection, in the order in which they are asked, and the pattern of each."""
-        name = arrival.server_name
+        return self._asked(arrival.server_name)
+
+    def _asked(self, name: str | None) -> Iterator[tuple[Route, str]]:
         if name is None:
             yield from self._of(self._unnamed, "")
             yield from self._of(self._wildcard.get("", ()), "*")

@@ -1,6 +1,5 @@
 """A connection's life, from accept to the account of how it ended. `serve` is the page to read."""
 
-import mmap
 import socket
 import time
 from contextlib import suppress
@@ -10,22 +9,23 @@ from typing import Any
 import trio
 
 from sniproxy.accounting import Account
+from sniproxy.balancer import Target
 from sniproxy.client_hello import ClientHello
 from sniproxy.deadline import Deadline
 from sniproxy.errors import REFUSALS, CloseReason, SessionEnded
 from sniproxy.first_flight import FirstFlight
-from sniproxy.limits import Limits
+from sniproxy.limits import Limits, open_limits
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
 from sniproxy.networks import IpAddress, parse_address
+from sniproxy.plan import plan_for
 from sniproxy.proxy_protocol import encode_v1, encode_v2
 from sniproxy.refusals import Recorder, Refused, Sampler, shortened
-from sniproxy.relay import Flow, Outcome, Relay, Terminated
+from sniproxy.relay import Accepted, Attempt, Flow, Outcome, Relay, Terminated
 from sniproxy.relay.sockets import Lost, close, send_all
 from sniproxy.router import Arrival, Match
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
-from sniproxy.stick_table import StickTable, prepare, table_size
 from sniproxy.upstream import reach
 
 # A fatal alert in clear: nothing was agreed upon yet (RFC 8446 section 6, RFC 6066 section 3).
@@ -46,16 +46,23 @@ class Worker:
     recorder: Recorder
 
 
-def open_worker(settings: Proxy, snapshot: Snapshot, relay: Relay, log: Log) -> Worker:
-    """A worker that shares its limits with nobody."""
-    entries = settings.limits.table
-    memory = memoryview(mmap.mmap(-1, table_size(entries, workers=1)))
-    limits = Limits(settings, StickTable(prepare(memory), entries=entries))
+def open_worker(
+    settings: Proxy, snapshot: Snapshot, relay: Relay, log: Log, limits: Limits | None = None
+) -> Worker:
+    """A worker; without `limits` it shares them with nobody, not even with a relay that accepts by itself."""
+    limits = limits or open_limits(settings)
+    front = relay.front
+    if front is not None:
+        snapshot.on_change = front.forget
     return Worker(
         settings=settings,
         snapshot=snapshot,
         relay=relay,
-        metrics=Metrics(lambda: limits.active, lambda: limits.uncounted),
+        metrics=Metrics(
+            lambda: limits.active,
+            lambda: limits.uncounted,
+            lambda: front.accepted if front is not None else 0,
+        ),
         log=log,
         limits=limits,
         sampler=Sampler(settings.refused_log_interval),
@@ -63,30 +70,36 @@ def open_worker(settings: Proxy, snapshot: Snapshot, relay: Relay, log: Log) -> 
     )
 
 
-async def serve(worker: Worker, listener: Listener, sock: socket.socket, peer: Any) -> None:
+async def serve(worker: Worker, accepted: Accepted) -> None:
     """One connection: hello, route, TLS, upstream; then the relay has it and this task is over.
 
-    Whoever accepted it has called `worker.limits.enter`, so that a batch of them is counted before the first one runs.
+    Whoever accepted it has counted it (`opened` and `worker.limits.enter`), so that of a batch all are before the first one
+    runs. The relay may have come further with it than to accept, by a plan; nothing that it has done is done again.
     """
-    account = Account(_text(peer), listener.address, trio.current_time())
-    worker.metrics.opened.inc()
-    flight = FirstFlight(worker.settings, listener, sock, peer)
+    listener, sock = accepted.listener, accepted.sock
+    account = Account(_text(accepted.peer), listener.address, accepted.since)
+    flight = FirstFlight(worker.settings, accepted)
     flow: Flow | None = None
     handed_over = False
     try:
-        with flight.deadline():
-            await flight.read_proxy_header()
-            account.client = _text(flight.client)
-            client = parse_address(flight.client[0])
-            if not flight.local:
-                worker.limits.admit_client(listener, client, account.claims)
-            hello = await flight.read_hello()
-            if flight.local:  # a balancer's health check ends before this
-                worker.limits.admit_client(listener, client, account.claims)
         server = sock.getsockname()
-        match = await _route(worker, client, server, hello, account)
-        tls = await _terminate(worker, listener, sock, match, hello, flight.received, account)
-        flow = await _connect(worker, sock, server, flight, match, tls, account)
+        if accepted.attempt is None:
+            with flight.deadline():
+                await flight.read_proxy_header()
+                account.client = _text(flight.client)
+                client = parse_address(flight.client[0])
+                if not flight.local:
+                    worker.limits.admit_client(listener, client, account.claims)
+                hello = await flight.read_hello()
+                if flight.local:  # a balancer's health check ends before this
+                    worker.limits.admit_client(listener, client, account.claims)
+            match = await _route(worker, client, server, hello, account)
+            tls = await _terminate(worker, listener, sock, match, hello, flight.received, account)
+            target = _target(worker, match)
+            _teach(worker, listener, server, account)
+        else:
+            tls, target = None, _by_plan(accepted.attempt, account)
+        flow = await _connect(worker, accepted, server, flight, target, tls, account)
         account.settle()
         worker.relay.start(flow, _Ending(worker, account))
         handed_over = True
@@ -109,13 +122,12 @@ async def serve(worker: Worker, listener: Listener, sock: socket.socket, peer: A
                 close(flow.upstream)
 
 
-def refuse(
-    worker: Worker, listener: Listener, sock: socket.socket, peer: Any, reason: CloseReason
-) -> None:
+def refuse(worker: Worker, accepted: Accepted, reason: CloseReason) -> None:
     """Closes a connection that was accepted and may not be served."""
-    account = Account(_text(peer), listener.address, trio.current_time())
-    worker.metrics.opened.inc()
-    sock.close()
+    account = Account(_text(accepted.peer), accepted.listener.address, accepted.since)
+    accepted.sock.close()
+    if accepted.attempt is not None and isinstance(accepted.attempt.outcome, socket.socket):
+        accepted.attempt.outcome.close()
     _ended(worker, account, Outcome(reason, "", 0, 0))
 
 
@@ -166,32 +178,56 @@ async def _terminate(
     return tls
 
 
-async def _connect(
-    worker: Worker,
-    sock: socket.socket,
-    server: Any,
-    flight: FirstFlight,
-    match: Match,
-    tls: Terminated | None,
-    account: Account,
-) -> Flow:
+def _target(worker: Worker, match: Match) -> Target:
     target = worker.snapshot.target(match.route)
     if target is None:
         raise SessionEnded(
             CloseReason.NO_UPSTREAM, "the route has no upstream, or what it names is not there"
         )
+    return target
+
+
+def _teach(worker: Worker, listener: Listener, server: Any, account: Account) -> None:
+    """Lets a relay that accepts by itself do so for the next one who asks for that name, if all fare the same."""
+    front, settings = worker.relay.front, worker.settings
+    if front is None or account.sni is None or account.tls != "passthrough":
+        return
+    plan = plan_for(worker.snapshot, listener, settings.limits, account.sni, server[1])
+    if plan is not None:
+        idle_timeout = plan.target.idle_timeout or settings.idle_timeout
+        front.learn(plan, idle_timeout, settings.half_close_timeout, settings.limits.session_time)
+
+
+def _by_plan(attempt: Attempt, account: Account) -> Target:
+    """What the relay has found out."""
+    plan = attempt.plan
+    account.hello_at, account.sni = attempt.hello_at, plan.name
+    account.route, account.tls = plan.route.id, "passthrough"
+    return plan.target
+
+
+async def _connect(
+    worker: Worker,
+    accepted: Accepted,
+    server: Any,
+    flight: FirstFlight,
+    target: Target,
+    tls: Terminated | None,
+    account: Account,
+) -> Flow:
     settings = worker.settings
     connected = await reach(
         target,
         default_port=server[1],
         connect_timeout=settings.connect_timeout,
         keepalive_idle=settings.keepalive_idle,
+        begun=accepted.attempt,
     )
     await _introduce(connected.sock, target.object.proxy_protocol, server, flight.client, account)
     account.connected_at = trio.current_time()
     account.node, account.attempts = connected.node, connected.attempts
     return Flow(
-        client=sock,
+        client=accepted.sock,
         upstream=connected.sock,
         first=b"" if tls else flight.received,
         idle_timeout=target.idle_timeout or settings.idle_timeout,

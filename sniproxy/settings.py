@@ -148,6 +148,17 @@ class Limits(Section):
     session_time: PositiveSeconds | None = None  # how long one may last
     table: Annotated[int, Field(ge=1024, le=2**24)] = 65_536  # addresses and routes counted at once
 
+    @property
+    def ask_each(self) -> bool:
+        """Whether a new session must be counted by its address or its route."""
+        counted = (
+            self.address_sessions,
+            self.address_rate,
+            self.route_sessions,
+            self.route_rate,
+        )
+        return any(limit is not None for limit in counted)
+
 
 class Proxy(Section):
     """The data plane and its limits. Every timeout is total, not per read."""

@@ -60,6 +60,9 @@ class Snapshot:
         self.certificates = Certificates()
         self.broken: dict[str, Broken] = {}
         self.revision = 0
+        self.on_change: Callable[[], None] = lambda: (
+            None
+        )  # called with every change, once it is in force
 
     def target(self, route: Route) -> Target | None:
         """A route's upstream: its own, the one it names, its service's own, the one that names; or None.
@@ -155,6 +158,7 @@ class Snapshot:
             where.pop(object_id, None)
             if new is not None:
                 where[object_id] = new
+        self.on_change()
 
     def _upstream(self, object_id: str | int | None) -> Target | None:
         return None if object_id is None else self._upstreams.get(str(object_id))

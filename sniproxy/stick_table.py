@@ -22,6 +22,17 @@ _HEADER = 2  # words: the secret of the fingerprints
 _ROUNDING = 1e-9  # seconds: sums of floats must not cost the last token
 _ATTEMPTS = 8  # times to ask for a token that another worker was quicker to take
 _SET = 3 * WAYS  # words: fingerprints, sessions, times
+_COUNTS = (
+    2  # words: sessions of the worker that Python counts, and those that the native relay does
+)
+
+
+class Places(NamedTuple):
+    """Where the native relay counts its sessions: words of the table."""
+
+    words: memoryview  # of the whole table, format Q
+    own: int  # the word that it writes
+    all: list[int]  # those whose sum is all sessions of all workers
 
 
 class Key(NamedTuple):
@@ -55,7 +66,7 @@ def _sets(entries: int) -> int:
 
 
 def _part_words(sets: int) -> int:
-    return 1 + sets * _SET  # the first word: all sessions of the worker
+    return _COUNTS + sets * _SET
 
 
 class StickTable:
@@ -90,22 +101,30 @@ class StickTable:
     @property
     def active(self) -> int:
         """Sessions of this worker."""
-        return self._words[self._own]
+        return self._words[self._own] + self._words[self._own + 1]
 
-    @active.setter
-    def active(self, count: int) -> None:
-        self._words[self._own] = count
+    def count(self, step: int) -> None:
+        """So many sessions of this worker more, beside those that the native relay counts."""
+        self._words[self._own] += step
 
     @property
     def all_active(self) -> int:
         """Sessions of all workers."""
-        return sum(self._words[part] for part in self._parts)
+        return sum(self._words[word] for word in self._counts())
+
+    @property
+    def places(self) -> Places:
+        """Where the native relay counts."""
+        return Places(self._words, self._own + 1, self._counts())
+
+    def _counts(self) -> list[int]:
+        return [part + word for part in self._parts for word in range(_COUNTS)]
 
     def key(self, text: bytes) -> Key:
         """The same in every worker; not to be guessed from outside, so that nobody can fill one set on purpose."""
         digest = int.from_bytes(hashlib.blake2b(text, digest_size=16, key=self._secret).digest())
         fingerprint = digest & (2**64 - 1) or 1
-        return Key(1 + (digest >> 64) % self._sets * _SET, fingerprint)
+        return Key(_COUNTS + (digest >> 64) % self._sets * _SET, fingerprint)
 
     def sessions(self, key: Key) -> int:
         """Sessions of a key, of all workers."""

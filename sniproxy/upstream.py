@@ -4,21 +4,18 @@ Every attempt has a deadline of its own (name lookup included); after `retry_tim
 """
 
 import errno
-import ipaddress
 import socket
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import trio
 
-from sniproxy.balancer import Target
+from sniproxy.balancer import UNSPOKEN, Target
 from sniproxy.deadline import Deadline
 from sniproxy.errors import CloseReason, SessionEnded
-from sniproxy.relay.sockets import connect
-
-# The others mean plain TCP for streams, as in APISIX. Who asks for TLS must never get plain TCP instead.
-UNSPOKEN = frozenset({"tls", "udp", "kafka"})
+from sniproxy.networks import family_of
+from sniproxy.relay import Attempt
+from sniproxy.relay.sockets import connect, wait_connected
 
 Address = tuple[int, Any]  # family, what connect() takes
 
@@ -33,17 +30,26 @@ class Connected:
 
 
 async def reach(
-    target: Target, *, default_port: int, connect_timeout: float, keepalive_idle: int
+    target: Target,
+    *,
+    default_port: int,
+    connect_timeout: float,
+    keepalive_idle: int,
+    begun: Attempt | None = None,
 ) -> Connected:
-    """A connection to one of the target's nodes, or SessionEnded with the last reason and every detail."""
+    """A connection to one of the target's nodes, or SessionEnded with the last reason and every detail.
+
+    `begun`: the first attempt, which the relay has made; its socket is closed if nothing comes of it.
+    """
     scheme = target.object.scheme
     if scheme in UNSPOKEN:
         raise SessionEnded(CloseReason.NO_UPSTREAM, f"scheme {scheme} is not spoken to upstreams")
     failures: list[SessionEnded] = []
     tried: set[int] = set()
-    give_up = trio.current_time() + (target.retry_timeout or float("inf"))
-    while len(tried) <= target.retries and trio.current_time() < give_up:
-        node = target.balancer.pick(tried)
+    since = begun.hello_at if begun else trio.current_time()
+    give_up = since + (target.retry_timeout or float("inf"))
+    while len(tried) <= target.retries and (begun or trio.current_time() < give_up):
+        node = target.round[begun.pick] if begun else target.balancer.pick(tried)
         if node is None:
             break
         tried.add(id(node))
@@ -54,9 +60,11 @@ async def reach(
                 port,
                 seconds=target.connect_timeout or connect_timeout,
                 keepalive_idle=keepalive_idle,
+                begun=begun,
             )
         except SessionEnded as failure:
             failures.append(failure)
+            begun = None
         else:
             return Connected(sock, f"{node.host}:{port}", len(tried))
     if not failures:
@@ -65,13 +73,29 @@ async def reach(
 
 
 async def _reach_node(
-    host: str, port: int, *, seconds: float, keepalive_idle: int
+    host: str, port: int, *, seconds: float, keepalive_idle: int, begun: Attempt | None
 ) -> socket.socket:
-    where = f"{host}:{port}"
-    with Deadline(seconds, CloseReason.UPSTREAM_TIMEOUT, where + ": no answer in {:g} s"):
+    where, since = f"{host}:{port}", begun.hello_at if begun else None
+    late = CloseReason.UPSTREAM_TIMEOUT
+    with Deadline(seconds, late, where + ": no answer in {:g} s", since=since):
+        if begun is not None:
+            return await _go_on(begun.outcome, where)
         return await _try_addresses(
             await _look_up(host, port), where, keepalive_idle=keepalive_idle
         )
+
+
+async def _go_on(outcome: socket.socket | OSError, where: str) -> socket.socket:
+    if isinstance(outcome, OSError):
+        raise _failure(outcome, where)
+    try:
+        await wait_connected(outcome)
+    except BaseException as error:
+        outcome.close()
+        if isinstance(error, OSError):
+            raise _failure(error, where) from None
+        raise
+    return outcome
 
 
 async def _try_addresses(
@@ -82,10 +106,12 @@ async def _try_addresses(
         try:
             return await connect(family, address, keepalive_idle=keepalive_idle)
         except OSError as error:
-            failure = SessionEnded(
-                _reason(error), f"{where}: {error.strerror or type(error).__name__}"
-            )
+            failure = _failure(error, where)
     raise failure or SessionEnded(CloseReason.UPSTREAM_NAME, f"{where}: the name has no address")
+
+
+def _failure(error: OSError, where: str) -> SessionEnded:
+    return SessionEnded(_reason(error), f"{where}: {error.strerror or type(error).__name__}")
 
 
 def _reason(error: OSError) -> CloseReason:
@@ -98,7 +124,7 @@ def _reason(error: OSError) -> CloseReason:
 
 async def _look_up(host: str, port: int) -> list[Address]:
     """An IP literal as it is; a name through the resolver of the system, in a thread that a timeout leaves behind."""
-    family = _family(host)
+    family = family_of(host)
     if family is not None:
         return [(family, (host, port))]
     try:
@@ -107,13 +133,3 @@ async def _look_up(host: str, port: int) -> list[Address]:
         cause = getattr(error, "strerror", None) or str(error)
         raise SessionEnded(CloseReason.UPSTREAM_NAME, f"{host}: {cause}") from None
     return [(family, address) for family, _, _, _, address in found]
-
-
-@lru_cache(maxsize=4096)
-def _family(host: str) -> int | None:
-    """The address family of an IP literal; None for a name. Remembered, since it is asked for every session."""
-    try:
-        version = ipaddress.ip_address(host).version
-    except ValueError:
-        return None
-    return socket.AF_INET if version == 4 else socket.AF_INET6

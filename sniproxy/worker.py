@@ -3,20 +3,20 @@
 import gc
 import resource
 import signal
-import socket
 from contextlib import AsyncExitStack
 
 import trio
 
 from sniproxy.config import follow
-from sniproxy.errors import CloseReason
 from sniproxy.keyring import open_keyring
-from sniproxy.listener import accept_forever, bind, listen
+from sniproxy.limits import open_limits
+from sniproxy.listener import bind, listen
 from sniproxy.logs import Log
+from sniproxy.reception import Reception
 from sniproxy.relay.opening import choose_relay, open_relay
 from sniproxy.relay.sockets import tune
-from sniproxy.session import Worker, open_worker, refuse, serve
-from sniproxy.settings import Listener, Settings
+from sniproxy.session import Worker, open_worker
+from sniproxy.settings import Settings
 from sniproxy.snapshot import Snapshot
 from sniproxy.status import Status, serve_status
 from sniproxy.store import Store
@@ -50,17 +50,19 @@ async def run_worker(
         listen(status_socket, "status.address", backlog=STATUS_BACKLOG)
         store = open_store(settings)
         stack.push_async_callback(_close, store)
-        relay = await stack.enter_async_context(open_relay(settings.proxy))
+        limits = open_limits(settings.proxy)
+        relay = await stack.enter_async_context(open_relay(settings.proxy, limits.places))
         nursery = await stack.enter_async_context(trio.open_nursery())
-        worker = open_worker(settings.proxy, snapshot, relay, log)
+        worker = open_worker(settings.proxy, snapshot, relay, log, limits)
         status = Status(worker.metrics.registry, worker.recorder)
         nursery.start_soon(serve_status, status_socket, status)
         log.info("starting", relay=moved_by, store=settings.store)
         await nursery.start(_follow, store, settings, worker)
+        reception = Reception(worker, nursery)
         for index, (listener, sock) in enumerate(bound):
             listen(sock, f"{_setting(index)}.address", backlog=settings.proxy.backlog)
             tune(sock, keepalive_idle=settings.proxy.keepalive_idle)  # accepted sockets inherit it
-            nursery.start_soon(_accept, sock, listener, worker, nursery)
+            nursery.start_soon(reception.accept, sock, listener)
         status.ready = True
         ports = [sock.getsockname()[1] for _, sock in bound]
         log.info("ready", ports=ports, revision=snapshot.revision)
@@ -87,22 +89,6 @@ async def _follow(
         metrics=worker.metrics,
         log=worker.log,
         task_status=task_status,
-    )
-
-
-async def _accept(
-    sock: socket.socket, listener: Listener, worker: Worker, nursery: trio.Nursery
-) -> None:
-    def on_accept(client: socket.socket, peer: object) -> None:
-        full = worker.limits.full
-        worker.limits.enter()
-        if full:
-            refuse(worker, listener, client, peer, CloseReason.SESSION_LIMIT)
-        else:
-            nursery.start_soon(serve, worker, listener, client, peer)
-
-    await accept_forever(
-        sock, on_accept, batch=worker.settings.accept_batch, metrics=worker.metrics, log=worker.log
     )
 
 

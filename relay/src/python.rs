@@ -1,29 +1,91 @@
 //! The module `sniproxy._relay`; `sniproxy/_relay.pyi` is its description for Python.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
 
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::deadlines::TICK;
-use crate::engine::{Ended, Handle, Times};
+use crate::engine::{Arrival, Ended, Handle, Played, Times, Tried};
+use crate::hello::{self, Reading};
+use crate::places::Places;
+use crate::plans::{self, Plan};
 use crate::session::{End, Session, Side};
 
 /// The door of an engine. See `_relay.pyi`.
 #[pyclass(frozen, module = "sniproxy._relay")]
 struct Engine(Handle<Py<PyAny>>);
 
+/// The game servers of an upstream. See `_relay.pyi`.
+#[pyclass(frozen, module = "sniproxy._relay")]
+struct Nodes(Arc<plans::Nodes>);
+
 /// (owner, how, errno, bytes to the upstream, bytes to the client)
-type Report = (Py<PyAny>, &'static str, i32, u64, u64);
+type EndReport = (Py<PyAny>, &'static str, i32, u64, u64);
+/// (plan, node, token, client, how, errno, to the upstream, to the client, microseconds: hello, connect, altogether)
+type PlayReport = (
+    (Py<PyAny>, usize, u64, String),
+    (&'static str, i32, u64, u64),
+    (u64, Option<u64>, u64),
+);
+/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, what was tried)
+type ArrivalReport = (
+    usize,
+    RawFd,
+    (String, u16, u32, u32),
+    Py<PyBytes>,
+    i32,
+    u64,
+    Option<TriedReport>,
+);
+/// (plan, node, descriptor or -1, errno, microseconds to the whole hello)
+type TriedReport = (Py<PyAny>, usize, RawFd, i32, u64);
+
+#[pymethods]
+impl Nodes {
+    #[new]
+    fn new(addresses: Vec<(String, u16)>, keepalive_idle: u64) -> PyResult<Self> {
+        let parsed: Result<Vec<SocketAddr>, _> = addresses
+            .into_iter()
+            .map(|(host, port)| host.parse::<IpAddr>().map(|host| SocketAddr::new(host, port)))
+            .collect();
+        let parsed = parsed.map_err(|error| PyValueError::new_err(error.to_string()))?;
+        if parsed.is_empty() {
+            return Err(PyValueError::new_err("no nodes"));
+        }
+        let nodes = plans::Nodes::new(parsed, Duration::from_secs(keepalive_idle));
+        Ok(Self(Arc::new(nodes)))
+    }
+}
 
 #[pymethods]
 impl Engine {
     #[new]
-    fn new(buffer_size: usize) -> PyResult<Self> {
-        Ok(Self(Handle::start(buffer_size)?))
+    #[pyo3(signature = (buffer_size, words=None, own=0, all=Vec::new(), most=u64::MAX))]
+    #[allow(clippy::needless_pass_by_value)] // as it comes from Python
+    fn new(
+        buffer_size: usize,
+        words: Option<PyBuffer<u64>>,
+        own: usize,
+        all: Vec<usize>,
+        most: u64,
+    ) -> PyResult<Self> {
+        let places = match words {
+            Some(words) => places(words, own, &all, most)?,
+            None => Places::alone(most),
+        };
+        Ok(Self(Handle::start_with(buffer_size, places)?))
     }
 
-    fn fileno(&self) -> RawFd {
-        self.0.done().as_raw_fd()
+    /// The eventfds: of ends, of ends of planned sessions, and of arrivals.
+    fn filenos(&self) -> (RawFd, RawFd, RawFd) {
+        let raw = |fd: BorrowedFd<'_>| fd.as_raw_fd();
+        (raw(self.0.done()), raw(self.0.over()), raw(self.0.knocks()))
     }
 
     #[allow(clippy::too_many_arguments)] // one call per session, by position
@@ -50,6 +112,45 @@ impl Engine {
             .adopt(Session::new(client, upstream, first.to_vec()), times, owner)
     }
 
+    fn listen(&self, listening: RawFd, batch: usize) -> PyResult<usize> {
+        // SAFETY: the caller holds the socket while this runs, and what is kept is a descriptor of our own.
+        let listening = unsafe { BorrowedFd::borrow_raw(listening) };
+        Ok(self.0.listen(listening.try_clone_to_owned()?, batch))
+    }
+
+    fn unlisten(&self, py: Python<'_>, listener: usize) {
+        py.detach(|| self.0.unlisten(listener));
+    }
+
+    #[allow(clippy::too_many_arguments)] // one call per name, by position
+    fn learn(
+        &self,
+        listener: usize,
+        name: &str,
+        nodes: &Bound<'_, Nodes>,
+        idle: u64,
+        half_close: u64,
+        session: Option<u64>,
+        owner: Py<PyAny>,
+    ) {
+        let times = Times {
+            idle,
+            half_close,
+            session,
+        };
+        let nodes = Arc::clone(&nodes.get().0);
+        let plan = Plan {
+            nodes,
+            times,
+            owner,
+        };
+        self.0.learn(listener, name, plan);
+    }
+
+    fn forget(&self) {
+        self.0.forget();
+    }
+
     fn kill(&self, token: u64) {
         self.0.kill(token);
     }
@@ -62,8 +163,27 @@ impl Engine {
         py.detach(|| self.0.counts(token))
     }
 
-    fn ended(&self) -> Vec<Report> {
-        self.0.ended().into_iter().map(report).collect()
+    fn accepted(&self) -> u64 {
+        self.0.accepted()
+    }
+
+    fn ended(&self) -> Vec<EndReport> {
+        self.0.ended().into_iter().map(end_report).collect()
+    }
+
+    fn played(&self, py: Python<'_>) -> Vec<PlayReport> {
+        let played = self.0.played().into_iter();
+        played.map(|one| play_report(py, one)).collect()
+    }
+
+    fn arrivals(&self, py: Python<'_>) -> Vec<ArrivalReport> {
+        let arrivals = self.0.arrivals().into_iter();
+        arrivals.map(|one| arrival_report(py, one)).collect()
+    }
+
+    fn pauses(&self) -> Vec<i32> {
+        let pauses = self.0.pauses().into_iter();
+        pauses.map(rustix::io::Errno::raw_os_error).collect()
     }
 
     fn stop(&self, py: Python<'_>) {
@@ -71,8 +191,25 @@ impl Engine {
     }
 }
 
-fn report(ended: Ended<Py<PyAny>>) -> Report {
-    let (how, errno) = match ended.end {
+fn places(words: PyBuffer<u64>, own: usize, all: &[usize], most: u64) -> PyResult<Places> {
+    let there = words.item_count();
+    let fit = own < there && all.iter().all(|&index| index < there);
+    if !fit || words.readonly() || !words.is_c_contiguous() {
+        return Err(PyValueError::new_err("words that cannot be counted in"));
+    }
+    let word = |index: usize| {
+        // SAFETY: within the buffer, which has been checked just now.
+        unsafe { words.buf_ptr().cast::<u64>().add(index) }
+            .cast_const()
+            .cast()
+    };
+    let (own, all) = (word(own), all.iter().copied().map(word).collect());
+    // SAFETY: the words of a buffer of u64 are aligned; holding the buffer keeps them where they are; Python stores whole words.
+    Ok(unsafe { Places::new(own, all, most, Box::new(words)) })
+}
+
+fn how(end: End) -> (&'static str, i32) {
+    match end {
         End::Closed(Side::Client) => ("client_closed", 0),
         End::Closed(Side::Upstream) => ("upstream_closed", 0),
         End::Lost(Side::Client, error) => ("client_lost", error.raw_os_error()),
@@ -83,12 +220,82 @@ fn report(ended: Ended<Py<PyAny>>) -> Report {
         End::NeverClosed(Side::Upstream) => ("upstream_closed_alone", 0),
         End::Killed => ("killed", 0),
         End::Stopped => ("stopped", 0),
-    };
+    }
+}
+
+fn end_report(ended: Ended<Py<PyAny>>) -> EndReport {
+    let (how, errno) = how(ended.end);
     (ended.owner, how, errno, ended.to_upstream, ended.to_client)
+}
+
+fn play_report(py: Python<'_>, played: Played<Py<PyAny>>) -> PlayReport {
+    let (how, errno) = how(played.end);
+    let plan = played.plan.owner.clone_ref(py);
+    (
+        (plan, played.node, played.token, text(played.peer)),
+        (how, errno, played.to_upstream, played.to_client),
+        (
+            microseconds(played.hello_took),
+            played.connect_took.map(microseconds),
+            microseconds(played.lasted),
+        ),
+    )
+}
+
+fn arrival_report(py: Python<'_>, arrival: Arrival<Py<PyAny>>) -> ArrivalReport {
+    let (flow, scope) = match arrival.peer {
+        SocketAddr::V4(_) => (0, 0),
+        SocketAddr::V6(address) => (address.flowinfo(), address.scope_id()),
+    };
+    let peer = (
+        arrival.peer.ip().to_string(),
+        arrival.peer.port(),
+        flow,
+        scope,
+    );
+    (
+        arrival.listener,
+        arrival.socket.into_raw_fd(),
+        peer,
+        PyBytes::new(py, &arrival.said).unbind(),
+        arrival.failure.map_or(0, rustix::io::Errno::raw_os_error),
+        microseconds(arrival.waited),
+        arrival.tried.map(|tried| tried_report(py, tried)),
+    )
+}
+
+fn tried_report(py: Python<'_>, tried: Tried<Py<PyAny>>) -> TriedReport {
+    let (socket, errno) = match tried.outcome {
+        Ok(socket) => (socket.into_raw_fd(), 0),
+        Err(error) => (-1, error.raw_os_error()),
+    };
+    let plan = tried.plan.owner.clone_ref(py);
+    (plan, tried.node, socket, errno, microseconds(tried.hello_took))
+}
+
+/// host:port, with an IPv4 address that was mapped into IPv6 as what it is.
+fn text(peer: SocketAddr) -> String {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The name in a ClientHello; None: not whole yet; "": Python must look. For the tests that hold both readers to one another.
+#[pyfunction]
+fn read_hello(bytes: &[u8]) -> Option<String> {
+    match hello::read(bytes) {
+        Reading::More => None,
+        Reading::Name(name) => Some(name),
+        Reading::Unsure => Some(String::new()),
+    }
 }
 
 #[pymodule]
 fn _relay(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Engine>()?;
+    module.add_class::<Nodes>()?;
+    module.add_function(wrap_pyfunction!(read_hello, module)?)?;
     module.add("TICK", TICK)
 }

@@ -180,6 +180,34 @@ impl Session {
         }
     }
 
+    /// The same for a game server that was only just connected to, and was sent the first `sent` bytes of `first`, or is still
+    /// on its way (None). `emptied`: the client has said no more, as far as is known.
+    #[must_use]
+    pub fn begun(
+        client: OwnedFd,
+        upstream: OwnedFd,
+        mut first: Vec<u8>,
+        sent: Option<usize>,
+        emptied: bool,
+    ) -> Self {
+        let count = sent.unwrap_or(0);
+        let rest = first.split_off(count);
+        let taken = rest.is_empty();
+        let mut session = Self::new(client, upstream, rest);
+        session.sockets[Side::Client as usize].readable = !emptied;
+        session.sockets[Side::Upstream as usize].readable = false;
+        session.sockets[Side::Upstream as usize].writable = taken;
+        session.moved[Side::Upstream as usize] = count as u64;
+        session
+    }
+
+    /// Both sockets, the client's first, and what the upstream is owed.
+    #[must_use]
+    pub fn into_parts(self) -> (OwnedFd, OwnedFd, Vec<u8>) {
+        let [client, upstream] = self.sockets;
+        (client.fd, upstream.fd, upstream.debt.rest().to_vec())
+    }
+
     /// The socket of a side.
     #[must_use]
     pub fn socket(&self, side: Side) -> BorrowedFd<'_> {
@@ -293,6 +321,9 @@ impl Session {
     fn pass_on_the_end(&mut self, from: Side) -> Result<(), End> {
         self.first_end.get_or_insert(from);
         let to = from.other();
+        if self.sockets[to as usize].ended {
+            self.sockets[to as usize].shut = true; // it is closed at once, which says so too
+        }
         if !self.sockets[to as usize].shut {
             let told = self.sockets[to as usize].shut();
             told.map_err(|error| self.lost(to, error))?;

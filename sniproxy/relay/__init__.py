@@ -20,9 +20,11 @@ which take the implementation as a parameter.
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from sniproxy.errors import CloseReason
+from sniproxy.plan import Plan
+from sniproxy.settings import Listener
 from sniproxy.tls import ServerTls
 
 
@@ -74,10 +76,88 @@ class Link(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A game server that was tried by a plan: a socket that is still on its way there, or why there is none."""
+
+    plan: Plan
+    pick: int  # in the target's round
+    outcome: socket.socket | OSError
+    hello_at: float  # seconds of trio's clock
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A connection that was accepted, as far as it has come. Whoever takes it closes its sockets."""
+
+    listener: Listener
+    sock: socket.socket
+    peer: Any  # as accept() gives it
+    since: float  # when it was accepted, in seconds of trio's clock
+    said: bytes = b""  # what was read
+    failure: OSError | None = None  # why no more can be read
+    attempt: Attempt | None = None
+
+
+# A session that went by a plan, and is over: the plan, the pick in its target's round, a number that is the session's own,
+# the client (host:port), and its outcome; then microseconds from accept to the hello, from there to the connection with the
+# game server (None: it never stood), and from accept to the end.
+Played = tuple[Plan, int, int, str, Outcome, int, int | None, int]
+
+
+class Host(Protocol):
+    """Whoever serves those who come. Nothing here waits."""
+
+    def arrived(self, accepted: Accepted) -> None:
+        """Somebody to serve."""
+        ...
+
+    def played(self, sessions: list[Played]) -> None:
+        """Sessions to account for."""
+        ...
+
+    def paused(self, cause: str) -> None:
+        """Accepting pauses: descriptors or memory ran out."""
+        ...
+
+
+class Front(Protocol):
+    """What of a relay accepts by itself, and plays by plans without asking. Everybody else arrives at its host."""
+
+    @property
+    def accepted(self) -> int:
+        """Connections so far."""
+        ...
+
+    def open(self, listening: socket.socket, listener: Listener, host: Host, batch: int) -> int:
+        """Accepts up to `batch` connections a turn, for the host, who is one for all; the number for `close`."""
+        ...
+
+    def close(self, number: int) -> None:
+        """Accepts no more there. Those who have been accepted may still arrive."""
+        ...
+
+    def learn(self, plan: Plan, idle: float, half_close: float, session: float | None) -> None:
+        """From now on connections go by that plan, until `forget`. Times as `Flow` has them."""
+        ...
+
+    def forget(self) -> None:
+        """No plan is good any more."""
+        ...
+
+
 class Relay(Protocol):
     """One per worker."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Of the implementation."""
+        ...
+
+    @property
+    def front(self) -> Front | None:
+        """None: it is handed connected sockets only."""
+        ...
 
     async def accept_tls(
         self, client: socket.socket, server_tls: ServerTls, received: bytes

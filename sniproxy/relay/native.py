@@ -6,14 +6,19 @@ descriptors, ends come out in batches through an eventfd. Sessions with terminat
 
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import trio
 
 from sniproxy.errors import CloseReason
+from sniproxy.plan import Plan
 from sniproxy.relay import Flow, Link, Outcome, Terminated
+from sniproxy.relay.front import NativeFront, milliseconds
 from sniproxy.relay.trio_relay import NEVER_CLOSED, TrioRelay, open_trio_relay
+from sniproxy.stick_table import Places
 from sniproxy.tls import ServerTls
 
 try:
@@ -23,7 +28,7 @@ except ImportError:  # installed where there was no Rust toolchain
 else:
     BUILT = True
 
-LONGEST = 100 * 365 * 24 * 3600.0  # seconds: what is meant by more fits into no machine's number
+KEEPALIVE_IDLE = 300  # seconds
 
 _REASONS = {
     "client_closed": CloseReason.CLIENT_CLOSED,
@@ -39,12 +44,24 @@ _REASONS = {
 }
 
 
+def outcome_of(how: str, errno: int, to_upstream: int, to_client: int) -> Outcome:
+    """What the engine says of an end."""
+    detail = os.strerror(errno) if errno else NEVER_CLOSED if how.endswith("_alone") else ""
+    return Outcome(_REASONS[how], detail, to_upstream, to_client)
+
+
 class NativeRelay:
     """See `sniproxy.relay.Relay`. Made by `open_native_relay`."""
 
     name = "native"
 
-    def __init__(self, engine: "_relay.Engine[_Link]", terminating: TrioRelay) -> None:
+    def __init__(
+        self,
+        engine: "_relay.Engine[_Link, Plan]",
+        terminating: TrioRelay,
+        front: NativeFront,
+    ) -> None:
+        self.front = front
         self._engine = engine
         self._terminating = terminating
         self._over = False
@@ -64,17 +81,17 @@ class NativeRelay:
             flow.client.detach(),
             flow.upstream.detach(),
             flow.first,
-            _milliseconds(flow.idle_timeout),
-            _milliseconds(flow.half_close_timeout),
-            None if flow.session_time is None else _milliseconds(flow.session_time),
+            milliseconds(flow.idle_timeout),
+            milliseconds(flow.half_close_timeout),
+            None if flow.session_time is None else milliseconds(flow.session_time),
             link,
         )
         return link
 
-    async def deliver(self) -> None:
+    async def deliver(self, fileno: int) -> None:
         """Tells sessions' owners of their ends, for ever."""
         while True:
-            await trio.lowlevel.wait_readable(self._engine.fileno())
+            await trio.lowlevel.wait_readable(fileno)
             self.deliver_now()
 
     def deliver_now(self) -> None:
@@ -93,6 +110,8 @@ class NativeRelay:
         self._over = True
         self._engine.stop()
         self.deliver_now()
+        self.front.account_now()
+        self.front.receive_now()
 
     async def tick(self) -> None:
         """Tells the engine the time of trio's clock, for ever."""
@@ -102,19 +121,33 @@ class NativeRelay:
 
     def tick_now(self) -> None:
         """What time it is."""
-        self._engine.tick(_milliseconds(trio.current_time()))
+        self._engine.tick(milliseconds(trio.current_time()))
 
 
 @asynccontextmanager
-async def open_native_relay(*, buffer_size: int) -> AsyncIterator[NativeRelay]:
-    """A relay; leaving the block ends its sessions with the reason `shutdown`. Only where BUILT."""
-    engine: _relay.Engine[_Link] = _relay.Engine(buffer_size)
+async def open_native_relay(
+    *,
+    buffer_size: int,
+    keepalive_idle: int = KEEPALIVE_IDLE,
+    places: Places | None = None,
+    max_sessions: int = sys.maxsize,
+) -> AsyncIterator[NativeRelay]:
+    """A relay; leaving the block ends its sessions with the reason `shutdown`. Only where BUILT.
+
+    `places`: where it counts the sessions that it accepts itself, `max_sessions` with all others there.
+    """
+    counting = (None, 0, []) if places is None else places
+    engine: _relay.Engine[_Link, Plan] = _relay.Engine(buffer_size, *counting, max_sessions)
     try:
         async with open_trio_relay(buffer_size=buffer_size) as terminating:
-            relay = NativeRelay(engine, terminating)
+            front = NativeFront(engine, outcome_of, keepalive_idle)
+            relay = NativeRelay(engine, terminating, front)
             relay.tick_now()  # before the first session
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(relay.deliver)
+                ends, plays, arrivals = engine.filenos()
+                nursery.start_soon(relay.deliver, ends)
+                nursery.start_soon(front.account, plays)
+                nursery.start_soon(front.receive, arrivals)
                 nursery.start_soon(relay.tick)
                 try:
                     yield relay
@@ -130,7 +163,9 @@ class _Link:
 
     __slots__ = ("_counts", "_engine", "_killed", "_on_end", "token")
 
-    def __init__(self, engine: "_relay.Engine[_Link]", on_end: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self, engine: "_relay.Engine[_Link, Plan]", on_end: Callable[[Outcome], None]
+    ) -> None:
         self.token = 0  # once it has started
         self._engine = engine
         self._on_end = on_end
@@ -153,15 +188,10 @@ class _Link:
     def ended(self, how: str, errno: int, to_upstream: int, to_client: int) -> None:
         """The engine has closed both sockets."""
         self._counts = to_upstream, to_client
-        reason = _REASONS[how]
-        if reason is CloseReason.KILLED and self._killed is not None:
-            reason = self._killed
-        detail = os.strerror(errno) if errno else NEVER_CLOSED if how.endswith("_alone") else ""
-        self._on_end(Outcome(reason, detail, to_upstream, to_client))
+        outcome = outcome_of(how, errno, to_upstream, to_client)
+        if outcome.reason is CloseReason.KILLED and self._killed is not None:
+            outcome = replace(outcome, reason=self._killed)
+        self._on_end(outcome)
 
     def _now(self) -> tuple[int, int]:
         return self._counts or self._engine.counts(self.token) or (0, 0)
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(min(seconds, LONGEST) * 1000)

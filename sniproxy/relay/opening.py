@@ -7,6 +7,7 @@ from sniproxy.relay import Relay
 from sniproxy.relay.native import BUILT, open_native_relay
 from sniproxy.relay.trio_relay import open_trio_relay
 from sniproxy.settings import Proxy
+from sniproxy.stick_table import Places
 
 NOT_BUILT = "native not built"
 
@@ -27,8 +28,13 @@ def choose_relay(asked: str, *, built: bool = BUILT) -> str:
     return f"trio ({NOT_BUILT})"
 
 
-def open_relay(settings: Proxy) -> AbstractAsyncContextManager[Relay]:
-    """The relay that `choose_relay` names; leaving the block ends its sessions."""
-    native = choose_relay(settings.relay) == "native"
-    opening = open_native_relay if native else open_trio_relay
-    return opening(buffer_size=settings.relay_buffer)
+def open_relay(settings: Proxy, places: Places) -> AbstractAsyncContextManager[Relay]:
+    """The relay that `choose_relay` names; leaving the block ends its sessions. `places`: where it counts them."""
+    if choose_relay(settings.relay) != "native":
+        return open_trio_relay(buffer_size=settings.relay_buffer)
+    return open_native_relay(
+        buffer_size=settings.relay_buffer,
+        keepalive_idle=settings.keepalive_idle,
+        places=places,
+        max_sessions=settings.max_sessions,
+    )

@@ -80,14 +80,19 @@ async def connect(family: int, address: Any, *, keepalive_idle: int) -> socket.s
         try:
             sock.connect(address)
         except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise OSError(code, os.strerror(code)) from None
+            await wait_connected(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def wait_connected(sock: socket.socket) -> None:
+    """Until a connection that was begun stands; OSError as the kernel says."""
+    await trio.lowlevel.wait_writable(sock)
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
 
 
 def tune(sock: socket.socket, *, keepalive_idle: int) -> None:

@@ -33,6 +33,7 @@ class TrioRelay:
     """See `sniproxy.relay.Relay`. Made by `open_trio_relay`."""
 
     name = "trio"
+    front = None
 
     def __init__(self, nursery: trio.Nursery, buffer_size: int) -> None:
         self._nursery = nursery

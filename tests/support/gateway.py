@@ -13,15 +13,16 @@ import trio
 
 from sniproxy.errors import CloseReason
 from sniproxy.keyring import Keyring
+from sniproxy.limits import open_limits
 from sniproxy.listener import bind, listen
 from sniproxy.logs import Log
+from sniproxy.reception import Reception
 from sniproxy.relay import Relay
 from sniproxy.relay.opening import open_relay
 from sniproxy.session import Worker, open_worker
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
 from sniproxy.store import Entry
-from sniproxy.worker import _accept
 from tests.support.certificates import NAME, pair
 from tests.support.peers import Peer
 
@@ -147,8 +148,10 @@ async def open_gateway(
     with listening:
         listen(listening, "proxy.listeners.0.address", backlog=100)
         proxy = Proxy(**{"refused_log_interval": 0, "relay": MOVED_BY, **settings})
-        async with open_relay(proxy) as opened, trio.open_nursery() as nursery:
-            worker = open_worker(proxy, fill(objects or {}), relay or opened, log or captured)
-            nursery.start_soon(_accept, listening, listener, worker, nursery)
+        limits = open_limits(proxy)
+        async with open_relay(proxy, limits.places) as opened, trio.open_nursery() as nursery:
+            snapshot = fill(objects or {})
+            worker = open_worker(proxy, snapshot, relay or opened, log or captured, limits)
+            nursery.start_soon(Reception(worker, nursery).accept, listening, listener)
             yield Gateway(worker, lines, listening.getsockname()[:2], nursery)
             nursery.cancel_scope.cancel()

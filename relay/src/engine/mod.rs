@@ -1,205 +1,74 @@
 //! The thread that owns the sessions: one epoll, edge-triggered, each socket registered once for all.
 //!
-//! Others speak to it through a queue of commands and an eventfd; it answers with a list of ends and another eventfd. Time
-//! comes from outside too (`Handle::tick`), so that it is the same time that the rest of the process lives in.
+//! Others speak to it through a queue of commands (`handle`); it answers with lists. Time comes from outside too
+//! (`Handle::tick`), so that it is the same time that the rest of the process lives in. Sessions are handed over, or come in
+//! by a listener (`arrivals`).
+
+mod arrivals;
+mod handle;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::mem::take;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use slab::Slab;
 
+pub use self::arrivals::{Arrival, Played, Tried};
+use self::arrivals::{Listening, Pending, Waiting};
+use self::handle::{Command, Shared, lock};
+pub use self::handle::{Ended, Handle, Times};
 use crate::deadlines::Deadlines;
+use crate::plans::Plan;
 use crate::session::{End, Pumped, Session, Side};
 
 const EVENTS: usize = 256; // taken from epoll at once
 const SHARE: usize = 256 * 1024; // bytes that one direction may move before others have their turn
-const WAKE: u64 = u64::MAX; // the eventfd of the commands, among the keys of sockets
 const NEVER: u64 = u64::MAX;
 
-/// How long a session may do nothing, or last, in milliseconds.
-#[derive(Clone, Copy, Debug)]
-pub struct Times {
-    /// Without a byte in either direction.
-    pub idle: u64,
-    /// The same once one side has ended.
-    pub half_close: u64,
-    /// Altogether; None: no limit.
-    pub session: Option<u64>,
+// What an event is about: the eventfd of the commands, a listener, somebody who waits, or a side of a session.
+const WAKE: u64 = u64::MAX;
+const LISTENER: u64 = 1 << 62;
+const WAITING: u64 = 1 << 61;
+const SESSION_EVENTS: EventFlags = EventFlags::IN
+    .union(EventFlags::OUT)
+    .union(EventFlags::PRI)
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::ET);
+
+fn session_data(key: usize, side: Side) -> EventData {
+    EventData::new_u64((key as u64) << 1 | side as u64)
 }
 
-/// One session's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended<T = ()> {
-    /// The session.
-    pub token: u64,
-    /// What was handed over with it.
-    pub owner: T,
-    /// How.
-    pub end: End,
-    /// Bytes handed to the kernel for the upstream.
-    pub to_upstream: u64,
-    /// Bytes handed to the kernel for the client.
-    pub to_client: u64,
+/// Whose a session is: who handed it over, or the plan that it goes by.
+enum Owner<T> {
+    Given(T),
+    Plan(Box<Course<T>>),
 }
 
-enum Command<T> {
-    Start(u64, Session, Times, T),
-    Kill(u64),
-    Tick(u64),
-    Counts(u64, SyncSender<Option<(u64, u64)>>),
-    Stop,
-}
-
-struct Shared<T> {
-    commands: Mutex<Option<Vec<Command<T>>>>, // None: nobody is there to obey any more
-    wake: OwnedFd,
-    ended: Mutex<Vec<Ended<T>>>,
-    done: OwnedFd,
-}
-
-/// What the rest of the process holds of an engine. `T` is given back with each session's end.
-pub struct Handle<T: Send + 'static = ()> {
-    shared: Arc<Shared<T>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    next_token: AtomicU64,
-}
-
-impl<T: Send + 'static> Handle<T> {
-    /// Starts the thread; `buffer_size` in bytes.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel has no descriptor or no thread left.
-    pub fn start(buffer_size: usize) -> io::Result<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let shared = Arc::new(Shared {
-            commands: Mutex::new(Some(Vec::new())),
-            wake: eventfd(0, flags)?,
-            ended: Mutex::default(),
-            done: eventfd(0, flags)?,
-        });
-        let engine = Engine::new(Arc::clone(&shared), buffer_size)?;
-        let thread = std::thread::Builder::new()
-            .name("relay".into())
-            .spawn(move || engine.run())?;
-        Ok(Self {
-            shared,
-            thread: Mutex::new(Some(thread)),
-            next_token: AtomicU64::new(1),
-        })
-    }
-
-    /// Hands a session over; its token.
-    pub fn adopt(&self, session: Session, times: Times, owner: T) -> u64 {
-        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        self.send(Command::Start(token, session, times, owner));
-        token
-    }
-
-    /// Ends a session, unless it has ended.
-    pub fn kill(&self, token: u64) {
-        self.send(Command::Kill(token));
-    }
-
-    /// Says what time it is, in milliseconds; to be called every `TICK`.
-    pub fn tick(&self, now: u64) {
-        self.send(Command::Tick(now));
-    }
-
-    /// Bytes that a session has moved so far, to the upstream and to the client; None once its end was taken.
-    ///
-    /// Waits for the engine's next turn.
-    pub fn counts(&self, token: u64) -> Option<(u64, u64)> {
-        let (sender, receiver) = sync_channel(1);
-        self.send(Command::Counts(token, sender));
-        let living = receiver.recv().ok().flatten();
-        living.or_else(|| {
-            let ended = lock(&self.shared.ended);
-            let end = ended.iter().find(|end| end.token == token)?;
-            Some((end.to_upstream, end.to_client))
-        })
-    }
-
-    /// Becomes readable when sessions have ended.
-    pub fn done(&self) -> BorrowedFd<'_> {
-        self.shared.done.as_fd()
-    }
-
-    /// The sessions that ended since the last call.
-    pub fn ended(&self) -> Vec<Ended<T>> {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.shared.done, &mut count); // nothing there: a list taken before
-        take(&mut *lock(&self.shared.ended))
-    }
-
-    /// Ends every session and the thread; what is left is in `ended`.
-    pub fn stop(&self) {
-        self.send(Command::Stop);
-        if let Some(thread) = lock(&self.thread).take() {
-            let _ = thread.join(); // a panic has been printed by then
-        }
-    }
-
-    fn send(&self, command: Command<T>) {
-        match &mut *lock(&self.shared.commands) {
-            Some(commands) => {
-                commands.push(command);
-                if commands.len() == 1 {
-                    signal(&self.shared.wake);
-                }
-            }
-            None => self.shared.turn_away(command),
-        }
-    }
-}
-
-impl<T> Shared<T> {
-    /// What comes too late: a session ends at once, and who waits for an answer gets none.
-    fn turn_away(&self, command: Command<T>) {
-        if let Command::Start(token, session, _, owner) = command {
-            drop(session); // closes its sockets before anybody hears of its end
-            lock(&self.ended).push(Ended {
-                token,
-                owner,
-                end: End::Stopped,
-                to_upstream: 0,
-                to_client: 0,
-            });
-            signal(&self.done);
-        }
-    }
-}
-
-impl<T: Send + 'static> Drop for Handle<T> {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Makes an eventfd readable.
-fn signal(eventfd: &OwnedFd) {
-    // It fails only when the counter is at its end, and then it is readable.
-    let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+/// How a session that goes by a plan came this far.
+struct Course<T> {
+    plan: Arc<Plan<T>>,
+    peer: SocketAddr,
+    since: Instant,
+    hello_took: Duration,
+    connect_took: Option<Duration>,
+    node: usize,
+    listener: usize,
 }
 
 #[allow(clippy::struct_excessive_bools)] // in which lists it is, and how far it has come
 struct Entry<T> {
     token: u64,
-    owner: T,
+    owner: Owner<T>,
     session: Session,
     times: Times,
     last_active: u64,
@@ -209,6 +78,7 @@ struct Entry<T> {
     again: bool,  // it is in the list of those that have more to move
     active: bool, // it is in the list of those that have moved bytes since the last tick
     file: bool,   // it must be filed at the next tick
+    connecting: bool, // to its game server
 }
 
 impl<T> Entry<T> {
@@ -231,12 +101,20 @@ struct Engine<T> {
     again: Vec<usize>,
     active: Vec<usize>,
     ended: Vec<Ended<T>>,
+    played: Vec<Played<T>>,
+    listening: Vec<Option<Listening>>,
+    waiting: Slab<Waiting>,
+    pending: Vec<Pending>, // since the last tick
+    late: Vec<Pending>,    // since the one before
+    arrivals: Vec<Arrival<T>>,
+    accepted: u64,
+    seed: u64,
     buffer: Vec<u8>,
     now: u64,
     stopping: bool,
 }
 
-impl<T> Engine<T> {
+impl<T: Send + Sync> Engine<T> {
     fn new(shared: Arc<Shared<T>>, buffer_size: usize) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
@@ -254,6 +132,14 @@ impl<T> Engine<T> {
             again: Vec::new(),
             active: Vec::new(),
             ended: Vec::new(),
+            played: Vec::new(),
+            listening: Vec::new(),
+            waiting: Slab::new(),
+            pending: Vec::new(),
+            late: Vec::new(),
+            arrivals: Vec::new(),
+            accepted: 0,
+            seed: RandomState::new().hash_one(0),
             buffer: vec![0; buffer_size],
             now: 0,
             stopping: false,
@@ -279,6 +165,8 @@ impl<T> Engine<T> {
         for key in self.entries.iter().map(|(key, _)| key).collect::<Vec<_>>() {
             self.end(key, End::Stopped);
         }
+        self.listening.clear(); // nobody else comes
+        self.abandon_waiting();
         self.report();
         let late = lock(&self.shared.commands).take();
         for command in late.into_iter().flatten() {
@@ -304,7 +192,16 @@ impl<T> Engine<T> {
         if data == WAKE {
             return;
         }
-        let key = usize::try_from(data >> 1).unwrap_or(usize::MAX);
+        let number = |tag: u64| usize::try_from(data & !tag).unwrap_or(usize::MAX);
+        if data & LISTENER != 0 {
+            self.accept(number(LISTENER));
+            return;
+        }
+        if data & WAITING != 0 {
+            self.hear_more(number(WAITING));
+            return;
+        }
+        let key = number(0) >> 1;
         let side = if data & 1 == 0 {
             Side::Client
         } else {
@@ -321,7 +218,11 @@ impl<T> Engine<T> {
             entry
                 .session
                 .announce(side, readable, writable, flags.intersects(read_on));
-            self.move_bytes(key);
+            match (entry.connecting, side) {
+                (false, _) => self.move_bytes(key),
+                (true, Side::Upstream) => self.connected(key, flags),
+                (true, Side::Client) => {} // it is heard once there is somebody to hear it
+            }
         }
     }
 
@@ -379,6 +280,11 @@ impl<T> Engine<T> {
                 Command::Start(token, session, times, owner) => {
                     self.adopt(token, session, times, owner);
                 }
+                Command::Listen(number, socket, batch) => self.listen(number, socket, batch),
+                Command::Unlisten(number, done) => {
+                    self.unlisten(number);
+                    let _ = done.send(()); // whoever asked may be gone
+                }
                 Command::Kill(token) => {
                     if let Some(&key) = self.keys.get(&token) {
                         self.end(key, End::Killed);
@@ -404,6 +310,28 @@ impl<T> Engine<T> {
     }
 
     fn adopt(&mut self, token: u64, session: Session, times: Times, owner: T) {
+        let key = self.insert(token, session, times, Owner::Given(owner), false);
+        let entry = &self.entries[key];
+        for side in [Side::Client, Side::Upstream] {
+            let socket = entry.session.socket(side);
+            let added = epoll::add(&self.epoll, socket, session_data(key, side), SESSION_EVENTS);
+            if let Err(error) = added {
+                self.end(key, End::Lost(side, error));
+                return;
+            }
+        }
+        self.move_bytes(key);
+    }
+
+    /// A session that epoll does not know yet; its key.
+    fn insert(
+        &mut self,
+        token: u64,
+        session: Session,
+        times: Times,
+        owner: Owner<T>,
+        connecting: bool,
+    ) -> usize {
         let key = self.entries.insert(Box::new(Entry {
             token,
             owner,
@@ -416,21 +344,11 @@ impl<T> Engine<T> {
             again: false,
             active: true,
             file: true,
+            connecting,
         }));
         self.active.push(key);
         self.keys.insert(token, key);
-        let entry = &self.entries[key];
-        let flags =
-            EventFlags::IN | EventFlags::OUT | EventFlags::PRI | EventFlags::RDHUP | EventFlags::ET;
-        for side in [Side::Client, Side::Upstream] {
-            let data = EventData::new_u64((key as u64) << 1 | side as u64);
-            let added = epoll::add(&self.epoll, entry.session.socket(side), data, flags);
-            if let Err(error) = added {
-                self.end(key, End::Lost(side, error));
-                return;
-            }
-        }
-        self.move_bytes(key);
+        key
     }
 
     fn tick(&mut self, now: u64) {
@@ -443,6 +361,7 @@ impl<T> Engine<T> {
                 self.look_at(key, bucket);
             }
         }
+        self.clear_pending();
     }
 
     /// Dates what a session did since the last tick: as late as it may have been, so that no timeout comes early.
@@ -479,23 +398,41 @@ impl<T> Engine<T> {
 
     /// Forgets a session; its sockets are closed with it, which takes them out of epoll too.
     fn end(&mut self, key: usize, end: End) {
-        let entry = self.entries.remove(key);
+        let entry = *self.entries.remove(key);
         self.keys.remove(&entry.token);
         let (to_upstream, to_client) = entry.session.counts();
-        self.ended.push(Ended {
-            token: entry.token,
-            owner: entry.owner,
-            end,
-            to_upstream,
-            to_client,
-        });
+        drop(entry.session); // its sockets are closed before anybody hears of its end
+        match entry.owner {
+            Owner::Given(owner) => self.ended.push(Ended {
+                token: entry.token,
+                owner,
+                end,
+                to_upstream,
+                to_client,
+            }),
+            Owner::Plan(course) => {
+                self.shared.places.leave(1);
+                self.played.push(Played {
+                    token: entry.token,
+                    plan: course.plan,
+                    node: course.node,
+                    peer: course.peer,
+                    end,
+                    to_upstream,
+                    to_client,
+                    hello_took: course.hello_took,
+                    connect_took: course.connect_took,
+                    lasted: course.since.elapsed(),
+                });
+            }
+        }
     }
 
-    /// Hands the ends of this turn over at once.
+    /// Tells what came of this turn, at once.
     fn report(&mut self) {
-        if !self.ended.is_empty() {
-            lock(&self.shared.ended).append(&mut self.ended);
-            signal(&self.shared.done);
-        }
+        self.shared.accepted.store(self.accepted, Ordering::Relaxed);
+        self.shared.ended.tell(&mut self.ended);
+        self.shared.played.tell(&mut self.played);
+        self.shared.arrivals.tell(&mut self.arrivals);
     }
 }

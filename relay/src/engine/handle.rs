@@ -1,0 +1,305 @@
+//! What the rest of the process holds of an engine: the queue of commands into its thread, and the lists that come out of it.
+
+use std::io;
+use std::mem::take;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+
+use super::Engine;
+use super::arrivals::{Arrival, Played};
+use crate::places::Places;
+use crate::plans::{Plan, Plans};
+use crate::session::{End, Session};
+
+/// How long a session may do nothing, or last, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Without a byte in either direction.
+    pub idle: u64,
+    /// The same once one side has ended.
+    pub half_close: u64,
+    /// Altogether; None: no limit.
+    pub session: Option<u64>,
+}
+
+/// The end of a session that was handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended<T = ()> {
+    /// The session.
+    pub token: u64,
+    /// What was handed over with it.
+    pub owner: T,
+    /// How.
+    pub end: End,
+    /// Bytes handed to the kernel for the upstream.
+    pub to_upstream: u64,
+    /// Bytes handed to the kernel for the client.
+    pub to_client: u64,
+}
+
+pub(super) enum Command<T> {
+    Start(u64, Session, Times, T),
+    Kill(u64),
+    Tick(u64),
+    Counts(u64, SyncSender<Option<(u64, u64)>>),
+    Listen(usize, OwnedFd, usize),
+    Unlisten(usize, SyncSender<()>),
+    Stop,
+}
+
+/// What an engine has to tell. Each list has an eventfd that is readable while there is something in it.
+pub(super) struct Told<E> {
+    list: Mutex<Vec<E>>,
+    news: OwnedFd,
+}
+
+impl<E> Told<E> {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            list: Mutex::default(),
+            news: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    /// Adds what there is; `more` is empty after it.
+    pub(super) fn tell(&self, more: &mut Vec<E>) {
+        if !more.is_empty() {
+            let mut list = lock(&self.list);
+            let is_news = list.is_empty();
+            list.append(more);
+            if is_news {
+                signal(&self.news);
+            }
+        }
+    }
+
+    fn take(&self) -> Vec<E> {
+        let mut list = lock(&self.list);
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.news, &mut count); // nothing there: a list taken before
+        take(&mut *list)
+    }
+}
+
+pub(super) struct Shared<T> {
+    pub(super) commands: Mutex<Option<Vec<Command<T>>>>, // None: nobody is there to obey any more
+    pub(super) wake: OwnedFd,
+    pub(super) ended: Told<Ended<T>>,
+    pub(super) played: Told<Played<T>>,
+    pub(super) arrivals: Told<Arrival<T>>,
+    pub(super) pauses: Mutex<Vec<Errno>>,
+    pub(super) plans: Mutex<Plans<T>>,
+    pub(super) places: Places,
+    pub(super) accepted: AtomicU64,
+}
+
+/// What the rest of the process holds of an engine. `T` is given back with each session's end.
+pub struct Handle<T: Send + Sync + 'static = ()> {
+    shared: Arc<Shared<T>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    next_token: AtomicU64,
+    listeners: AtomicUsize,
+}
+
+impl<T: Send + Sync + 'static> Handle<T> {
+    /// Starts the thread, which counts its sessions for itself; `buffer_size` in bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no descriptor or no thread left.
+    pub fn start(buffer_size: usize) -> io::Result<Self> {
+        Self::start_with(buffer_size, Places::alone(u64::MAX))
+    }
+
+    /// Starts the thread; the sessions that it accepts itself are counted in `places`.
+    ///
+    /// # Errors
+    ///
+    /// As `start`.
+    pub fn start_with(buffer_size: usize, places: Places) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            commands: Mutex::new(Some(Vec::new())),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            ended: Told::new()?,
+            played: Told::new()?,
+            arrivals: Told::new()?,
+            pauses: Mutex::default(),
+            plans: Mutex::default(),
+            places,
+            accepted: AtomicU64::new(0),
+        });
+        let engine = Engine::new(Arc::clone(&shared), buffer_size)?;
+        let thread = std::thread::Builder::new()
+            .name("relay".into())
+            .spawn(move || engine.run())?;
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+            next_token: AtomicU64::new(1),
+            listeners: AtomicUsize::new(0),
+        })
+    }
+
+    /// Hands a session over; its token.
+    pub fn adopt(&self, session: Session, times: Times, owner: T) -> u64 {
+        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
+        self.send(Command::Start(token, session, times, owner));
+        token
+    }
+
+    /// Accepts from a listening socket, up to `batch` connections a turn; its number among the listeners.
+    pub fn listen(&self, listening: OwnedFd, batch: usize) -> usize {
+        let number = self.listeners.fetch_add(1, Ordering::Relaxed);
+        self.send(Command::Listen(number, listening, batch));
+        number
+    }
+
+    /// Accepts no more from it; its socket is closed when this returns.
+    pub fn unlisten(&self, listener: usize) {
+        let (sender, receiver) = sync_channel(1);
+        self.send(Command::Unlisten(listener, sender));
+        let _ = receiver.recv(); // an engine that was stopped has closed it too
+    }
+
+    /// From now on a listener's connections that ask for a name are played by this plan.
+    pub fn learn(&self, listener: usize, name: &str, plan: Plan<T>) {
+        let forgotten = lock(&self.shared.plans).learn(listener, name, plan);
+        drop(forgotten); // after the lock
+    }
+
+    /// All plans are off.
+    pub fn forget(&self) {
+        let forgotten = take(&mut *lock(&self.shared.plans));
+        drop(forgotten); // after the lock
+    }
+
+    /// Ends a session, unless it has ended.
+    pub fn kill(&self, token: u64) {
+        self.send(Command::Kill(token));
+    }
+
+    /// Says what time it is, in milliseconds; to be called every `TICK`.
+    pub fn tick(&self, now: u64) {
+        self.send(Command::Tick(now));
+    }
+
+    /// Bytes that a session has moved so far, to the upstream and to the client; None once its end was taken.
+    ///
+    /// Waits for the engine's next turn.
+    pub fn counts(&self, token: u64) -> Option<(u64, u64)> {
+        let (sender, receiver) = sync_channel(1);
+        self.send(Command::Counts(token, sender));
+        let living = receiver.recv().ok().flatten();
+        living.or_else(|| {
+            let ended = lock(&self.shared.ended.list);
+            let end = ended.iter().find(|end| end.token == token)?;
+            Some((end.to_upstream, end.to_client))
+        })
+    }
+
+    /// Connections that were accepted so far.
+    pub fn accepted(&self) -> u64 {
+        self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Readable when sessions that were handed over have ended.
+    pub fn done(&self) -> BorrowedFd<'_> {
+        self.shared.ended.news.as_fd()
+    }
+
+    /// Readable when sessions that went by a plan have ended.
+    pub fn over(&self) -> BorrowedFd<'_> {
+        self.shared.played.news.as_fd()
+    }
+
+    /// Readable when somebody has come for whom there is no plan.
+    pub fn knocks(&self) -> BorrowedFd<'_> {
+        self.shared.arrivals.news.as_fd()
+    }
+
+    /// The sessions that ended since the last call.
+    pub fn ended(&self) -> Vec<Ended<T>> {
+        self.shared.ended.take()
+    }
+
+    /// The same of those that went by a plan.
+    pub fn played(&self) -> Vec<Played<T>> {
+        self.shared.played.take()
+    }
+
+    /// Those who have come and are somebody else's to serve: from now on they count there.
+    pub fn arrivals(&self) -> Vec<Arrival<T>> {
+        let arrivals = self.shared.arrivals.take();
+        self.shared.places.leave(arrivals.len() as u64);
+        arrivals
+    }
+
+    /// Why accepting has paused since the last call, once for each time; `knocks` tells.
+    pub fn pauses(&self) -> Vec<Errno> {
+        take(&mut *lock(&self.shared.pauses))
+    }
+
+    /// Ends every session and the thread; what is left is in the lists.
+    pub fn stop(&self) {
+        self.send(Command::Stop);
+        if let Some(thread) = lock(&self.thread).take() {
+            let _ = thread.join(); // a panic has been printed by then
+        }
+    }
+
+    fn send(&self, command: Command<T>) {
+        match &mut *lock(&self.shared.commands) {
+            Some(commands) => {
+                commands.push(command);
+                if commands.len() == 1 {
+                    signal(&self.shared.wake);
+                }
+            }
+            None => self.shared.turn_away(command),
+        }
+    }
+}
+
+impl<T> Shared<T> {
+    /// What comes too late: a session ends at once, and who waits for an answer gets none.
+    pub(super) fn turn_away(&self, command: Command<T>) {
+        if let Command::Start(token, session, _, owner) = command {
+            drop(session); // closes its sockets before anybody hears of its end
+            self.ended.tell(&mut vec![Ended {
+                token,
+                owner,
+                end: End::Stopped,
+                to_upstream: 0,
+                to_client: 0,
+            }]);
+        }
+    }
+
+    /// Accepting pauses; whoever waits for arrivals hears of it.
+    pub(super) fn pause(&self, why: Errno) {
+        lock(&self.pauses).push(why);
+        signal(&self.arrivals.news);
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Handle<T> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes an eventfd readable.
+fn signal(eventfd: &OwnedFd) {
+    // It fails only when the counter is at its end, and then it is readable.
+    let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+}

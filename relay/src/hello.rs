@@ -1,0 +1,201 @@
+//! The name in a ClientHello, where there is no doubt about it.
+//!
+//! `sniproxy/client_hello.py` is the reader: it knows every rule, and a word for each that is broken. This one knows the same
+//! rules for the hello that nearly every client sends, whole in one TLS record with a host name in it, and is `Unsure` of all
+//! else, broken or sound: that goes to Python as it came. So it may refuse to say, and must never say anything else than
+//! Python would (`tests/test_native_hello.py` holds the two against each other).
+
+/// What the first bytes of a stream are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// The start of what may become a hello.
+    More,
+    /// A sound hello, and the name to route on.
+    Name(String),
+    /// Something for Python.
+    Unsure,
+}
+
+const RECORD_HEADER: usize = 5;
+const MAX_RECORD: usize = 1 << 14;
+const HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
+const HELLO_HEADER: usize = 4;
+const RANDOM: usize = 32;
+const MAX_SESSION_ID: usize = 32;
+const TLS_1_0: u16 = 0x0301;
+const MAX_NAME: usize = 253;
+const MAX_LABEL: usize = 63;
+const MOST_EXTENSIONS: usize = 64; // they are compared pairwise
+
+const SERVER_NAME: u16 = 0;
+const GROUPS: u16 = 10;
+const ALPN: u16 = 16;
+const VERSIONS: u16 = 43;
+const KEY_SHARE: u16 = 51;
+
+/// Reads what has come so far.
+#[must_use]
+pub fn read(bytes: &[u8]) -> Reading {
+    // What has come must agree with a hello from the first byte on: Python refuses other protocols before they are whole.
+    if !agrees(bytes, 0, HANDSHAKE) || !agrees(bytes, 1, 3) {
+        return Reading::Unsure;
+    }
+    let Some((header, rest)) = bytes.split_at_checked(RECORD_HEADER) else {
+        return Reading::More;
+    };
+    let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+    if !(HELLO_HEADER..=MAX_RECORD).contains(&length) || !agrees(rest, 0, CLIENT_HELLO) {
+        return Reading::Unsure;
+    }
+    if rest.len() < HELLO_HEADER {
+        return Reading::More;
+    }
+    let body = usize::from(rest[1]) << 16 | usize::from(rest[2]) << 8 | usize::from(rest[3]);
+    if HELLO_HEADER + body != length {
+        return Reading::Unsure; // over several records, or with something behind it
+    }
+    match rest.get(HELLO_HEADER..length) {
+        None => Reading::More,
+        Some(hello) => name(hello).map_or(Reading::Unsure, Reading::Name),
+    }
+}
+
+fn agrees(bytes: &[u8], at: usize, expected: u8) -> bool {
+    bytes.get(at).is_none_or(|&byte| byte == expected)
+}
+
+/// The rest of a vector, from which pieces are taken.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn short(&mut self) -> Option<u16> {
+        let two = self.take(2)?;
+        Some(u16::from_be_bytes([two[0], two[1]]))
+    }
+
+    /// A vector with a length of one byte.
+    fn small(&mut self) -> Option<&'a [u8]> {
+        let length = self.take(1)?[0];
+        self.take(usize::from(length))
+    }
+
+    /// A vector with a length of two bytes.
+    fn large(&mut self) -> Option<&'a [u8]> {
+        let length = self.short()?;
+        self.take(usize::from(length))
+    }
+}
+
+/// A vector that fills its parent.
+fn whole<'a>(body: &'a [u8], read: fn(&mut Bytes<'a>) -> Option<&'a [u8]>) -> Option<&'a [u8]> {
+    let mut bytes = Bytes(body);
+    let inner = read(&mut bytes)?;
+    bytes.is_empty().then_some(inner)
+}
+
+/// RFC 8446 4.1.2, RFC 5246 7.4.1.2: the hello without its header.
+fn name(hello: &[u8]) -> Option<String> {
+    let mut bytes = Bytes(hello);
+    if bytes.short()? < TLS_1_0 {
+        return None;
+    }
+    bytes.take(RANDOM)?;
+    if bytes.small()?.len() > MAX_SESSION_ID {
+        return None;
+    }
+    let ciphers = bytes.large()?;
+    if ciphers.is_empty() || ciphers.len() % 2 == 1 || bytes.small()?.is_empty() {
+        return None;
+    }
+    let mut extensions = Bytes(whole(bytes.0, Bytes::large)?);
+    let mut seen = [0; MOST_EXTENSIONS];
+    let mut count = 0;
+    let mut name = None;
+    while !extensions.is_empty() {
+        let kind = extensions.short()?;
+        let body = extensions.large()?;
+        if count == MOST_EXTENSIONS || seen[..count].contains(&kind) {
+            return None;
+        }
+        seen[count] = kind;
+        count += 1;
+        match kind {
+            SERVER_NAME => name = Some(server_name(body)?),
+            ALPN => protocols(body)?,
+            VERSIONS => shorts(whole(body, Bytes::small)?)?,
+            GROUPS => shorts(whole(body, Bytes::large)?)?,
+            KEY_SHARE => key_shares(body)?,
+            _ => {}
+        }
+    }
+    name
+}
+
+/// RFC 6066 3: one entry of type `host_name`.
+fn server_name(body: &[u8]) -> Option<String> {
+    let mut list = Bytes(whole(body, Bytes::large)?);
+    if list.take(1)? != [0] {
+        return None;
+    }
+    let given = whole(list.0, Bytes::large)?;
+    let given = given.strip_suffix(b".").unwrap_or(given);
+    let name = given.to_ascii_lowercase();
+    let is_sound = (1..=MAX_NAME).contains(&name.len()) && name.split(|&b| b == b'.').all(is_label);
+    if !is_sound || is_number(name.rsplit(|&b| b == b'.').next()?) {
+        return None;
+    }
+    String::from_utf8(name).ok()
+}
+
+fn is_label(label: &[u8]) -> bool {
+    let legal = |&b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+    (1..=MAX_LABEL).contains(&label.len()) && label.iter().all(legal)
+}
+
+/// A name whose last label is a number is an IP address, in some spelling.
+fn is_number(label: &[u8]) -> bool {
+    match label.strip_prefix(b"0x") {
+        Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => true,
+        _ => label.iter().all(u8::is_ascii_digit),
+    }
+}
+
+/// RFC 7301 3.1: at least one protocol, none of them empty.
+fn protocols(body: &[u8]) -> Option<()> {
+    let mut list = Bytes(whole(body, Bytes::large)?);
+    if list.is_empty() {
+        return None;
+    }
+    while !list.is_empty() {
+        if list.small()?.is_empty() {
+            return None;
+        }
+    }
+    Some(())
+}
+
+fn shorts(list: &[u8]) -> Option<()> {
+    (!list.is_empty() && list.len().is_multiple_of(2)).then_some(())
+}
+
+fn key_shares(body: &[u8]) -> Option<()> {
+    let mut list = Bytes(whole(body, Bytes::large)?);
+    while !list.is_empty() {
+        list.short()?;
+        if list.large()?.is_empty() {
+            return None;
+        }
+    }
+    Some(())
+}

@@ -1,0 +1,153 @@
+"""The native relay's front: it accepts by itself, and plays by plans what can be played by plans, without Python.
+
+Everybody else arrives here, as far as they have come: without a plan, with a hello that is not plain, from a game server that
+did not take them.
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import trio
+
+from sniproxy.balancer import Target
+from sniproxy.plan import Plan
+from sniproxy.relay import Accepted, Attempt, Host, Outcome, Played
+from sniproxy.settings import Listener
+
+with suppress(ImportError):  # installed where there was no Rust toolchain
+    from sniproxy import _relay
+
+if TYPE_CHECKING:
+    from sniproxy._relay import TriedReport
+
+REST = (
+    0.005  # seconds between two looks at sessions that are over: they are accounted for in batches
+)
+
+
+LONGEST = 100 * 365 * 24 * 3600.0  # seconds: what is meant by more fits into no machine's number
+
+
+def milliseconds(seconds: float) -> int:
+    """For the engine."""
+    return round(min(seconds, LONGEST) * 1000)
+
+
+class NativeFront:
+    """The listeners in an engine's hands. Implements `sniproxy.relay.Front`."""
+
+    def __init__(
+        self,
+        engine: "_relay.Engine[Any, Plan]",
+        outcome: Callable[[str, int, int, int], Outcome],
+        keepalive_idle: int,
+    ) -> None:
+        """`outcome` reads what the engine says of an end; `keepalive_idle`: seconds, of connections to game servers."""
+        self._outcome = outcome
+        self._engine = engine
+        self._keepalive_idle = keepalive_idle
+        self._host: Host | None = None
+        self._listeners: list[Listener] = []  # by the engine's number
+        self._nodes: WeakKeyDictionary[Target, dict[int, _relay.Nodes]] = WeakKeyDictionary()
+
+    @property
+    def accepted(self) -> int:
+        return self._engine.accepted()
+
+    def open(self, listening: socket.socket, listener: Listener, host: Host, batch: int) -> int:
+        self._host = host
+        number = self._engine.listen(listening.fileno(), batch)
+        assert number == len(self._listeners)
+        self._listeners.append(listener)
+        return number
+
+    def close(self, number: int) -> None:
+        self._engine.unlisten(number)
+
+    def learn(self, plan: Plan, idle: float, half_close: float, session: float | None) -> None:
+        for number, listener in enumerate(self._listeners):
+            if listener is plan.listener:
+                self._engine.learn(
+                    number,
+                    plan.name,
+                    self._nodes_of(plan),
+                    milliseconds(idle),
+                    milliseconds(half_close),
+                    None if session is None else milliseconds(session),
+                    plan,
+                )
+
+    def forget(self) -> None:
+        self._engine.forget()
+
+    async def receive(self, fileno: int) -> None:
+        """Hands everybody who arrives to the host, for ever."""
+        while True:
+            await trio.lowlevel.wait_readable(fileno)
+            self.receive_now()
+
+    def receive_now(self) -> None:
+        """Those who have arrived by now."""
+        if self._host is None:
+            return
+        for errno in self._engine.pauses():
+            self._host.paused(os.strerror(errno))
+        now = trio.current_time()
+        for number, descriptor, peer, said, errno, waited, tried in self._engine.arrivals():
+            since = now - waited / 1e6
+            accepted = Accepted(
+                listener=self._listeners[number],
+                sock=_socket(descriptor, peer[0]),
+                peer=_as_accepted(*peer),
+                said=said,
+                failure=OSError(errno, os.strerror(errno)) if errno else None,
+                since=since,
+                attempt=None if tried is None else _attempt(since, tried),
+            )
+            self._host.arrived(accepted)
+
+    async def account(self, fileno: int) -> None:
+        """Tells the host of sessions that are over, for ever."""
+        while True:
+            await trio.lowlevel.wait_readable(fileno)
+            self.account_now()
+            await trio.sleep(REST)
+
+    def account_now(self) -> None:
+        """Those that are over by now."""
+        if self._host is None:
+            return
+        played: list[Played] = [
+            (*who, self._outcome(*how), *times) for who, how, times in self._engine.played()
+        ]
+        self._host.played(played)
+
+    def _nodes_of(self, plan: Plan) -> "_relay.Nodes":
+        """One for all plans that lead to an upstream, so that they take turns."""
+        by_port = self._nodes.setdefault(plan.target, {})
+        if plan.port not in by_port:
+            addresses = [(node.bare_host, node.port or plan.port) for node in plan.target.round]
+            by_port[plan.port] = _relay.Nodes(addresses, self._keepalive_idle)
+        return by_port[plan.port]
+
+
+def _socket(descriptor: int, host: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
+
+
+def _as_accepted(host: str, port: int, flow: int, scope: int) -> Any:
+    if ":" not in host:
+        return host, port
+    return f"{host}%{scope}" if scope else host, port, flow, scope
+
+
+def _attempt(since: float, tried: "TriedReport[Plan]") -> Attempt:
+    plan, pick, descriptor, errno, hello = tried
+    host = plan.target.round[pick].bare_host
+    outcome = OSError(errno, os.strerror(errno)) if errno else _socket(descriptor, host)
+    return Attempt(plan, pick, outcome, since + hello / 1e6)
