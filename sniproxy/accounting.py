@@ -6,6 +6,7 @@ from sys import intern
 from typing import Any
 
 from sniproxy.errors import CloseReason
+from sniproxy.logs import encode
 from sniproxy.stick_table import Key
 
 DETAIL_LIMIT = 2000  # characters of a cause in a log line
@@ -14,8 +15,15 @@ DETAIL_LIMIT = 2000  # characters of a cause in a log line
 _NONE: list[Key] = []  # nobody adds to it: set-up is over where it is used
 
 
+def session_id(number: int) -> str:
+    """Of a number of 64 bits."""
+    return f"{number:016x}"
+
+
 def _new_id() -> str:
-    return f"{random.getrandbits(64):016x}"  # seeded by the system at start: unique, and no secret
+    return session_id(
+        random.getrandbits(64)
+    )  # seeded by the system at start: unique, and no secret
 
 
 @dataclass(slots=True)
@@ -73,6 +81,37 @@ class Account:
         if detail:
             members["detail"] = detail[:DETAIL_LIMIT]
         return members
+
+
+class Form:
+    """The log lines of sessions that differ in numbers only: what is the same in all of them is encoded once."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, account: Account) -> None:
+        """`account`: one of them, with every time up to the connection with the game server."""
+        members = account.line(0.0, CloseReason.CLIENT_CLOSED, "", 0, 0)
+        same = {name: encode(value).replace("%", "%%") for name, value in members.items()}
+        blanks = dict.fromkeys(_NUMBERS, "%s") | dict.fromkeys(_WORDS, '"%s"')
+        text = ", ".join(f'"{name}": {blanks.get(name, value)}' for name, value in same.items())
+        self._text = text + "}"
+
+    def fill(
+        self,
+        session: str,
+        reason: CloseReason,
+        client: str,
+        to_upstream: int,
+        to_client: int,
+        times: tuple[float, float, float],
+    ) -> str:
+        """The members of a line, as `Log.info_many` takes them. `times`: milliseconds; altogether, hello, connect."""
+        return self._text % (session, reason, client, to_upstream, to_client, *times)
+
+
+# What a form leaves open, in the order of `Account.line`.
+_WORDS = ("session", "reason", "client")
+_NUMBERS = ("bytes_in", "bytes_out", "duration_ms", "hello_ms", "connect_ms")
 
 
 def _milliseconds(start: float, end: float) -> float:

@@ -19,6 +19,7 @@ class Target:
     """An upstream object at work: its balancer and its limits in seconds. Made anew when the object changes."""
 
     __slots__ = (
+        "__weakref__",
         "balancer",
         "connect_timeout",
         "idle_timeout",
@@ -26,7 +27,6 @@ class Target:
         "retries",
         "retry_timeout",
         "round",
-        "__weakref__",
     )
 
     def __init__(self, upstream: InlineUpstream) -> None:

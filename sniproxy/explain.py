@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+from sniproxy.balancer import UNSPOKEN
 from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader, host_name
 from sniproxy.errors import CloseReason
 from sniproxy.objects import LimitConn
@@ -9,7 +10,6 @@ from sniproxy.refusals import hello_refusal
 from sniproxy.router import Arrival, Match, Route
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
-from sniproxy.upstream import UNSPOKEN
 
 VERSIONS = {0x0301: "1.0", 0x0302: "1.1", 0x0303: "1.2", 0x0304: "1.3"}
 

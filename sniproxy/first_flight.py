@@ -4,8 +4,6 @@ Both are read within one deadline, total, and within their bounds. Who closes wi
 load balancer looking whether we are there.
 """
 
-from typing import Any
-
 from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader
 from sniproxy.deadline import Deadline
 from sniproxy.errors import CloseReason, SessionEnded

@@ -2,11 +2,12 @@
 
 Most games have one route per name and one game server, or a few in turn, behind it: then nothing about a connection but its
 name matters, and whoever moves the bytes may go by the plan without asking again. Where anything else matters (the client's
-address, a limit, a plugin, a name to look up, a PROXY header to send), there is no plan, and each connection is decided alone.
+address, a limit, a plugin, a name to look up, a PROXY header to send), there is no plan: each connection is decided alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from sniproxy.accounting import Account, Form
 from sniproxy.balancer import Target
 from sniproxy.networks import family_of
 from sniproxy.router import Route
@@ -23,13 +24,44 @@ class Plan:
     route: Route
     target: Target
     port: int  # of a node that names none
+    forms: dict[int, Form] = field(
+        default_factory=dict, compare=False
+    )  # of its sessions' lines, by pick
+
+    def form(self, pick: int) -> Form:
+        """The log lines of sessions that went to that node of the round."""
+        if pick not in self.forms:
+            self.forms[pick] = Form(self.account("", "", pick))
+        return self.forms[pick]
+
+    def account(self, session: str, client: str, pick: int) -> Account:
+        """One of its sessions, that took no time at all."""
+        node = self.target.round[pick]
+        return Account(
+            client=client,
+            listener=self.listener.address,
+            started=0.0,
+            id=session,
+            sni=self.name,
+            route=self.route.id,
+            node=f"{node.host}:{node.port or self.port}",
+            tls="passthrough",
+            hello_at=0.0,
+            connected_at=0.0,
+        )
+
+
+def treats_all_alike(listener: Listener, limits: Limits) -> bool:
+    """Whether there may be plans for a listener: nobody is looked at before he says a name."""
+    asks_first = listener.allow or listener.deny or listener.proxy_protocol or limits.ask_each
+    return listener.tls_passthrough and not asks_first
 
 
 def plan_for(
     snapshot: Snapshot, listener: Listener, limits: Limits, name: str, port: int
 ) -> Plan | None:
     """The plan for a name at a listener, whose port that is; None where not everybody fares the same."""
-    if listener.allow or listener.deny or listener.proxy_protocol or limits.ask_each:
+    if not treats_all_alike(listener, limits):
         return None
     route = snapshot.router.match_for_all(name, port)
     if route is None or not listener.passes_through(asked=route.object.tls_passthrough):

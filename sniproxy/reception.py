@@ -5,12 +5,15 @@ are accounted for here, in batches.
 """
 
 import socket
+from collections import Counter
+from typing import Any
 
 import trio
 
-from sniproxy.accounting import Account
+from sniproxy.accounting import session_id
 from sniproxy.errors import CloseReason
 from sniproxy.listener import PauseLog, accept_forever
+from sniproxy.plan import treats_all_alike
 from sniproxy.relay import Accepted, Played
 from sniproxy.session import Worker, refuse, serve
 from sniproxy.settings import Listener
@@ -28,8 +31,7 @@ class Reception:
     async def accept(self, listening: socket.socket, listener: Listener) -> None:
         """Lets players in at a listener, for ever."""
         front, batch = self._worker.relay.front, self._worker.settings.accept_batch
-        # Where nothing can be passed through, or a PROXY header comes first, there are no plans to go by.
-        if front is None or not listener.tls_passthrough or listener.proxy_protocol:
+        if front is None or not treats_all_alike(listener, self._worker.settings.limits):
 
             def on_accept(sock: socket.socket, peer: object) -> None:
                 self._worker.metrics.opened.inc()
@@ -59,24 +61,32 @@ class Reception:
     def played(self, sessions: list[Played]) -> None:
         """What the relay has played by plans, and is over."""
         metrics, log = self._worker.metrics, self._worker.log
-        for plan, pick, number, client, outcome, hello, connect, lasted in sessions:
-            metrics.closed[outcome.reason].inc()
-            metrics.bytes_to_upstream.inc(outcome.to_upstream)
-            metrics.bytes_to_client.inc(outcome.to_client)
-            node = plan.target.round[pick]
-            account = Account(
-                client=client,
-                listener=plan.listener.address,
-                started=0.0,
-                id=f"{number:016x}",
-                sni=plan.name,
-                route=plan.route.id,
-                node=f"{node.host}:{node.port or plan.port}",
-                tls="passthrough",
-                hello_at=hello / 1e6,
-                connected_at=None if connect is None else (hello + connect) / 1e6,
+        bodies, reasons = [], Counter[CloseReason]()
+        to_upstream = to_client = 0
+        for one in sessions:
+            reasons[one.reason] += 1
+            to_upstream += one.to_upstream
+            to_client += one.to_client
+            if one.detail or one.connect is None:
+                log.info("session", **_line(one))
+                continue
+            times = one.lasted / 1000, one.hello / 1000, one.connect / 1000
+            form = one.plan.form(one.pick)
+            session = session_id(one.number)
+            bodies.append(
+                form.fill(session, one.reason, one.client, one.to_upstream, one.to_client, times)
             )
-            line = account.line(
-                lasted / 1e6, outcome.reason, outcome.detail, outcome.to_upstream, outcome.to_client
-            )
-            log.info("session", **line)
+        log.info_many("session", bodies)
+        for reason, count in reasons.items():
+            metrics.closed[reason].inc(count)
+        metrics.bytes_to_upstream.inc(to_upstream)
+        metrics.bytes_to_client.inc(to_client)
+
+
+def _line(one: Played) -> dict[str, Any]:
+    """The line of a session that did not go as most do."""
+    account = one.plan.account(session_id(one.number), one.client, one.pick)
+    account.hello_at = one.hello / 1e6
+    account.connected_at = None if one.connect is None else (one.hello + one.connect) / 1e6
+    ended = one.lasted / 1e6
+    return account.line(ended, one.reason, one.detail, one.to_upstream, one.to_client)

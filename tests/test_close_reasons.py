@@ -93,6 +93,8 @@ class Watched:
 
     name = "watched"
 
+    front = None
+
     def __init__(self, relay: Relay) -> None:
         self.links: list[Link] = []
         self._relay = relay
@@ -179,6 +181,7 @@ class Defective:
     """A relay with defects."""
 
     name = "defective"
+    front = None
 
     def __init__(self) -> None:
         self.flows: list[Flow] = []
@@ -254,7 +257,8 @@ async def assert_ends(scenario: Scenario, reason: CloseReason) -> None:
         await scenario(stage)
         gateway = stage.gateway
         line = None if reason is CloseReason.PROBE else await gateway.lines.next()
-        await trio.testing.wait_all_tasks_blocked()  # long enough for a probe, which has no line
+        while not gateway.closed():  # a probe has no line
+            await trio.testing.wait_all_tasks_blocked()
         assert gateway.closed() == {reason.value: 1}
         assert gateway.lines.sessions == ([line] if line else [])
         if line:

@@ -349,13 +349,25 @@ def test_beyond_conn_they_wait(conn: int, delay: float, delays: list[float]) -> 
 def test_max_sessions_counts_those_of_all_workers() -> None:
     here = Pod({}, workers=2, max_sessions=3)
     first, second = here.doors
-    for door in (first, second, second):
-        assert (first.full, second.full) == (False, False)
-        door.enter()
-    assert (first.full, second.full) == (True, True)
+    assert [door.enter() for door in (first, second, second)] == [True, True, True]
+    for door in (first, second):
+        assert not door.enter()
+        door.leave([])
     assert (first.active, second.active) == (1, 2)
     second.leave([])
-    assert (first.full, second.full) == (False, False)
+    assert first.enter()
+
+
+def test_max_sessions_counts_those_of_the_native_relay_too() -> None:
+    (door,) = Pod({}, max_sessions=3).doors
+    words, own, everybody = door.places
+    words[own] += 2
+    assert door.enter()
+    assert door.active == sum(words[word] for word in everybody) == 3
+    assert not door.enter()
+    door.leave([])
+    words[own] -= 1
+    assert door.enter()
 
 
 def test_who_finds_no_room_in_the_table_comes_in_and_is_counted_as_that() -> None:

@@ -14,7 +14,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from sniproxy.errors import SettingsError
-from sniproxy.listener import LOG_EVERY, PAUSE, accept_forever, bind, listen
+from sniproxy.listener import LOG_EVERY, PAUSE, PauseLog, accept_forever, bind, listen
 from sniproxy.metrics import Metrics
 from tests.support.gateway import Lines, open_lines
 
@@ -128,7 +128,8 @@ async def accepting(
 
             @nursery.start_soon
             async def accept() -> None:
-                await accept_forever(listening, on_accept, batch=batch, metrics=metrics, log=log)
+                pauses = PauseLog(metrics, log)
+                await accept_forever(listening, on_accept, batch=batch, pauses=pauses)
 
             yield metrics, lines
             nursery.cancel_scope.cancel()
@@ -249,9 +250,9 @@ async def test_any_other_failure_is_fatal(listening: socket.socket) -> None:
     failing = Failing(fileno=listening.detach())
     failing.codes = [errno.EINVAL]
     queue = Queue(failing, 1)
-    metrics = Metrics()
     log, _ = open_lines()
+    pauses = PauseLog(Metrics(), log)
     with trio.fail_after(DEADLINE), pytest.raises(OSError, match="Invalid argument"):
-        await accept_forever(failing, queue.on_accept, batch=64, metrics=metrics, log=log)
+        await accept_forever(failing, queue.on_accept, batch=64, pauses=pauses)
     queue.close()
     failing.close()

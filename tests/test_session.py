@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from sniproxy.errors import CloseReason
+from sniproxy.relay import Accepted
 from sniproxy.session import UNRECOGNIZED_NAME, refuse
 from sniproxy.settings import Listener
 from tests.support.certificates import NAME, player_context
@@ -230,6 +231,7 @@ class Defective:
     """A relay with a defect."""
 
     name = "defective"
+    front = None
 
     async def accept_tls(self, *_: object) -> Any:
         raise ZeroDivisionError("a\nb\x1b[31m")
@@ -255,7 +257,7 @@ async def test_a_defect_of_ours_ends_one_session_and_is_logged_with_its_tracebac
             failed = [line for line in gateway.lines.all if line["event"] == "session failed"]
             sessions = [line["session"] for line in gateway.lines.sessions]
     assert [line["session"] for line in failed] == sessions
-    assert all(line["level"] == "error" and line["exc_info"] for line in failed)
+    assert all(line["level"] == "error" and line["exception"] for line in failed)
 
 
 async def test_a_shutdown_ends_what_is_being_set_up() -> None:
@@ -263,7 +265,8 @@ async def test_a_shutdown_ends_what_is_being_set_up() -> None:
         async with open_gateway() as gateway:
             player = gateway.dial()
             await player.send(HELLO[:100])
-            await trio.testing.wait_all_tasks_blocked()
+            while not gateway.counted()["opened"]:
+                await trio.testing.wait_all_tasks_blocked()
         assert await player.read_all() == b""
         player.close()
     (line,) = gateway.lines.sessions
@@ -277,8 +280,10 @@ async def test_a_connection_that_may_not_be_served_is_closed_and_counted() -> No
         async with open_gateway() as gateway:
             player = socket.create_connection(listening.getsockname())
             sock, peer = listening.accept()
+            gateway.worker.metrics.opened.inc()
             gateway.worker.limits.enter()
-            refuse(gateway.worker, MIXED, sock, peer, CloseReason.SESSION_LIMIT)
+            accepted = Accepted(MIXED, sock, peer, trio.current_time())
+            refuse(gateway.worker, accepted, CloseReason.SESSION_LIMIT)
             with player:
                 assert player.recv(1) == b""
             line = await gateway.lines.next()
@@ -295,6 +300,7 @@ async def test_no_descriptor_is_left_after_sessions_that_were_not_set_up() -> No
     }
     with trio.fail_after(DEADLINE):
         async with open_gateway(MIXED, objects) as gateway:
+            await trio.testing.wait_all_tasks_blocked()  # it listens
             before = len(os.listdir("/proc/self/fd"))
             for case in CASES * 3:
                 player = gateway.dial()

@@ -232,6 +232,7 @@ class Defective:
     """A relay whose defect has a client's control characters in its message."""
 
     name = "defective"
+    front = None
 
     async def accept_tls(self, *_: object) -> Any:
         raise ValueError('a\nb\r\n{"event": "forged"}\x1b[31m\u2028\0')

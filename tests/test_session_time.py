@@ -18,6 +18,7 @@ from tests.support.peers import Peer, TlsPeer, game_server
 pytestmark = pytest.mark.anyio
 
 DEADLINE = 1000  # virtual seconds for one test
+SLACK = 50  # milliseconds: a relay that accepts by itself does so in real time
 HELLO = named(NAME.encode())
 LIMITS: dict[str, Any] = {
     "hello_timeout": 5,
@@ -61,7 +62,7 @@ async def test_a_hello_that_does_not_come(sends: bytes) -> None:
         assert await player.read_all() == b""
         player.close()
         assert (line["reason"], line["detail"]) == ("hello_timeout", "not complete in 5 s")
-        assert line["duration_ms"] == pytest.approx(5000)
+        assert line["duration_ms"] == pytest.approx(5000, abs=SLACK)
         assert gateway.closed() == {"hello_timeout": 1}
 
 
@@ -73,7 +74,7 @@ async def test_a_hello_that_comes_byte_by_byte_has_no_more_time() -> None:
         nursery.cancel_scope.cancel()
     player.close()
     assert line["reason"] == "hello_timeout"
-    assert line["duration_ms"] == pytest.approx(5000)
+    assert line["duration_ms"] == pytest.approx(5000, abs=SLACK)
 
 
 @pytest.mark.parametrize("trickling", [False, True])
@@ -91,7 +92,7 @@ async def test_a_handshake_that_is_not_done_in_time(trickling: bool) -> None:
     player.close()
     assert (line["reason"], line["detail"]) == ("handshake_timeout", "not done in 10 s")
     assert (line["sni"], line["route"], line["tls"]) == (NAME, "1", None)
-    assert line["duration_ms"] == pytest.approx(10_000)
+    assert line["duration_ms"] == pytest.approx(10_000, abs=SLACK)
 
 
 @pytest.mark.parametrize("by_name", [False, True])
@@ -108,7 +109,7 @@ async def test_a_game_server_that_does_not_answer(deaf: tuple[str, int], by_name
         "upstream_timeout",
         f"{host}:{deaf[1]}: no answer in 3 s",
     )
-    assert line["duration_ms"] == pytest.approx(3000)
+    assert line["duration_ms"] == pytest.approx(3000, abs=SLACK)
 
 
 @pytest.mark.parametrize(

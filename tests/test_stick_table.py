@@ -73,8 +73,8 @@ def test_the_cap_is_exact_over_all_workers(workers: int, cap: int) -> None:
 def test_each_worker_counts_its_sessions_and_sees_those_of_all() -> None:
     tables = views(3)
     for worker, table in enumerate(tables):
-        table.active += worker + 1
-    tables[2].active -= 1
+        table.count(worker + 1)
+    tables[2].count(-1)
     assert [table.active for table in tables] == [1, 2, 2]
     assert [table.all_active for table in tables] == [5, 5, 5]
 
@@ -84,7 +84,7 @@ def test_a_worker_that_starts_anew_wipes_its_own_part_alone() -> None:
     tables = views(3, memory=memory)
     keys = [tables[0].key(b"a"), tables[0].key(b"b")]
     for worker, table in enumerate(tables):
-        table.active += 10
+        table.count(10)
         for key in keys:
             for _ in range(worker + 1):
                 table.acquire(key, 100, 1.0)

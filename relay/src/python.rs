@@ -27,10 +27,11 @@ struct Nodes(Arc<plans::Nodes>);
 
 /// (owner, how, errno, bytes to the upstream, bytes to the client)
 type EndReport = (Py<PyAny>, &'static str, i32, u64, u64);
-/// (plan, node, token, client, how, errno, to the upstream, to the client, microseconds: hello, connect, altogether)
+/// (plan, node, token, client), (how, errno), bytes (to the upstream, to the client), microseconds (hello, connect, altogether)
 type PlayReport = (
     (Py<PyAny>, usize, u64, String),
-    (&'static str, i32, u64, u64),
+    (&'static str, i32),
+    (u64, u64),
     (u64, Option<u64>, u64),
 );
 /// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, what was tried)
@@ -233,7 +234,8 @@ fn play_report(py: Python<'_>, played: Played<Py<PyAny>>) -> PlayReport {
     let plan = played.plan.owner.clone_ref(py);
     (
         (plan, played.node, played.token, text(played.peer)),
-        (how, errno, played.to_upstream, played.to_client),
+        (how, errno),
+        (played.to_upstream, played.to_client),
         (
             microseconds(played.hello_took),
             played.connect_took.map(microseconds),

@@ -20,7 +20,7 @@ which take the implementation as a parameter.
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sniproxy.errors import CloseReason
 from sniproxy.plan import Plan
@@ -99,10 +99,20 @@ class Accepted:
     attempt: Attempt | None = None
 
 
-# A session that went by a plan, and is over: the plan, the pick in its target's round, a number that is the session's own,
-# the client (host:port), and its outcome; then microseconds from accept to the hello, from there to the connection with the
-# game server (None: it never stood), and from accept to the end.
-Played = tuple[Plan, int, int, str, Outcome, int, int | None, int]
+class Played(NamedTuple):
+    """A session that went by a plan, and is over."""
+
+    plan: Plan
+    pick: int  # in the target's round
+    number: int  # the session's own
+    client: str  # host:port
+    reason: CloseReason
+    detail: str
+    to_upstream: int  # bytes
+    to_client: int
+    hello: int  # microseconds from accept to the whole hello
+    connect: int | None  # from there to the connection with the game server; None: it never stood
+    lasted: int  # from accept to the end
 
 
 class Host(Protocol):

@@ -1,7 +1,7 @@
 """The native relay's front: it accepts by itself, and plays by plans what can be played by plans, without Python.
 
-Everybody else arrives here, as far as they have come: without a plan, with a hello that is not plain, from a game server that
-did not take them.
+Everybody else arrives here, as far as they have come: those for whom there is no plan, whose hello is not plain, or whom a
+game server did not take.
 """
 
 import os
@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 import trio
 
 from sniproxy.balancer import Target
+from sniproxy.errors import CloseReason
 from sniproxy.plan import Plan
-from sniproxy.relay import Accepted, Attempt, Host, Outcome, Played
+from sniproxy.relay import Accepted, Attempt, Host, Played
 from sniproxy.settings import Listener
 
 with suppress(ImportError):  # installed where there was no Rust toolchain
@@ -43,11 +44,11 @@ class NativeFront:
     def __init__(
         self,
         engine: "_relay.Engine[Any, Plan]",
-        outcome: Callable[[str, int, int, int], Outcome],
+        read_end: Callable[[str, int], tuple[CloseReason, str]],
         keepalive_idle: int,
     ) -> None:
-        """`outcome` reads what the engine says of an end; `keepalive_idle`: seconds, of connections to game servers."""
-        self._outcome = outcome
+        """`read_end`: from what the engine says of an end to reason and detail. `keepalive_idle`: seconds, towards nodes."""
+        self._read_end = read_end
         self._engine = engine
         self._keepalive_idle = keepalive_idle
         self._host: Host | None = None
@@ -121,10 +122,13 @@ class NativeFront:
         """Those that are over by now."""
         if self._host is None:
             return
-        played: list[Played] = [
-            (*who, self._outcome(*how), *times) for who, how, times in self._engine.played()
-        ]
-        self._host.played(played)
+        played = self._engine.played()
+        self._host.played(
+            [
+                Played(*who, *self._read_end(*how), *moved, *times)  # type: ignore[arg-type]
+                for who, how, moved, times in played
+            ]
+        )
 
     def _nodes_of(self, plan: Plan) -> "_relay.Nodes":
         """One for all plans that lead to an upstream, so that they take turns."""

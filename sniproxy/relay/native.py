@@ -9,7 +9,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import trio
 
@@ -44,10 +43,10 @@ _REASONS = {
 }
 
 
-def outcome_of(how: str, errno: int, to_upstream: int, to_client: int) -> Outcome:
-    """What the engine says of an end."""
+def read_end(how: str, errno: int) -> tuple[CloseReason, str]:
+    """Reason and detail of what the engine says of an end."""
     detail = os.strerror(errno) if errno else NEVER_CLOSED if how.endswith("_alone") else ""
-    return Outcome(_REASONS[how], detail, to_upstream, to_client)
+    return _REASONS[how], detail
 
 
 class NativeRelay:
@@ -136,11 +135,13 @@ async def open_native_relay(
 
     `places`: where it counts the sessions that it accepts itself, `max_sessions` with all others there.
     """
-    counting = (None, 0, []) if places is None else places
-    engine: _relay.Engine[_Link, Plan] = _relay.Engine(buffer_size, *counting, max_sessions)
+    words, own, everybody = (None, 0, []) if places is None else places
+    engine: _relay.Engine[_Link, Plan] = _relay.Engine(
+        buffer_size, words, own, everybody, max_sessions
+    )
     try:
         async with open_trio_relay(buffer_size=buffer_size) as terminating:
-            front = NativeFront(engine, outcome_of, keepalive_idle)
+            front = NativeFront(engine, read_end, keepalive_idle)
             relay = NativeRelay(engine, terminating, front)
             relay.tick_now()  # before the first session
             async with trio.open_nursery() as nursery:
@@ -188,10 +189,10 @@ class _Link:
     def ended(self, how: str, errno: int, to_upstream: int, to_client: int) -> None:
         """The engine has closed both sockets."""
         self._counts = to_upstream, to_client
-        outcome = outcome_of(how, errno, to_upstream, to_client)
-        if outcome.reason is CloseReason.KILLED and self._killed is not None:
-            outcome = replace(outcome, reason=self._killed)
-        self._on_end(outcome)
+        reason, detail = read_end(how, errno)
+        if reason is CloseReason.KILLED and self._killed is not None:
+            reason = self._killed
+        self._on_end(Outcome(reason, detail, to_upstream, to_client))
 
     def _now(self) -> tuple[int, int]:
         return self._counts or self._engine.counts(self.token) or (0, 0)

@@ -3,6 +3,7 @@
 import pytest
 
 from sniproxy.errors import SettingsError
+from sniproxy.limits import open_limits
 from sniproxy.relay.native import BUILT, NativeRelay
 from sniproxy.relay.opening import choose_relay, open_relay
 from sniproxy.relay.trio_relay import TrioRelay
@@ -44,6 +45,7 @@ def test_what_is_built_is_looked_up() -> None:
 
 async def test_the_relay_that_is_opened_is_the_one_that_was_named() -> None:
     for asked in ("auto", "trio", *["native"] * BUILT):
-        async with open_relay(Proxy.model_validate({"relay": asked})) as relay:
+        settings = Proxy.model_validate({"relay": asked})
+        async with open_relay(settings, open_limits(settings).places) as relay:
             assert relay.name == choose_relay(asked).partition(" ")[0]
             assert isinstance(relay, NativeRelay if relay.name == "native" else TrioRelay)

@@ -1,5 +1,6 @@
 """A whole data plane in one process, without a store: listener, sessions, relay, and what they log and count."""
 
+import io
 import json
 import os
 import socket
@@ -8,14 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
 import trio
 
 from sniproxy.errors import CloseReason
 from sniproxy.keyring import Keyring
 from sniproxy.limits import open_limits
 from sniproxy.listener import bind, listen
-from sniproxy.logs import Log
+from sniproxy.logs import Log, open_log
 from sniproxy.reception import Reception
 from sniproxy.relay import Relay
 from sniproxy.relay.opening import open_relay
@@ -34,20 +34,26 @@ KEY = "A" * 43 + "="  # base64 of 32 bytes
 Objects = Mapping[str, Mapping[str, Any]]  # by key without the prefix, such as "ssls/1"
 
 
-class Lines:
-    """A logger's last processor: keeps every line, and lets a test wait for those of sessions."""
+class Lines(io.StringIO):
+    """What a logger writes to: keeps every line as its members, and lets a test wait for those of sessions.
+
+    What stands in every line, its time and component, is left out.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self.all: list[dict[str, Any]] = []
         self._put, self._take = trio.open_memory_channel[dict[str, Any]](1000)
 
-    def __call__(
-        self, _logger: Any, _method: str, line: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
-        self.all.append(dict(line))
-        if line["event"] == "session":
-            self._put.send_nowait(dict(line))
-        raise structlog.DropEvent
+    def write(self, text: str) -> int:
+        for written in text.splitlines():
+            line = json.loads(written)
+            assert line.pop("time").endswith("Z")
+            assert line.pop("component")
+            self.all.append(line)
+            if line["event"] == "session":
+                self._put.send_nowait(dict(line))
+        return len(text)
 
     async def next(self) -> dict[str, Any]:
         """The next session's line."""
@@ -62,12 +68,7 @@ class Lines:
 def open_lines() -> tuple[Log, Lines]:
     """A logger and what it was given."""
     lines = Lines()
-    log: Log = structlog.wrap_logger(
-        None,
-        processors=[structlog.processors.add_log_level, lines],
-        wrapper_class=structlog.make_filtering_bound_logger(20),
-    )
-    return log, lines
+    return open_log("proxy", lines), lines
 
 
 def fill(objects: Objects) -> Snapshot:
