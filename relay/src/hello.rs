@@ -1,4 +1,4 @@
-//! The name in a ClientHello, where there is no doubt about it.
+//! The name in a `ClientHello`, where there is no doubt about it.
 //!
 //! `sniproxy/client_hello.py` is the reader: it knows every rule, and a word for each that is broken. This one knows the same
 //! rules for the hello that nearly every client sends, whole in one TLS record with a host name in it, and is `Unsure` of all
@@ -186,7 +186,7 @@ fn protocols(body: &[u8]) -> Option<()> {
 }
 
 fn shorts(list: &[u8]) -> Option<()> {
-    (!list.is_empty() && list.len().is_multiple_of(2)).then_some(())
+    (!list.is_empty() && list.len() & 1 == 0).then_some(())
 }
 
 fn key_shares(body: &[u8]) -> Option<()> {

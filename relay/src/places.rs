@@ -48,18 +48,24 @@ impl Places {
     }
 
     /// One more session; whether there is a place for it.
+    #[must_use]
     pub fn enter(&self) -> bool {
-        self.word(self.own).fetch_add(1, Ordering::SeqCst);
-        let sum: u64 = self.all.iter().map(|&one| self.word(one).load(Ordering::SeqCst)).sum();
+        self.at(self.own).fetch_add(1, Ordering::SeqCst);
+        let sum: u64 = self
+            .all
+            .iter()
+            .map(|&one| self.at(one).load(Ordering::SeqCst))
+            .sum();
         sum <= self.most
     }
 
     /// So many fewer.
     pub fn leave(&self, count: u64) {
-        self.word(self.own).fetch_sub(count, Ordering::SeqCst);
+        self.at(self.own).fetch_sub(count, Ordering::SeqCst);
     }
 
-    fn word(&self, word: *const AtomicU64) -> &AtomicU64 {
+    #[allow(clippy::unused_self)] // the word lives as long as self does
+    fn at(&self, word: *const AtomicU64) -> &AtomicU64 {
         // SAFETY: valid and aligned by the promise to `new`.
         unsafe { &*word }
     }

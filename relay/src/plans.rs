@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 use std::os::fd::OwnedFd;
 
 use crate::engine::Times;
@@ -107,6 +105,7 @@ impl<T> Plans<T> {
     }
 
     /// For a connection.
+    #[must_use]
     pub fn find(&self, listener: usize, name: &str) -> Option<Arc<Plan<T>>> {
         self.by_listener.get(listener)?.get(name).cloned()
     }

@@ -53,7 +53,10 @@ impl Nodes {
     fn new(addresses: Vec<(String, u16)>, keepalive_idle: u64) -> PyResult<Self> {
         let parsed: Result<Vec<SocketAddr>, _> = addresses
             .into_iter()
-            .map(|(host, port)| host.parse::<IpAddr>().map(|host| SocketAddr::new(host, port)))
+            .map(|(host, port)| {
+                host.parse::<IpAddr>()
+                    .map(|host| SocketAddr::new(host, port))
+            })
             .collect();
         let parsed = parsed.map_err(|error| PyValueError::new_err(error.to_string()))?;
         if parsed.is_empty() {
@@ -174,7 +177,7 @@ impl Engine {
 
     fn played(&self, py: Python<'_>) -> Vec<PlayReport> {
         let played = self.0.played().into_iter();
-        played.map(|one| play_report(py, one)).collect()
+        played.map(|one| play_report(py, &one)).collect()
     }
 
     fn arrivals(&self, py: Python<'_>) -> Vec<ArrivalReport> {
@@ -229,7 +232,7 @@ fn end_report(ended: Ended<Py<PyAny>>) -> EndReport {
     (ended.owner, how, errno, ended.to_upstream, ended.to_client)
 }
 
-fn play_report(py: Python<'_>, played: Played<Py<PyAny>>) -> PlayReport {
+fn play_report(py: Python<'_>, played: &Played<Py<PyAny>>) -> PlayReport {
     let (how, errno) = how(played.end);
     let plan = played.plan.owner.clone_ref(py);
     (
@@ -272,7 +275,13 @@ fn tried_report(py: Python<'_>, tried: Tried<Py<PyAny>>) -> TriedReport {
         Err(error) => (-1, error.raw_os_error()),
     };
     let plan = tried.plan.owner.clone_ref(py);
-    (plan, tried.node, socket, errno, microseconds(tried.hello_took))
+    (
+        plan,
+        tried.node,
+        socket,
+        errno,
+        microseconds(tried.hello_took),
+    )
 }
 
 /// host:port, with an IPv4 address that was mapped into IPv6 as what it is.
@@ -284,7 +293,7 @@ fn microseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The name in a ClientHello; None: not whole yet; "": Python must look. For the tests that hold both readers to one another.
+/// The name in a `ClientHello`; None: not whole yet; "": Python must look. For the tests that hold both readers to one another.
 #[pyfunction]
 fn read_hello(bytes: &[u8]) -> Option<String> {
     match hello::read(bytes) {

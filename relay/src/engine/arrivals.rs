@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketAddrAny, SocketFlags, acceptfrom_with, recv, send, sockopt};
+use rustix::net::{
+    RecvFlags, SendFlags, SocketAddrAny, SocketFlags, acceptfrom_with, recv, send, sockopt,
+};
 
 use super::handle::lock;
 use super::{Course, Engine, LISTENER, Owner, SESSION_EVENTS, WAITING, session_data};
@@ -125,7 +127,11 @@ impl<T: Send + Sync> Engine<T> {
 
     /// Takes a batch of those who wait at a listener.
     pub(super) fn accept(&mut self, number: usize) {
-        let batch = self.listening.get(number).and_then(Option::as_ref).map_or(0, |one| one.batch);
+        let batch = self
+            .listening
+            .get(number)
+            .and_then(Option::as_ref)
+            .map_or(0, |one| one.batch);
         for _ in 0..batch {
             let Some(listening) = self.listening[number].as_mut() else {
                 return;
@@ -174,7 +180,11 @@ impl<T: Send + Sync> Engine<T> {
     /// Reads once, and goes on from there. `key`: where it is known to epoll.
     fn hear(&mut self, mut waiting: Waiting, key: Option<usize>) {
         let room = (FIRST - waiting.said.len()).min(self.buffer.len());
-        let heard = recv(&waiting.socket, &mut self.buffer[..room], RecvFlags::empty());
+        let heard = recv(
+            &waiting.socket,
+            &mut self.buffer[..room],
+            RecvFlags::empty(),
+        );
         let count = match heard {
             Ok((_, count)) => count,
             Err(Errno::AGAIN | Errno::INTR) => return self.wait_for_more(waiting, key),
@@ -217,7 +227,12 @@ impl<T: Send + Sync> Engine<T> {
         let entry = self.waiting.vacant_entry();
         let key = entry.key();
         let data = EventData::new_u64(WAITING | key as u64);
-        let added = epoll::add(&self.epoll, &waiting.socket, data, EventFlags::IN | EventFlags::RDHUP);
+        let added = epoll::add(
+            &self.epoll,
+            &waiting.socket,
+            data,
+            EventFlags::IN | EventFlags::RDHUP,
+        );
         if added.is_err() {
             return self.hand_over(waiting, None, None); // the kernel has no memory left
         }
@@ -246,7 +261,13 @@ impl<T: Send + Sync> Engine<T> {
     }
 
     /// Connects to the node whose turn it is, and says there what the client has said.
-    fn set_out(&mut self, mut waiting: Waiting, key: Option<usize>, plan: Arc<Plan<T>>, emptied: bool) {
+    fn set_out(
+        &mut self,
+        mut waiting: Waiting,
+        key: Option<usize>,
+        plan: Arc<Plan<T>>,
+        emptied: bool,
+    ) {
         let hello_took = waiting.since.elapsed();
         let node = plan.nodes.pick();
         // On loopback and in a quick network the connection stands at once; elsewhere this says AGAIN.
@@ -288,7 +309,13 @@ impl<T: Send + Sync> Engine<T> {
         let said = take(&mut waiting.said);
         let session = Session::begun(waiting.socket, upstream, said, sent, emptied);
         let connecting = sent.is_none();
-        let place = self.insert(waiting.token, session, times, Owner::Plan(course), connecting);
+        let place = self.insert(
+            waiting.token,
+            session,
+            times,
+            Owner::Plan(course),
+            connecting,
+        );
         if connecting {
             self.pending.push(Pending::Connecting(place, waiting.token));
         }
@@ -302,7 +329,12 @@ impl<T: Send + Sync> Engine<T> {
         };
         let upstream = entry.session.socket(Side::Upstream);
         let watched = watched.and_then(|()| {
-            epoll::add(&self.epoll, upstream, session_data(place, Side::Upstream), SESSION_EVENTS)
+            epoll::add(
+                &self.epoll,
+                upstream,
+                session_data(place, Side::Upstream),
+                SESSION_EVENTS,
+            )
         });
         if let Err(error) = watched {
             self.end(place, End::Lost(Side::Client, error));

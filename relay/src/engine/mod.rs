@@ -75,9 +75,9 @@ struct Entry<T> {
     ends_at: u64,
     bucket: u64, // where it is filed
     half_closed: bool,
-    again: bool,  // it is in the list of those that have more to move
-    active: bool, // it is in the list of those that have moved bytes since the last tick
-    file: bool,   // it must be filed at the next tick
+    again: bool,      // it is in the list of those that have more to move
+    active: bool,     // it is in the list of those that have moved bytes since the last tick
+    file: bool,       // it must be filed at the next tick
     connecting: bool, // to its game server
 }
 
