@@ -46,12 +46,13 @@ class Engine(Generic[Owner, Plan]):
     def __init__(
         self,
         buffer_size: int,
+        pipes: int = 0,
         words: memoryview | None = None,
         own: int = 0,
         all: Sequence[int] = (),  # noqa: A002
         most: int = ...,
     ) -> None:
-        """Starts the thread; `buffer_size` in bytes. OSError when the kernel has nothing left for it.
+        """Starts the thread; `buffer_size` in bytes, `pipes` of 1 MiB for bulk. OSError when the kernel has nothing left.
 
         Sessions that it accepts itself are counted in the word `own` of `words`; beyond `most` in `all` words nobody plays
         without Python.

@@ -181,6 +181,7 @@ class Proxy(Section):
     keepalive_idle: Annotated[int, Field(ge=1)] = 300  # seconds; an NLB forgets a flow after 350
     relay: Literal["auto", "native", "trio"] = "auto"  # auto: native where it is built
     relay_buffer: Annotated[int, Field(ge=4 * KIB)] = 64 * KIB  # bytes, shared by all sessions
+    relay_pipes: Annotated[int, Field(ge=0, le=1024)] = 16  # for bulk, of 1 MiB each; 0: none
     refused_log_interval: Annotated[float, Field(ge=0)] = 1 * SECOND  # between lines of one reason
     refused_kept: Annotated[int, Field(ge=0)] = 1 * MIB  # bytes of the latest refused first flights
     store_retry: PositiveSeconds = 0.1 * SECOND  # first pause before asking a lost store again

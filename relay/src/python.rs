@@ -16,6 +16,7 @@ use crate::hello::{self, Reading};
 use crate::places::Places;
 use crate::plans::{self, Plan};
 use crate::session::{End, Session, Side};
+use crate::tools::Tools;
 
 /// The door of an engine. See `_relay.pyi`.
 #[pyclass(frozen, module = "sniproxy._relay")]
@@ -70,10 +71,11 @@ impl Nodes {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (buffer_size, words=None, own=0, all=Vec::new(), most=u64::MAX))]
+    #[pyo3(signature = (buffer_size, pipes=0, words=None, own=0, all=Vec::new(), most=u64::MAX))]
     #[allow(clippy::needless_pass_by_value)] // as it comes from Python
     fn new(
         buffer_size: usize,
+        pipes: usize,
         words: Option<PyBuffer<u64>>,
         own: usize,
         all: Vec<usize>,
@@ -83,7 +85,8 @@ impl Engine {
             Some(words) => places(words, own, &all, most)?,
             None => Places::alone(most),
         };
-        Ok(Self(Handle::start_with(buffer_size, places)?))
+        let tools = Tools::new(buffer_size, pipes);
+        Ok(Self(Handle::start_with(tools, places)?))
     }
 
     /// The eventfds: of ends, of ends of planned sessions, and of arrivals.

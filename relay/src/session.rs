@@ -2,12 +2,18 @@
 //!
 //! A direction is pumped from one side to the other: read into a buffer that all sessions share, sent at once, and only
 //! what the kernel did not take is kept, as a debt to that side. Nothing more is read for a side that has a debt. So an idle
-//! session holds no buffer, and a busy one holds at most one buffer per direction.
+//! session holds no buffer, and a busy one holds at most one buffer per direction. A direction that fills the buffer goes on
+//! through a pipe, as long as there is one and much to move.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
+
+use crate::tools::{PIPE, Pipe, Tools};
+
+/// Bytes for which a pipe is better than a buffer.
+const BULK: usize = 16 * 1024;
 
 /// One of the two ends of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,34 +64,35 @@ pub enum Pumped {
 }
 
 /// Bytes that a side did not take yet. There is none for most of most sessions, hence the box.
-#[derive(Default)]
-struct Debt(Option<Box<Owed>>);
+type Debt = Option<Box<Owed>>;
 
-struct Owed {
-    bytes: Vec<u8>,
-    paid: usize,
+enum Owed {
+    Bytes { bytes: Vec<u8>, paid: usize },
+    Pipe(Pipe),
 }
 
-impl Debt {
-    fn of(bytes: Vec<u8>) -> Self {
-        Self((!bytes.is_empty()).then(|| Box::new(Owed { bytes, paid: 0 })))
+impl Owed {
+    fn bytes(bytes: Vec<u8>) -> Debt {
+        (!bytes.is_empty()).then(|| Box::new(Self::Bytes { bytes, paid: 0 }))
     }
 
-    fn rest(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], |owed| &owed.bytes[owed.paid..])
-    }
-
-    fn pay(&mut self, count: usize) {
-        if let Some(owed) = &mut self.0 {
-            owed.paid += count;
-            if owed.paid == owed.bytes.len() {
-                self.0 = None; // gives the memory back
+    /// Pays what a socket takes, which is how many bytes (0: none now); and whether that was all.
+    fn pay(&mut self, socket: &mut Socket) -> Result<(usize, bool), Errno> {
+        match self {
+            Self::Bytes { bytes, paid } => {
+                let count = socket.send(&bytes[*paid..])?;
+                *paid += count;
+                Ok((count, *paid == bytes.len()))
+            }
+            Self::Pipe(pipe) => {
+                let count = socket.pour(pipe)?;
+                Ok((count, pipe.is_empty()))
             }
         }
     }
 }
 
-#[allow(clippy::struct_excessive_bools)] // five facts about one descriptor, each true or not by itself
+#[allow(clippy::struct_excessive_bools)] // six facts about one descriptor, each true or not by itself
 struct Socket {
     fd: OwnedFd,
     debt: Debt,
@@ -98,18 +105,21 @@ struct Socket {
     ended: bool,
     /// We have said that nothing more comes.
     shut: bool,
+    /// It had so much to say that the next read goes through a pipe.
+    bulk: bool,
 }
 
 impl Socket {
     fn new(fd: OwnedFd) -> Self {
         Self {
             fd,
-            debt: Debt::default(),
+            debt: None,
             readable: true,
             writable: true,
             read_on: false,
             ended: false,
             shut: false,
+            bulk: false,
         }
     }
 
@@ -136,12 +146,45 @@ impl Socket {
                     // A short read has emptied the queue; what comes later is announced anew (epoll(7), Q9).
                     self.readable = count == buffer.len() || (self.read_on && count > 0);
                     self.ended = count == 0;
+                    self.bulk = count == buffer.len() && count >= BULK;
                     return Ok(Some(count));
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     self.readable = false;
                     return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// How many bytes went into a pipe: none at the end, now, or before an urgent byte. Which of them it is, reading tells.
+    fn fill(&mut self, pipe: &mut Pipe) -> Result<usize, Errno> {
+        match pipe.fill(&self.fd, PIPE) {
+            Ok(count) => {
+                self.bulk = count >= BULK;
+                Ok(count)
+            }
+            Err(Errno::AGAIN) => {
+                self.bulk = !self.read_on; // the next burst is bulk too
+                self.readable = self.read_on;
+                Ok(0)
+            }
+            Err(Errno::INTR) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How many bytes out of a pipe the kernel took; 0 when it takes none now.
+    fn pour(&mut self, pipe: &mut Pipe) -> Result<usize, Errno> {
+        loop {
+            match pipe.pour(&self.fd) {
+                Ok(count) => return Ok(count),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.writable = false;
+                    return Ok(0);
                 }
                 Err(error) => return Err(error),
             }
@@ -172,7 +215,7 @@ impl Session {
     #[must_use]
     pub fn new(client: OwnedFd, upstream: OwnedFd, first: Vec<u8>) -> Self {
         let mut sockets = [Socket::new(client), Socket::new(upstream)];
-        sockets[Side::Upstream as usize].debt = Debt::of(first);
+        sockets[Side::Upstream as usize].debt = Owed::bytes(first);
         Self {
             sockets,
             moved: [0, 0],
@@ -205,7 +248,11 @@ impl Session {
     #[must_use]
     pub fn into_parts(self) -> (OwnedFd, OwnedFd, Vec<u8>) {
         let [client, upstream] = self.sockets;
-        (client.fd, upstream.fd, upstream.debt.rest().to_vec())
+        let owed = match upstream.debt.map(|owed| *owed) {
+            Some(Owed::Bytes { mut bytes, paid }) => bytes.split_off(paid),
+            Some(Owed::Pipe(_)) | None => Vec::new(), // nothing was piped before it was connected
+        };
+        (client.fd, upstream.fd, owed)
     }
 
     /// The socket of a side.
@@ -236,11 +283,11 @@ impl Session {
     /// # Errors
     ///
     /// How the session ended.
-    pub fn pump(&mut self, from: Side, buffer: &mut [u8], share: usize) -> Result<Pumped, End> {
+    pub fn pump(&mut self, from: Side, tools: &mut Tools, share: usize) -> Result<Pumped, End> {
         let mut left = share;
         loop {
             let to = from.other();
-            if !self.pay(to)? {
+            if !self.pay(to, tools)? {
                 return Ok(Pumped::Waits);
             }
             if self.sockets[from as usize].ended {
@@ -253,10 +300,16 @@ impl Session {
             if left == 0 {
                 return Ok(Pumped::HasMore);
             }
-            let received = self.sockets[from as usize].receive(buffer);
+            if self.sockets[from as usize].bulk
+                && let Some(pipe) = tools.take_pipe()
+            {
+                left = left.saturating_sub(self.hand_on(from, pipe, tools)?);
+                continue;
+            }
+            let received = self.sockets[from as usize].receive(&mut tools.buffer);
             match received.map_err(|error| self.lost(from, error))? {
                 Some(count) => {
-                    self.hand(to, &buffer[..count])?;
+                    self.hand(to, &tools.buffer[..count])?;
                     left = left.saturating_sub(count);
                 }
                 None => return Ok(Pumped::Waits),
@@ -282,24 +335,47 @@ impl Session {
     }
 
     /// Sends what a side is owed; whether all of it was taken.
-    fn pay(&mut self, to: Side) -> Result<bool, End> {
+    fn pay(&mut self, to: Side, tools: &mut Tools) -> Result<bool, End> {
         let socket = &mut self.sockets[to as usize];
-        while !socket.debt.rest().is_empty() {
-            if !socket.writable {
-                return Ok(false);
-            }
-            let debt = std::mem::take(&mut socket.debt);
-            let sent = socket.send(debt.rest());
-            socket.debt = debt;
-            match sent {
-                Ok(count) => {
-                    socket.debt.pay(count);
-                    self.moved[to as usize] += count as u64;
-                }
+        while let Some(mut owed) = socket.debt.take() {
+            let paid = if socket.writable {
+                owed.pay(socket)
+            } else {
+                Ok((0, false))
+            };
+            let (count, all) = match paid {
+                Ok(paid) => paid,
                 Err(error) => return Err(self.lost(to, error)),
+            };
+            self.moved[to as usize] += count as u64;
+            if !all {
+                socket.debt = Some(owed);
+                if !socket.writable {
+                    return Ok(false);
+                }
+            } else if let Owed::Pipe(pipe) = *owed {
+                tools.give_back(pipe);
             }
         }
         Ok(true)
+    }
+
+    /// Moves bulk to a side that is owed nothing, without copying it; how many bytes left its source.
+    fn hand_on(&mut self, from: Side, mut pipe: Pipe, tools: &mut Tools) -> Result<usize, End> {
+        let filled = self.sockets[from as usize].fill(&mut pipe);
+        let size = filled.map_err(|error| self.lost(from, error))?;
+        let to = from.other();
+        while !pipe.is_empty() && self.sockets[to as usize].writable {
+            let poured = self.sockets[to as usize].pour(&mut pipe);
+            let count = poured.map_err(|error| self.lost(to, error))?;
+            self.moved[to as usize] += count as u64;
+        }
+        if pipe.is_empty() {
+            tools.give_back(pipe);
+        } else {
+            self.sockets[to as usize].debt = Some(Box::new(Owed::Pipe(pipe)));
+        }
+        Ok(size)
     }
 
     /// Sends to a side that is owed nothing, and owes it the rest.
@@ -313,7 +389,7 @@ impl Session {
         let count = sent.map_err(|error| self.lost(to, error))?;
         self.moved[to as usize] += count as u64;
         if count < bytes.len() {
-            self.sockets[to as usize].debt = Debt::of(bytes[count..].to_vec());
+            self.sockets[to as usize].debt = Owed::bytes(bytes[count..].to_vec());
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! One session over real sockets: what goes in comes out, in order and counted, and nothing is taken that cannot be kept.
 
 use _relay::session::{Pumped, Session, Side};
+use _relay::tools::Tools;
 
 mod support;
 
@@ -120,13 +121,13 @@ fn a_debt_is_bounded_by_the_buffer() {
     let (player, client) = pair(Some(8192));
     let (mut server, upstream) = pair(None);
     let mut session = Session::new(client, upstream, Vec::new());
-    let mut buffer = [0; 5000];
+    let mut tools = Tools::new(5000, 0);
     let (words, mut said) = (vec![1; 1 << 16], 0);
     until("a stall", || {
         said += server.say(&words);
         session.announce(Side::Upstream, true, false, false);
         session
-            .pump(Side::Upstream, &mut buffer, usize::MAX)
+            .pump(Side::Upstream, &mut tools, usize::MAX)
             .unwrap();
         let unread = rustix::io::ioctl_fionread(session.socket(Side::Upstream)).unwrap();
         let in_hand = said as u64 - unread - session.counts().1;

@@ -127,17 +127,19 @@ class NativeRelay:
 async def open_native_relay(
     *,
     buffer_size: int,
+    pipes: int = 0,
     keepalive_idle: int = KEEPALIVE_IDLE,
     places: Places | None = None,
     max_sessions: int = sys.maxsize,
 ) -> AsyncIterator[NativeRelay]:
     """A relay; leaving the block ends its sessions with the reason `shutdown`. Only where BUILT.
 
+    `pipes`: through which bulk goes uncopied, at most so many at once.
     `places`: where it counts the sessions that it accepts itself, `max_sessions` with all others there.
     """
     words, own, everybody = (None, 0, []) if places is None else places
     engine: _relay.Engine[_Link, Plan] = _relay.Engine(
-        buffer_size, words, own, everybody, max_sessions
+        buffer_size, pipes, words, own, everybody, max_sessions
     )
     try:
         async with open_trio_relay(buffer_size=buffer_size) as terminating:

@@ -34,6 +34,7 @@ def open_relay(settings: Proxy, places: Places) -> AbstractAsyncContextManager[R
         return open_trio_relay(buffer_size=settings.relay_buffer)
     return open_native_relay(
         buffer_size=settings.relay_buffer,
+        pipes=settings.relay_pipes,
         keepalive_idle=settings.keepalive_idle,
         places=places,
         max_sessions=settings.max_sessions,

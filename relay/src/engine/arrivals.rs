@@ -179,10 +179,10 @@ impl<T: Send + Sync> Engine<T> {
 
     /// Reads once, and goes on from there. `key`: where it is known to epoll.
     fn hear(&mut self, mut waiting: Waiting, key: Option<usize>) {
-        let room = (FIRST - waiting.said.len()).min(self.buffer.len());
+        let room = (FIRST - waiting.said.len()).min(self.tools.buffer.len());
         let heard = recv(
             &waiting.socket,
-            &mut self.buffer[..room],
+            &mut self.tools.buffer[..room],
             RecvFlags::empty(),
         );
         let count = match heard {
@@ -195,11 +195,11 @@ impl<T: Send + Sync> Engine<T> {
         }
         let emptied = count < room;
         let reading = if waiting.said.is_empty() {
-            let reading = hello::read(&self.buffer[..count]);
-            waiting.said.extend_from_slice(&self.buffer[..count]);
+            let reading = hello::read(&self.tools.buffer[..count]);
+            waiting.said.extend_from_slice(&self.tools.buffer[..count]);
             reading
         } else {
-            waiting.said.extend_from_slice(&self.buffer[..count]);
+            waiting.said.extend_from_slice(&self.tools.buffer[..count]);
             hello::read(&waiting.said)
         };
         match reading {

@@ -16,6 +16,7 @@ use super::arrivals::{Arrival, Played};
 use crate::places::Places;
 use crate::plans::{Plan, Plans};
 use crate::session::{End, Session};
+use crate::tools::Tools;
 
 /// How long a session may do nothing, or last, in milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -108,13 +109,13 @@ pub struct Handle<T: Send + Sync + 'static = ()> {
 }
 
 impl<T: Send + Sync + 'static> Handle<T> {
-    /// Starts the thread, which counts its sessions for itself; `buffer_size` in bytes.
+    /// Starts the thread, which counts its sessions for itself and copies all that it moves; `buffer_size` in bytes.
     ///
     /// # Errors
     ///
     /// When the kernel has no descriptor or no thread left.
     pub fn start(buffer_size: usize) -> io::Result<Self> {
-        Self::start_with(buffer_size, Places::alone(u64::MAX))
+        Self::start_with(Tools::new(buffer_size, 0), Places::alone(u64::MAX))
     }
 
     /// Starts the thread; the sessions that it accepts itself are counted in `places`.
@@ -122,7 +123,7 @@ impl<T: Send + Sync + 'static> Handle<T> {
     /// # Errors
     ///
     /// As `start`.
-    pub fn start_with(buffer_size: usize, places: Places) -> io::Result<Self> {
+    pub fn start_with(tools: Tools, places: Places) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             commands: Mutex::new(Some(Vec::new())),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -134,7 +135,7 @@ impl<T: Send + Sync + 'static> Handle<T> {
             places,
             accepted: AtomicU64::new(0),
         });
-        let engine = Engine::new(Arc::clone(&shared), buffer_size)?;
+        let engine = Engine::new(Arc::clone(&shared), tools)?;
         let thread = std::thread::Builder::new()
             .name("relay".into())
             .spawn(move || engine.run())?;

@@ -29,6 +29,7 @@ pub use self::handle::{Ended, Handle, Times};
 use crate::deadlines::Deadlines;
 use crate::plans::Plan;
 use crate::session::{End, Pumped, Session, Side};
+use crate::tools::Tools;
 
 const EVENTS: usize = 256; // taken from epoll at once
 const SHARE: usize = 256 * 1024; // bytes that one direction may move before others have their turn
@@ -109,13 +110,13 @@ struct Engine<T> {
     arrivals: Vec<Arrival<T>>,
     accepted: u64,
     seed: u64,
-    buffer: Vec<u8>,
+    tools: Tools,
     now: u64,
     stopping: bool,
 }
 
 impl<T: Send + Sync> Engine<T> {
-    fn new(shared: Arc<Shared<T>>, buffer_size: usize) -> io::Result<Self> {
+    fn new(shared: Arc<Shared<T>>, tools: Tools) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
             &epoll,
@@ -140,7 +141,7 @@ impl<T: Send + Sync> Engine<T> {
             arrivals: Vec::new(),
             accepted: 0,
             seed: RandomState::new().hash_one(0),
-            buffer: vec![0; buffer_size],
+            tools,
             now: 0,
             stopping: false,
         })
@@ -239,7 +240,7 @@ impl<T: Send + Sync> Engine<T> {
         let before = entry.session.counts();
         let mut more = false;
         for from in [Side::Client, Side::Upstream] {
-            match entry.session.pump(from, &mut self.buffer, SHARE) {
+            match entry.session.pump(from, &mut self.tools, SHARE) {
                 Ok(pumped) => more |= pumped == Pumped::HasMore,
                 Err(end) => {
                     self.end(key, end);

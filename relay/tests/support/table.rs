@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use _relay::session::{End, Pumped, Session, Side};
+use _relay::tools::Tools;
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
@@ -19,7 +20,7 @@ pub struct Table {
     /// The client's peer and the upstream's.
     pub peers: [Option<Peer>; 2],
     /// What both directions read into.
-    pub buffer: Vec<u8>,
+    pub tools: Tools,
     /// What one direction may move in one turn.
     pub share: usize,
     epoll: OwnedFd,
@@ -40,7 +41,7 @@ impl Table {
         Self {
             session,
             peers: [Some(player), Some(server)],
-            buffer: vec![0; buffer_size],
+            tools: Tools::new(buffer_size, 0),
             share: usize::MAX,
             epoll,
         }
@@ -89,7 +90,7 @@ impl Table {
 
     /// Moves what one side has said.
     pub fn pump(&mut self, from: Side) -> Result<Pumped, End> {
-        self.session.pump(from, &mut self.buffer, self.share)
+        self.session.pump(from, &mut self.tools, self.share)
     }
 
     /// Closes both sockets, as the engine does with a session that is over; its counts.
