@@ -19,7 +19,7 @@ async def _open_trio(buffer_size: int) -> AsyncIterator[Relay]:
 
 @asynccontextmanager
 async def _open_native(buffer_size: int) -> AsyncIterator[Relay]:
-    async with open_native_relay(buffer_size=buffer_size) as relay:
+    async with open_native_relay(buffer_size=buffer_size, pipes=16) as relay:
         yield relay
 
 
