@@ -1,12 +1,14 @@
 //! Moves the bytes of sniproxy's sessions, off Python's interpreter lock.
 //!
-//! `session` is one session: two sockets and what is owed to each; `tools` are what it moves bytes with. `deadlines` keeps the timeouts. `hello` finds the name in
+//! `session` is one session: two sockets and what is owed to each; `tools` are what it moves bytes with. `deadlines` keeps the timeouts, `pace` the
+//! cap on bandwidth. `hello` finds the name in
 //! a `ClientHello`, `plans` what was decided for it, `places` counts sessions over all workers. `engine` is the thread that owns
 //! all sessions and listeners. `python` is the door: the module `sniproxy._relay`.
 
 pub mod deadlines;
 pub mod engine;
 pub mod hello;
+pub mod pace;
 pub mod places;
 pub mod plans;
 #[cfg(feature = "python")]

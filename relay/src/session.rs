@@ -46,6 +46,8 @@ pub enum End {
     Idle,
     /// It lasted too long.
     TimeUp,
+    /// It was told to end by now.
+    Drained,
     /// One side had ended, and the other never did.
     NeverClosed(Side),
     /// Somebody asked for it.
@@ -61,6 +63,8 @@ pub enum Pumped {
     Waits,
     /// It used up its share of the turn; there may be more at once.
     HasMore,
+    /// It has moved all that it may for now; there may be more.
+    Capped,
 }
 
 /// Bytes that a side did not take yet. There is none for most of most sessions, hence the box.
@@ -160,8 +164,8 @@ impl Socket {
     }
 
     /// How many bytes went into a pipe: none at the end, now, or before an urgent byte. Which of them it is, reading tells.
-    fn fill(&mut self, pipe: &mut Pipe) -> Result<usize, Errno> {
-        match pipe.fill(&self.fd, PIPE) {
+    fn fill(&mut self, pipe: &mut Pipe, size: usize) -> Result<usize, Errno> {
+        match pipe.fill(&self.fd, size) {
             Ok(count) => {
                 self.bulk = count >= BULK;
                 Ok(count)
@@ -270,6 +274,16 @@ impl Session {
         )
     }
 
+    /// Bytes of one side that were handed to the kernel since these were the counts.
+    #[must_use]
+    pub fn moved_since(&self, from: Side, before: (u64, u64)) -> u64 {
+        let (to_upstream, to_client) = self.counts();
+        match from {
+            Side::Client => to_upstream - before.0,
+            Side::Upstream => to_client - before.1,
+        }
+    }
+
     /// The kernel has said that a side can be read from (`read_on`: until nothing is left) or written to.
     pub fn announce(&mut self, side: Side, readable: bool, writable: bool, read_on: bool) {
         let socket = &mut self.sockets[side as usize];
@@ -278,13 +292,19 @@ impl Session {
         socket.read_on |= read_on;
     }
 
-    /// Moves what one side has said to the other, up to `share` bytes or a bit more.
+    /// Moves what one side has said to the other, up to `share` bytes or a bit more, and never more than `cap`.
     ///
     /// # Errors
     ///
     /// How the session ended.
-    pub fn pump(&mut self, from: Side, tools: &mut Tools, share: usize) -> Result<Pumped, End> {
-        let mut left = share;
+    pub fn pump(
+        &mut self,
+        from: Side,
+        tools: &mut Tools,
+        share: usize,
+        cap: usize,
+    ) -> Result<Pumped, End> {
+        let (mut left, mut allowed) = (share, cap);
         loop {
             let to = from.other();
             if !self.pay(to, tools)? {
@@ -297,20 +317,25 @@ impl Session {
             if !self.sockets[from as usize].readable {
                 return Ok(Pumped::Waits);
             }
+            if allowed == 0 {
+                return Ok(Pumped::Capped);
+            }
             if left == 0 {
                 return Ok(Pumped::HasMore);
             }
             if self.sockets[from as usize].bulk
                 && let Some(pipe) = tools.take_pipe()
             {
-                left = left.saturating_sub(self.hand_on(from, pipe, tools)?);
+                let count = self.hand_on(from, pipe, tools, allowed)?;
+                (left, allowed) = (left.saturating_sub(count), allowed - count);
                 continue;
             }
-            let received = self.sockets[from as usize].receive(&mut tools.buffer);
+            let size = tools.buffer.len().min(allowed);
+            let received = self.sockets[from as usize].receive(&mut tools.buffer[..size]);
             match received.map_err(|error| self.lost(from, error))? {
                 Some(count) => {
                     self.hand(to, &tools.buffer[..count])?;
-                    left = left.saturating_sub(count);
+                    (left, allowed) = (left.saturating_sub(count), allowed - count);
                 }
                 None => return Ok(Pumped::Waits),
             }
@@ -361,8 +386,14 @@ impl Session {
     }
 
     /// Moves bulk to a side that is owed nothing, without copying it; how many bytes left its source.
-    fn hand_on(&mut self, from: Side, mut pipe: Pipe, tools: &mut Tools) -> Result<usize, End> {
-        let filled = self.sockets[from as usize].fill(&mut pipe);
+    fn hand_on(
+        &mut self,
+        from: Side,
+        mut pipe: Pipe,
+        tools: &mut Tools,
+        allowed: usize,
+    ) -> Result<usize, End> {
+        let filled = self.sockets[from as usize].fill(&mut pipe, PIPE.min(allowed));
         let size = filled.map_err(|error| self.lost(from, error))?;
         let to = from.other();
         while !pipe.is_empty() && self.sockets[to as usize].writable {

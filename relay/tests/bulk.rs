@@ -69,7 +69,7 @@ fn a_pipe_is_lent_while_it_is_owed_and_comes_back_empty() {
         server.say(&words); // nobody hears it
         stalled.announce(Side::Upstream, true, false, false);
         stalled
-            .pump(Side::Upstream, &mut table.tools, usize::MAX)
+            .pump(Side::Upstream, &mut table.tools, usize::MAX, usize::MAX)
             .unwrap();
         table.tools.take_pipe().is_none_or(|pipe| {
             table.tools.give_back(pipe);

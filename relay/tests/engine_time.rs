@@ -145,6 +145,7 @@ fn a_short_idle_timeout_holds_after_one_side_has_ended() {
         idle: 2000,
         half_close: 60_000,
         session: None,
+        ..ENDLESS
     };
     let mut play = Play::begin(&handle, times, None);
     pass_the_end(&play.player, &mut play.server);
@@ -181,6 +182,7 @@ fn times_without_an_end_are_none() {
         idle: LONG,
         half_close: LONG,
         session: Some(u64::MAX),
+        ..ENDLESS
     };
     let mut play = Play::begin(&handle, times, None);
     for now in [1, 500, 10_000, 1 << 39] {
@@ -275,6 +277,7 @@ fn none_ends_early_and_none_is_forgotten_whatever_moves_when() {
                     idle: dice.of(&[0, 1, 499, 500, 501, 1700, 3000, LONG]),
                     half_close: dice.of(&[1, 900, 2000, LONG]),
                     session: dice.of(&[None, Some(1), Some(3333), Some(20_000)]),
+                    ..ENDLESS
                 };
                 let play = Play::begin(&handle, times, None);
                 settle(&handle);

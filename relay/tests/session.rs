@@ -127,7 +127,7 @@ fn a_debt_is_bounded_by_the_buffer() {
         said += server.say(&words);
         session.announce(Side::Upstream, true, false, false);
         session
-            .pump(Side::Upstream, &mut tools, usize::MAX)
+            .pump(Side::Upstream, &mut tools, usize::MAX, usize::MAX)
             .unwrap();
         let unread = rustix::io::ioctl_fionread(session.socket(Side::Upstream)).unwrap();
         let in_hand = said as u64 - unread - session.counts().1;

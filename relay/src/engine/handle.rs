@@ -27,6 +27,8 @@ pub struct Times {
     pub half_close: u64,
     /// Altogether; None: no limit.
     pub session: Option<u64>,
+    /// Bytes per second that each direction may move; None: no limit.
+    pub bandwidth: Option<u64>,
 }
 
 /// The end of a session that was handed over.
@@ -49,6 +51,7 @@ pub(super) enum Command<T> {
     Kill(u64),
     Tick(u64),
     Counts(u64, SyncSender<Option<(u64, u64)>>),
+    Drain { after: u64, spread: u64 },
     Listen(usize, OwnedFd, usize),
     Unlisten(usize, SyncSender<()>),
     Stop,
@@ -183,6 +186,11 @@ impl<T: Send + Sync + 'static> Handle<T> {
     /// Ends a session, unless it has ended.
     pub fn kill(&self, token: u64) {
         self.send(Command::Kill(token));
+    }
+
+    /// Those who play now and still do in `after` milliseconds are ended then, one by one over `spread` milliseconds.
+    pub fn drain(&self, after: u64, spread: u64) {
+        self.send(Command::Drain { after, spread });
     }
 
     /// Says what time it is, in milliseconds; to be called every `TICK`.

@@ -7,7 +7,7 @@
 mod arrivals;
 mod handle;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::mem::take;
@@ -27,6 +27,7 @@ use self::arrivals::{Listening, Pending, Waiting};
 use self::handle::{Command, Shared, lock};
 pub use self::handle::{Ended, Handle, Times};
 use crate::deadlines::Deadlines;
+use crate::pace::Pace;
 use crate::plans::Plan;
 use crate::session::{End, Pumped, Session, Side};
 use crate::tools::Tools;
@@ -74,6 +75,8 @@ struct Entry<T> {
     times: Times,
     last_active: u64,
     ends_at: u64,
+    drained: bool, // that is when it is drained
+    pace: Option<Box<Pace>>,
     bucket: u64, // where it is filed
     half_closed: bool,
     again: bool,      // it is in the list of those that have more to move
@@ -110,6 +113,8 @@ struct Engine<T> {
     arrivals: Vec<Arrival<T>>,
     accepted: u64,
     seed: u64,
+    paced: BTreeSet<(u64, usize)>, // who waits for its allowance until when, in microseconds
+    clock: Instant,
     tools: Tools,
     now: u64,
     stopping: bool,
@@ -141,6 +146,8 @@ impl<T: Send + Sync> Engine<T> {
             arrivals: Vec::new(),
             accepted: 0,
             seed: RandomState::new().hash_one(0),
+            paced: BTreeSet::new(),
+            clock: Instant::now(),
             tools,
             now: 0,
             stopping: false,
@@ -161,6 +168,7 @@ impl<T: Send + Sync> Engine<T> {
             for key in take(&mut self.again) {
                 self.go_on(key);
             }
+            self.go_on_paced();
             self.report();
         }
         for key in self.entries.iter().map(|(key, _)| key).collect::<Vec<_>>() {
@@ -176,12 +184,14 @@ impl<T: Send + Sync> Engine<T> {
     }
 
     fn wait(&mut self, events: &mut Vec<Event>) {
-        let at_once = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
+        let pause = if self.again.is_empty() {
+            let due = self.paced.first().map(|&(due, _)| due);
+            due.map(|due| due.saturating_sub(self.microseconds()))
+        } else {
+            Some(0)
         };
-        let timeout = (!self.again.is_empty()).then_some(&at_once);
-        match epoll::wait(&self.epoll, spare_capacity(events), timeout) {
+        let timeout = pause.and_then(|pause| Duration::from_micros(pause).try_into().ok());
+        match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => panic!("epoll: {error}"),
         }
@@ -234,14 +244,52 @@ impl<T: Send + Sync> Engine<T> {
         }
     }
 
+    /// Lets those go on whose allowance has grown.
+    fn go_on_paced(&mut self) {
+        if self.paced.is_empty() {
+            return;
+        }
+        let now = self.microseconds();
+        while let Some((due, key)) = self.paced.pop_first() {
+            if due > now {
+                self.paced.insert((due, key));
+                return;
+            }
+            // It may be gone, or wait for another time.
+            let pace = self.entries.get_mut(key).and_then(|one| one.pace.as_mut());
+            if let Some(pace) = pace.filter(|pace| pace.due == Some(due)) {
+                pace.due = None;
+                self.move_bytes(key);
+            }
+        }
+    }
+
+    /// Of a clock that is for pacing only.
+    fn microseconds(&self) -> u64 {
+        u64::try_from(self.clock.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// Lets both directions of a session have their share.
     fn move_bytes(&mut self, key: usize) {
+        let paced = self.entries[key].pace.is_some();
+        let now = if paced { self.microseconds() } else { 0 };
         let entry = &mut self.entries[key];
         let before = entry.session.counts();
-        let mut more = false;
+        let (mut more, mut due) = (false, None);
         for from in [Side::Client, Side::Upstream] {
-            match entry.session.pump(from, &mut self.tools, SHARE) {
-                Ok(pumped) => more |= pumped == Pumped::HasMore,
+            let cap = entry.pace.as_ref();
+            let cap = cap.map_or(usize::MAX, |pace| pace.allowance(from, now));
+            match entry.session.pump(from, &mut self.tools, SHARE, cap) {
+                Ok(pumped) => {
+                    more |= pumped == Pumped::HasMore;
+                    if let Some(pace) = &mut entry.pace {
+                        pace.spend(from, entry.session.moved_since(from, before), now);
+                        if pumped == Pumped::Capped {
+                            let ready = pace.ready_at(from);
+                            due = Some(due.map_or(ready, |due: u64| due.min(ready)));
+                        }
+                    }
+                }
                 Err(end) => {
                     self.end(key, end);
                     return;
@@ -256,6 +304,12 @@ impl<T: Send + Sync> Engine<T> {
         if more && !entry.again {
             entry.again = true;
             self.again.push(key);
+        }
+        if let (Some(due), Some(pace)) = (due, &mut entry.pace)
+            && pace.due.is_none_or(|before| due < before)
+        {
+            pace.due = Some(due);
+            self.paced.insert((due, key));
         }
         let just_half_closed = entry.session.first_end.is_some() && !entry.half_closed;
         entry.half_closed |= just_half_closed;
@@ -292,6 +346,7 @@ impl<T: Send + Sync> Engine<T> {
                     }
                 }
                 Command::Tick(_) => {}
+                Command::Drain { after, spread } => self.drain(after, spread),
                 Command::Counts(token, answer) => {
                     // Whoever asked may be gone.
                     let _ = answer.send(self.counts(token));
@@ -340,6 +395,8 @@ impl<T: Send + Sync> Engine<T> {
             times,
             last_active: 0,
             ends_at: NEVER,
+            drained: false,
+            pace: times.bandwidth.map(|rate| Box::new(Pace::new(rate))),
             bucket: NEVER,
             half_closed: false,
             again: false,
@@ -381,6 +438,27 @@ impl<T: Send + Sync> Engine<T> {
         }
     }
 
+    /// Gives everybody a time to end by, one after another.
+    fn drain(&mut self, after: u64, spread: u64) {
+        let count = self.entries.len() as u128;
+        for (turn, (key, entry)) in self.entries.iter_mut().enumerate() {
+            let share = u64::try_from(u128::from(spread) * turn as u128 / count);
+            let wait = after.saturating_add(share.unwrap_or(spread));
+            let ends_at = self.now.saturating_add(wait);
+            let is_new = entry.bucket == NEVER; // it is dated and filed at the next tick
+            if is_new && entry.times.session.is_some_and(|lasts| lasts < wait) {
+                continue;
+            }
+            if ends_at < entry.ends_at {
+                entry.ends_at = ends_at;
+                entry.drained = true;
+                if !is_new {
+                    entry.bucket = self.deadlines.file(key, entry.due());
+                }
+            }
+        }
+    }
+
     /// Ends a session whose time has come, or files it anew. It may be gone, or filed elsewhere meanwhile.
     fn look_at(&mut self, key: usize, bucket: u64) {
         let Some(entry) = self.entries.get_mut(key).filter(|one| one.bucket == bucket) else {
@@ -389,7 +467,12 @@ impl<T: Send + Sync> Engine<T> {
         if entry.due() > self.now {
             entry.bucket = self.deadlines.file(key, entry.due());
         } else if entry.ends_at <= self.now {
-            self.end(key, End::TimeUp);
+            let end = if entry.drained {
+                End::Drained
+            } else {
+                End::TimeUp
+            };
+            self.end(key, end);
         } else if let Some(first) = entry.session.first_end {
             self.end(key, End::NeverClosed(first));
         } else {

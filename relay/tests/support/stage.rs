@@ -15,6 +15,7 @@ pub const ENDLESS: Times = Times {
     idle: LONG,
     half_close: LONG,
     session: None,
+    bandwidth: None,
 };
 
 /// The engine's side of a session's token, and the two who play.

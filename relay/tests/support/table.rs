@@ -90,7 +90,8 @@ impl Table {
 
     /// Moves what one side has said.
     pub fn pump(&mut self, from: Side) -> Result<Pumped, End> {
-        self.session.pump(from, &mut self.tools, self.share)
+        self.session
+            .pump(from, &mut self.tools, self.share, usize::MAX)
     }
 
     /// Closes both sockets, as the engine does with a session that is over; its counts.
