@@ -12,11 +12,15 @@ How: TypeAlias = Literal[
     "upstream_lost",
     "idle",
     "time_up",
+    "drained",
     "client_closed_alone",
     "upstream_closed_alone",
     "killed",
     "stopped",
 ]
+
+# Milliseconds: without a byte, the same once one side has ended, altogether; and bytes per second in each direction.
+Terms: TypeAlias = tuple[int, int, int | None, int | None]
 
 Owner = TypeVar("Owner")
 Plan = TypeVar("Plan")
@@ -66,13 +70,11 @@ class Engine(Generic[Owner, Plan]):
         client: int,
         upstream: int,
         first: bytes,
-        idle: int,
-        half_close: int,
-        session: int | None,
+        terms: Terms,
         owner: Owner,
         /,
     ) -> int:
-        """Takes over two descriptors that nobody owns any more; times in milliseconds. The session's token.
+        """Takes over two descriptors that nobody owns any more. The session's token.
 
         `owner` is given back with the session's end.
         """
@@ -84,20 +86,15 @@ class Engine(Generic[Owner, Plan]):
         """Accepts no more from it, and closes the copy."""
 
     def learn(
-        self,
-        listener: int,
-        name: str,
-        nodes: Nodes,
-        idle: int,
-        half_close: int,
-        session: int | None,
-        plan: Plan,
-        /,
+        self, listener: int, name: str, nodes: Nodes, terms: Terms, plan: Plan, /
     ) -> None:
-        """Who asks a listener for a name is connected to one of those nodes; times in milliseconds."""
+        """Who asks a listener for a name is connected to one of those nodes."""
 
     def forget(self) -> None:
         """Takes all of that back."""
+
+    def drain(self, after: int, spread: int, /) -> None:
+        """Ends those who play now and still do in `after` milliseconds, one by one over `spread` milliseconds."""
 
     def kill(self, token: int, /) -> None:
         """Ends a session, unless it has ended."""

@@ -21,7 +21,7 @@ from sniproxy.networks import IpAddress, parse_address
 from sniproxy.plan import plan_for
 from sniproxy.proxy_protocol import encode_v1, encode_v2
 from sniproxy.refusals import Recorder, Refused, Sampler, shortened
-from sniproxy.relay import Accepted, Attempt, Flow, Outcome, Relay, Terminated
+from sniproxy.relay import Accepted, Attempt, Flow, Outcome, Relay, Terminated, Terms
 from sniproxy.relay.sockets import Lost, close, send_all
 from sniproxy.router import Arrival, Match
 from sniproxy.settings import Listener, Proxy
@@ -194,8 +194,17 @@ def _teach(worker: Worker, listener: Listener, server: Any, account: Account) ->
         return
     plan = plan_for(worker.snapshot, listener, settings.limits, account.sni, server[1])
     if plan is not None:
-        idle_timeout = plan.target.idle_timeout or settings.idle_timeout
-        front.learn(plan, idle_timeout, settings.half_close_timeout, settings.limits.session_time)
+        front.learn(plan, _terms(worker, plan.target))
+
+
+def _terms(worker: Worker, target: Target) -> Terms:
+    settings = worker.settings
+    return Terms(
+        idle_timeout=target.idle_timeout or settings.idle_timeout,
+        half_close_timeout=settings.half_close_timeout,
+        session_time=settings.limits.session_time,
+        bandwidth=settings.limits.session_bandwidth,
+    )
 
 
 def _by_plan(attempt: Attempt, account: Account) -> Target:
@@ -230,9 +239,7 @@ async def _connect(
         client=accepted.sock,
         upstream=connected.sock,
         first=b"" if tls else flight.received,
-        idle_timeout=target.idle_timeout or settings.idle_timeout,
-        half_close_timeout=settings.half_close_timeout,
-        session_time=settings.limits.session_time,
+        terms=_terms(worker, target),
         tls=tls,
     )
 

@@ -146,6 +146,7 @@ class Limits(Section):
     route_sessions: Annotated[int, Field(ge=1)] | None = None  # at once, per route
     route_rate: Rate | None = None  # new ones, per route
     session_time: PositiveSeconds | None = None  # how long one may last
+    session_bandwidth: Annotated[int, Field(ge=1024)] | None = None  # bytes per second, each way
     table: Annotated[int, Field(ge=1024, le=2**24)] = 65_536  # addresses and routes counted at once
 
     @property

@@ -236,6 +236,9 @@ class Defective:
     async def accept_tls(self, *_: object) -> Any:
         raise ZeroDivisionError("a\nb\x1b[31m")
 
+    def drain(self, *_: object) -> None:
+        raise NotImplementedError
+
     def start(self, *_: object) -> Any:
         raise ZeroDivisionError("not reached")
 

@@ -237,6 +237,9 @@ class Defective:
     async def accept_tls(self, *_: object) -> Any:
         raise ValueError('a\nb\r\n{"event": "forged"}\x1b[31m\u2028\0')
 
+    def drain(self, *_: object) -> None:
+        raise NotImplementedError
+
     def start(self, *_: object) -> Any:
         raise NotImplementedError
 

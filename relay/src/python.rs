@@ -26,6 +26,8 @@ struct Engine(Handle<Py<PyAny>>);
 #[pyclass(frozen, module = "sniproxy._relay")]
 struct Nodes(Arc<plans::Nodes>);
 
+/// Milliseconds (idle, half-close, session), and bytes per second.
+type Terms = (u64, u64, Option<u64>, Option<u64>);
 /// (owner, how, errno, bytes to the upstream, bytes to the client)
 type EndReport = (Py<PyAny>, &'static str, i32, u64, u64);
 /// (plan, node, token, client), (how, errno), bytes (to the upstream, to the client), microseconds (hello, connect, altogether)
@@ -95,28 +97,20 @@ impl Engine {
         (raw(self.0.done()), raw(self.0.over()), raw(self.0.knocks()))
     }
 
-    #[allow(clippy::too_many_arguments)] // one call per session, by position
     fn start(
         &self,
         client: RawFd,
         upstream: RawFd,
         first: &[u8],
-        idle: u64,
-        half_close: u64,
-        session: Option<u64>,
+        terms: Terms,
         owner: Py<PyAny>,
     ) -> u64 {
         // SAFETY: the caller has detached both descriptors from their sockets (socket.detach), so they are open, and
         // nobody else owns them.
         let (client, upstream) =
             unsafe { (OwnedFd::from_raw_fd(client), OwnedFd::from_raw_fd(upstream)) };
-        let times = Times {
-            idle,
-            half_close,
-            session,
-        };
-        self.0
-            .adopt(Session::new(client, upstream, first.to_vec()), times, owner)
+        let session = Session::new(client, upstream, first.to_vec());
+        self.0.adopt(session, times(terms), owner)
     }
 
     fn listen(&self, listening: RawFd, batch: usize) -> PyResult<usize> {
@@ -129,26 +123,17 @@ impl Engine {
         py.detach(|| self.0.unlisten(listener));
     }
 
-    #[allow(clippy::too_many_arguments)] // one call per name, by position
     fn learn(
         &self,
         listener: usize,
         name: &str,
         nodes: &Bound<'_, Nodes>,
-        idle: u64,
-        half_close: u64,
-        session: Option<u64>,
+        terms: Terms,
         owner: Py<PyAny>,
     ) {
-        let times = Times {
-            idle,
-            half_close,
-            session,
-        };
-        let nodes = Arc::clone(&nodes.get().0);
         let plan = Plan {
-            nodes,
-            times,
+            nodes: Arc::clone(&nodes.get().0),
+            times: times(terms),
             owner,
         };
         self.0.learn(listener, name, plan);
@@ -156,6 +141,10 @@ impl Engine {
 
     fn forget(&self) {
         self.0.forget();
+    }
+
+    fn drain(&self, after: u64, spread: u64) {
+        self.0.drain(after, spread);
     }
 
     fn kill(&self, token: u64) {
@@ -198,6 +187,15 @@ impl Engine {
     }
 }
 
+fn times((idle, half_close, session, bandwidth): Terms) -> Times {
+    Times {
+        idle,
+        half_close,
+        session,
+        bandwidth,
+    }
+}
+
 fn places(words: PyBuffer<u64>, own: usize, all: &[usize], most: u64) -> PyResult<Places> {
     let there = words.item_count();
     let fit = own < there && all.iter().all(|&index| index < there);
@@ -223,6 +221,7 @@ fn how(end: End) -> (&'static str, i32) {
         End::Lost(Side::Upstream, error) => ("upstream_lost", error.raw_os_error()),
         End::Idle => ("idle", 0),
         End::TimeUp => ("time_up", 0),
+        End::Drained => ("drained", 0),
         End::NeverClosed(Side::Client) => ("client_closed_alone", 0),
         End::NeverClosed(Side::Upstream) => ("upstream_closed_alone", 0),
         End::Killed => ("killed", 0),

@@ -10,9 +10,10 @@ which take the implementation as a parameter.
 - Reset: a reset by one side ends the session and reaches the other as a reset: at once, or, while that side's bytes wait
   because the other takes none, as soon as they are taken.
 - Back-pressure: while one side does not read, nothing more is read for it from the other; what is in hand per direction is
-  bounded by the relay's buffer (TLS adds one buffer).
+  bounded by the relay's buffer (TLS adds one buffer), or for bulk by a pipe, of which there are only so many.
 - Idle: with no byte in either direction for `idle_timeout` seconds, or up to two seconds more, the session is over.
   So it is after `session_time` seconds, or up to two seconds more, whatever moves.
+- Bandwidth: each direction moves at most `bandwidth` bytes per second, and a tenth of a second's worth at once.
 - Counts are payload: bytes handed to the kernel for the upstream, and for the client before encryption.
 - A failure of any kind ends that session alone.
 """
@@ -46,16 +47,24 @@ class Terminated(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """How long a session may last, and how much it may move. Times are seconds."""
+
+    idle_timeout: float
+    half_close_timeout: float
+    session_time: float | None = None  # None: no limit
+    bandwidth: int | None = None  # bytes per second, each direction by itself; None: no limit
+
+
+@dataclass(frozen=True, slots=True)
 class Flow:
     """What a relay takes over: two connected, non-blocking sockets and what was read before."""
 
     client: socket.socket
     upstream: socket.socket
     first: bytes  # already read from the client, in clear, not yet sent to the upstream
-    idle_timeout: float  # seconds
-    half_close_timeout: float  # seconds
+    terms: Terms
     tls: Terminated | None = None
-    session_time: float | None = None  # seconds; None = no limit
 
 
 class Link(Protocol):
@@ -147,8 +156,8 @@ class Front(Protocol):
         """Accepts no more there. Those who have been accepted may still arrive."""
         ...
 
-    def learn(self, plan: Plan, idle: float, half_close: float, session: float | None) -> None:
-        """From now on connections go by that plan, until `forget`. Times as `Flow` has them."""
+    def learn(self, plan: Plan, terms: Terms) -> None:
+        """From now on connections go by that plan, until `forget`."""
         ...
 
     def forget(self) -> None:
@@ -176,6 +185,13 @@ class Relay(Protocol):
 
         The caller bounds its time and keeps the socket. SessionEnded HANDSHAKE_FAILED, with the cause as detail, after
         the alert went out.
+        """
+        ...
+
+    def drain(self, after: float, spread: float) -> None:
+        """Those who play now and still do in `after` seconds are ended then, one by one over `spread` seconds.
+
+        Their reason is `shutdown`; up to two seconds more, as with other times. Those who begin later are left alone.
         """
         ...
 

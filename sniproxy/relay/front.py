@@ -16,7 +16,7 @@ import trio
 from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason
 from sniproxy.plan import Plan
-from sniproxy.relay import Accepted, Attempt, Host, Played
+from sniproxy.relay import Accepted, Attempt, Host, Played, Terms
 from sniproxy.settings import Listener
 
 with suppress(ImportError):  # installed where there was no Rust toolchain
@@ -36,6 +36,17 @@ LONGEST = 100 * 365 * 24 * 3600.0  # seconds: what is meant by more fits into no
 def milliseconds(seconds: float) -> int:
     """For the engine."""
     return round(min(seconds, LONGEST) * 1000)
+
+
+def as_numbers(terms: Terms) -> tuple[int, int, int | None, int | None]:
+    """For the engine."""
+    session = terms.session_time
+    return (
+        milliseconds(terms.idle_timeout),
+        milliseconds(terms.half_close_timeout),
+        None if session is None else milliseconds(session),
+        terms.bandwidth,
+    )
 
 
 class NativeFront:
@@ -69,18 +80,11 @@ class NativeFront:
     def close(self, number: int) -> None:
         self._engine.unlisten(number)
 
-    def learn(self, plan: Plan, idle: float, half_close: float, session: float | None) -> None:
+    def learn(self, plan: Plan, terms: Terms) -> None:
         for number, listener in enumerate(self._listeners):
             if listener is plan.listener:
-                self._engine.learn(
-                    number,
-                    plan.name,
-                    self._nodes_of(plan),
-                    milliseconds(idle),
-                    milliseconds(half_close),
-                    None if session is None else milliseconds(session),
-                    plan,
-                )
+                nodes, numbers = self._nodes_of(plan), as_numbers(terms)
+                self._engine.learn(number, plan.name, nodes, numbers, plan)
 
     def forget(self) -> None:
         self._engine.forget()
@@ -95,9 +99,8 @@ class NativeFront:
         """Those who have arrived by now."""
         if self._host is None:
             return
-        for errno in self._engine.pauses():
-            self._host.paused(os.strerror(errno))
         now = trio.current_time()
+        # Before pauses are asked for: a pause that comes meanwhile is news again.
         for number, descriptor, peer, said, errno, waited, tried in self._engine.arrivals():
             since = now - waited / 1e6
             accepted = Accepted(
@@ -110,6 +113,8 @@ class NativeFront:
                 attempt=None if tried is None else _attempt(since, tried),
             )
             self._host.arrived(accepted)
+        for errno in self._engine.pauses():
+            self._host.paused(os.strerror(errno))
 
     async def account(self, fileno: int) -> None:
         """Tells the host of sessions that are over, for ever."""

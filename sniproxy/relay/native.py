@@ -15,7 +15,7 @@ import trio
 from sniproxy.errors import CloseReason
 from sniproxy.plan import Plan
 from sniproxy.relay import Flow, Link, Outcome, Terminated
-from sniproxy.relay.front import NativeFront, milliseconds
+from sniproxy.relay.front import NativeFront, as_numbers, milliseconds
 from sniproxy.relay.trio_relay import NEVER_CLOSED, TrioRelay, open_trio_relay
 from sniproxy.stick_table import Places
 from sniproxy.tls import ServerTls
@@ -38,6 +38,7 @@ _REASONS = {
     "time_up": CloseReason.SESSION_TIMEOUT,
     "client_closed_alone": CloseReason.CLIENT_CLOSED,
     "upstream_closed_alone": CloseReason.UPSTREAM_CLOSED,
+    "drained": CloseReason.SHUTDOWN,
     "killed": CloseReason.KILLED,
     "stopped": CloseReason.SHUTDOWN,
 }
@@ -70,6 +71,10 @@ class NativeRelay:
     ) -> Terminated:
         return await self._terminating.accept_tls(client, server_tls, received)
 
+    def drain(self, after: float, spread: float) -> None:
+        self._engine.drain(milliseconds(after), milliseconds(spread))
+        self._terminating.drain(after, spread)
+
     def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> Link:
         if self._over:
             raise RuntimeError("the relay was closed")
@@ -80,9 +85,7 @@ class NativeRelay:
             flow.client.detach(),
             flow.upstream.detach(),
             flow.first,
-            milliseconds(flow.idle_timeout),
-            milliseconds(flow.half_close_timeout),
-            None if flow.session_time is None else milliseconds(flow.session_time),
+            as_numbers(flow.terms),
             link,
         )
         return link

@@ -21,8 +21,9 @@ from sniproxy.errors import CloseReason
 from sniproxy.relay import Flow, Outcome, Terminated
 from sniproxy.relay.alerts import cause_of
 from sniproxy.relay.deadlines import Deadlines
+from sniproxy.relay.pace import Pace
 from sniproxy.relay.sockets import Lost, close, receive_into, send_all, shut_writing
-from sniproxy.relay.trio_tls import TrioTls
+from sniproxy.relay.trio_tls import CHUNK, TrioTls
 from sniproxy.tls import ServerTls
 
 NEVER_CLOSED = "the other side never closed"
@@ -39,6 +40,7 @@ class TrioRelay:
         self._nursery = nursery
         self._buffer = memoryview(bytearray(buffer_size))
         self._deadlines: Deadlines[_Link] = Deadlines(trio.current_time())
+        self._links: set[_Link] = set()
 
     async def accept_tls(
         self, client: socket.socket, server_tls: ServerTls, received: bytes
@@ -48,7 +50,8 @@ class TrioRelay:
         return tls
 
     def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> "_Link":
-        link = _Link(flow, self._deadlines, on_end)
+        link = _Link(flow, self._deadlines, on_end, self._links)
+        self._links.add(link)
         if flow.tls is None:
             inbound = _copy_inbound(link, flow, self._buffer)
             outbound = _copy_outbound(link, flow, self._buffer)
@@ -61,6 +64,11 @@ class TrioRelay:
             link.run, outbound, CloseReason.UPSTREAM_CLOSED, name="relay outbound"
         )
         return link
+
+    def drain(self, after: float, spread: float) -> None:
+        begins = trio.current_time() + after
+        for turn, link in enumerate(self._links):
+            link.drain(begins + spread * turn / len(self._links))
 
     async def watch_deadlines(self) -> None:
         """Ends what is idle, for ever."""
@@ -88,9 +96,11 @@ class _Link:
         "_detail",
         "_first_end",
         "_flow",
+        "_living",
         "_on_end",
         "_reason",
         "_running",
+        "_time_up",
         "bucket",
         "ends_at",
         "idle_timeout",
@@ -100,13 +110,19 @@ class _Link:
     )
 
     def __init__(
-        self, flow: Flow, deadlines: "Deadlines[_Link]", on_end: Callable[[Outcome], None]
+        self,
+        flow: Flow,
+        deadlines: "Deadlines[_Link]",
+        on_end: Callable[[Outcome], None],
+        living: "set[_Link]",
     ) -> None:
+        self._living = living
         self.to_upstream = 0
         self.to_client = 0
         self.last_active = trio.current_time()
-        self.idle_timeout = flow.idle_timeout
-        self.ends_at = self.last_active + (flow.session_time or float("inf"))
+        self.idle_timeout = flow.terms.idle_timeout
+        self.ends_at = self.last_active + (flow.terms.session_time or float("inf"))
+        self._time_up = CloseReason.SESSION_TIMEOUT
         self.bucket = -1
         self._flow = flow
         self._on_end = on_end
@@ -142,10 +158,16 @@ class _Link:
     def kill(self, reason: CloseReason) -> None:
         self._abort(reason)
 
+    def drain(self, ends_at: float) -> None:
+        """It must end by then."""
+        if ends_at < self.ends_at:
+            self.ends_at, self._time_up = ends_at, CloseReason.SHUTDOWN
+            self._deadlines.file(self)
+
     def expire(self) -> None:
         """Nothing has moved for too long, or the session has lasted too long."""
         if self.ends_at <= trio.current_time():
-            self._abort(CloseReason.SESSION_TIMEOUT)
+            self._abort(self._time_up)
         elif self._first_end is None:
             self._abort(CloseReason.IDLE_TIMEOUT)
         else:
@@ -155,7 +177,7 @@ class _Link:
         if self._first_end is None:
             self._first_end = source
             self.last_active = trio.current_time()
-            self.idle_timeout = min(self.idle_timeout, self._flow.half_close_timeout)
+            self.idle_timeout = min(self.idle_timeout, self._flow.terms.half_close_timeout)
             self._deadlines.file(self)
 
     def _lost(self, lost: Lost) -> None:
@@ -175,49 +197,82 @@ class _Link:
 
     def _finish(self) -> None:
         self._deadlines.discard(self)
+        self._living.discard(self)
         self._abort(self._first_end or CloseReason.INTERNAL_ERROR)
         assert self._reason is not None
         self._on_end(Outcome(self._reason, self._detail, self.to_upstream, self.to_client))
 
 
+def _open_pace(flow: Flow) -> Pace | None:
+    bandwidth = flow.terms.bandwidth
+    return None if bandwidth is None else Pace(bandwidth)
+
+
+async def _allowed(pace: Pace | None, most: int) -> int:
+    """How many bytes may move now, one at least; waits for them."""
+    if pace is None:
+        return most
+    while not (count := pace.allowance(trio.current_time())):
+        await trio.sleep_until(pace.ready_at)
+    return min(count, most)
+
+
+def _moved(link: _Link, pace: Pace | None, count: int) -> None:
+    """Dates and charges what has gone."""
+    link.last_active = trio.current_time()
+    if pace is not None:
+        pace.spend(count, link.last_active)
+
+
 async def _copy_inbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
     """The client's bytes to the upstream, as they are."""
+    pace = _open_pace(flow)
     await send_all(flow.upstream, flow.first)
     link.to_upstream += len(flow.first)
-    while count := await receive_into(flow.client, buffer):
+    _moved(link, pace, len(flow.first))
+    while count := await receive_into(
+        flow.client, buffer[: await _allowed(pace, len(buffer))]
+    ):
         await send_all(flow.upstream, buffer[:count])
         link.to_upstream += count
-        link.last_active = trio.current_time()
+        _moved(link, pace, count)
     shut_writing(flow.upstream)
 
 
 async def _copy_outbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
     """The upstream's bytes to the client, as they are."""
-    while count := await receive_into(flow.upstream, buffer):
+    pace = _open_pace(flow)
+    while count := await receive_into(
+        flow.upstream, buffer[: await _allowed(pace, len(buffer))]
+    ):
         await send_all(flow.client, buffer[:count])
         link.to_client += count
-        link.last_active = trio.current_time()
+        _moved(link, pace, count)
     shut_writing(flow.client)
 
 
 async def _decrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) -> None:
     """The client's bytes, in clear, to the upstream; its end as a write shutdown."""
-    while (data := tls.read()) != b"":
+    pace = _open_pace(flow)
+    while (data := tls.read(await _allowed(pace, CHUNK))) != b"":
         if data is None:
             await tls.answer()
             await tls.fetch(buffer)
         else:
             await send_all(flow.upstream, data)
             link.to_upstream += len(data)
-            link.last_active = trio.current_time()
+            _moved(link, pace, len(data))
     shut_writing(flow.upstream)
 
 
 async def _encrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) -> None:
     """The upstream's bytes to the client; its end as close_notify and a write shutdown."""
-    while count := await receive_into(flow.upstream, buffer):
+    pace = _open_pace(flow)
+    while count := await receive_into(
+        flow.upstream, buffer[: await _allowed(pace, len(buffer))]
+    ):
         await tls.send(buffer[:count])
         link.to_client += count
-        link.last_active = trio.current_time()
+        _moved(link, pace, count)
     await tls.end()
     shut_writing(flow.client)

@@ -151,13 +151,13 @@ class TrioTls:
             why = f"{between} authorities below client.ca, client.depth is {self._depth}"
             raise SessionEnded(CloseReason.HANDSHAKE_FAILED, why)
 
-    def read(self) -> bytes | None:
-        """Decrypted bytes in hand; None when more must be fetched; b"" after the client's end."""
+    def read(self, size: int = CHUNK) -> bytes | None:
+        """Up to `size` decrypted bytes; None when more must be fetched; b"" after the client's end."""
         if self._held_back:
-            data, self._held_back = self._held_back, b""
+            data, self._held_back = self._held_back[:size], self._held_back[size:]
             return data
         try:
-            return self._object.read(CHUNK)
+            return self._object.read(size)
         except ssl.SSLWantReadError:
             return b"" if self._eof else None
         except ssl.SSLZeroReturnError:

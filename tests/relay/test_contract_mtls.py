@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from sniproxy.errors import CloseReason, SessionEnded
-from sniproxy.relay import Flow, Relay
+from sniproxy.relay import Flow, Relay, Terms
 from sniproxy.tls import ServerTls
 from tests.support.certificates import flawed, pair, player_context, server_tls
 from tests.support.peers import Peer, TlsPeer, tcp_pair
@@ -62,7 +62,7 @@ async def knock(
             return Knock(ended.detail, peer.resumed, peer.session)
         server_sock, upstream = tcp_pair()
         server = Peer(server_sock)
-        let_in = Session(peer, server, Flow(client, upstream, b"", LONG, LONG, tls))
+        let_in = Session(peer, server, Flow(client, upstream, b"", Terms(LONG, LONG), tls))
         let_in.start(relay)
         assert await server.read(len(SECRET)) == SECRET
         await server.send(b"welcome")

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sniproxy.errors import CloseReason
-from sniproxy.relay import Flow
+from sniproxy.relay import Flow, Terms
 from tests.support.peers import Peer, tcp_pair
 from tests.support.relaying import LONG, Implementation, Session
 
@@ -30,7 +30,7 @@ async def _session(
 ) -> AsyncIterator[Session]:
     """One with little room before the server and much before the relay."""
     (player, client), (server, upstream) = tcp_pair(), tcp_pair(kernel_buffer=8192)
-    flow = Flow(client, upstream, first, idle_timeout, LONG)
+    flow = Flow(client, upstream, first, Terms(idle_timeout, LONG))
     session = Session(Peer(player), Peer(server), flow)
     with closing(session):
         async with implementation.open(1 << 20) as relay:

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from sniproxy.errors import CloseReason, SessionEnded
-from sniproxy.relay import Flow
+from sniproxy.relay import Flow, Terms
 from sniproxy.relay.alerts import NAMES
 from sniproxy.tls import ServerTls
 from tests.support.certificates import Flaw, pair, player_context, server_tls
@@ -284,7 +284,7 @@ async def openssl(implementation: Implementation, version: str) -> AsyncIterator
             client, _ = listening.accept()
             client.setblocking(False)
             tls = await relay.accept_tls(client, server_tls(), b"")
-            session = Session(server, server, Flow(client, upstream, b"", LONG, LONG, tls))
+            session = Session(server, server, Flow(client, upstream, b"", Terms(LONG, LONG), tls))
             session.start(relay)
             yield Process(process, server, session)
             await session.outcome()

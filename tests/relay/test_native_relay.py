@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from sniproxy.errors import CloseReason
-from sniproxy.relay import Flow, Outcome
+from sniproxy.relay import Flow, Outcome, Terms
 from sniproxy.relay.native import BUILT, NativeRelay, open_native_relay
 from sniproxy.relay.trio_relay import open_trio_relay
 from tests.support.peers import Peer, tcp_pair
@@ -280,4 +280,4 @@ async def test_bytes_behind_an_urgent_one_are_not_left_lying() -> None:
 def new_session(*, idle_timeout: float = LONG, kernel_buffer: int | None = None) -> Session:
     """One that is nobody's yet; `kernel_buffer` bounds what lies before the server."""
     (player, client), (server, upstream) = tcp_pair(), tcp_pair(kernel_buffer=kernel_buffer)
-    return Session(Peer(player), Peer(server), Flow(client, upstream, b"", idle_timeout, LONG))
+    return Session(Peer(player), Peer(server), Flow(client, upstream, b"", Terms(idle_timeout, LONG)))

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from sniproxy.errors import CloseReason
-from sniproxy.relay import Flow
+from sniproxy.relay import Flow, Terms
 from sniproxy.relay.trio_relay import TrioRelay, open_trio_relay
 from sniproxy.relay.trio_tls import _contexts, server_context
 from sniproxy.tls import ServerTls
@@ -56,7 +56,7 @@ def cursed_session(relay: TrioRelay, cursed: str) -> Session:
         client = Cursed(fileno=client.detach())
     else:
         upstream = Cursed(fileno=upstream.detach())
-    session = Session(Peer(player), Peer(server), Flow(client, upstream, b"", 60, 60))
+    session = Session(Peer(player), Peer(server), Flow(client, upstream, b"", Terms(60, 60)))
     session.start(relay)
     return session
 

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sniproxy.errors import CloseReason
-from sniproxy.relay import Flow, Outcome
+from sniproxy.relay import Flow, Outcome, Terms
 from tests.support.peers import CHUNK, Peer, tcp_pair
 from tests.support.relaying import LONG, Implementation, Session
 from tests.support.schedules import (
@@ -317,8 +317,10 @@ def _session(schedule: Schedule) -> Session:
         client,
         upstream,
         random.Random(schedule.seed).randbytes(schedule.first),
-        IDLE if idle else LONG,
-        HALF_CLOSE if idle else LONG,
-        session_time=schedule.session_time,
+        Terms(
+            IDLE if idle else LONG,
+            HALF_CLOSE if idle else LONG,
+            session_time=schedule.session_time,
+        ),
     )
     return Session(Peer(player), Peer(server), flow)

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from sniproxy.errors import SessionEnded
-from sniproxy.relay import Flow, Link, Outcome, Relay, Terminated
+from sniproxy.relay import Flow, Link, Outcome, Relay, Terminated, Terms
 from sniproxy.tls import ServerTls
 from tests.support.certificates import player_context, server_tls
 from tests.support.peers import Peer, TlsPeer, tcp_pair
@@ -83,16 +83,18 @@ async def begin(
     then: bytes = b"",
     idle_timeout: float = LONG,
     half_close_timeout: float = LONG,
+    bandwidth: int | None = None,
     kernel_buffer: int | None = None,
 ) -> Session:
     """A session in the relay's hands, its TLS handshake done; `then` is what a TLS player sends right behind it."""
+    terms = Terms(idle_timeout, half_close_timeout, bandwidth=bandwidth)
     player_sock, client = tcp_pair(kernel_buffer=kernel_buffer)
     server_sock, upstream = tcp_pair(kernel_buffer=kernel_buffer)
     player, tls = Peer(player_sock), None
     if transport != "plain":
         player = TlsPeer(player_sock, player_context(VERSIONS[transport]))
         tls = await shake_hands(relay, player, client, then=then)
-    flow = Flow(client, upstream, first, idle_timeout, half_close_timeout, tls)
+    flow = Flow(client, upstream, first, terms, tls)
     session = Session(player, Peer(server_sock), flow)
     session.start(relay)
     return session
