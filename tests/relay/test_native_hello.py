@@ -129,6 +129,8 @@ EDGES: dict[str, tuple[bytes, str | None]] = {
     "no_byte_of_the_hello": (HELLO[:9], None),
     "all_but_one_byte": (HELLO[:-1], None),
     "whole": (HELLO, PLAYING),
+    "size_and_65536": (HELLO[:6] + b"\1" + HELLO[7:], UNSURE),
+    "size_and_256": (HELLO[:7] + b"\1" + HELLO[8:], UNSURE),
     # names
     "upper_case": (named(b"PLAY.Example.COM"), PLAYING),
     "upper_case_0X": (named(b"play.0XFF"), UNSURE),
@@ -270,11 +272,18 @@ def mutated(draw: st.DrawFn) -> bytes:
     """A hello that is wrong at one level; the lengths around it are right again, so that it is looked at."""
     members = draw(extensions())
     session_id = draw(st.binary(max_size=32))
-    level = draw(st.sampled_from(["extension", "block", "hello", "record", "wire"]))
-    if level == "extension":
-        which = draw(st.integers(0, len(members) - 1))
-        kind, body = members[which][:2], members[which][4:]
+    level = draw(
+        st.sampled_from(["list", "extension", "twice", "block", "hello", "record", "wire"])
+    )
+    which = draw(st.integers(0, len(members) - 1))
+    kind, body = members[which][:2], members[which][4:]
+    if level == "list":
+        width = 1 if kind == bytes([0, VERSIONS]) else 2
+        members[which] = kind + vector(2, vector(width, draw(bent(body[width:]))[:255]))
+    elif level == "extension":
         members[which] = kind + vector(2, draw(bent(body)))
+    elif level == "twice":
+        members.insert(draw(st.integers(0, len(members))), members[which])
     elif level == "block":
         members = [draw(bent(b"".join(members)))]
     hello = message(members, session_id=session_id)
