@@ -65,6 +65,7 @@ bench: $(TESTS)  ## changes in force; then us, HAProxy, nginx and Envoy side by 
 fuzz: $(TESTS)  ## coverage-guided, FUZZ_SECONDS for each reader; installs the extra [fuzz]
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,fuzz]'
 	$(BIN)/python -m bench.fuzz_hello -max_total_time=$(FUZZ_SECONDS)
+	$(BIN)/python -m bench.fuzz_name -max_total_time=$(FUZZ_SECONDS)
 	$(BIN)/python -m bench.fuzz_proxy -max_total_time=$(FUZZ_SECONDS)
 
 clean:

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bench import fuzz_proxy
+from bench import fuzz_name, fuzz_proxy
+from bench.fuzz_name import SHORT, UNSURE
 from bench.fuzz_proxy import check, due, said, seeds, understood
 from bench.fuzzing import pieces
 from sniproxy.proxy_protocol import HeaderClass, ProxyHeader, encode_v1, encode_v2
+from sniproxy.relay.native import BUILT
+from tests.support.hello_rows import HELLO
+from tests.support.hellos import extension, message, named, record, records, server_name
 from tests.support.proxy_headers import (
     IPV6,
     LOCAL,
@@ -168,6 +172,55 @@ def test_the_fuzzer_knows_what_does_not_read_back(
         check(named)
 
 
+PLAYING = "play.example.com"
+LITERAL = named(b"192.0.2.7")
+TWO_RECORDS = records(HELLO[5:], [50])
+LARGE = record(message([server_name(PLAYING.encode()), extension(21, bytes(SHORT))]))
+
+# What the native reader could say of the whole, and how the fuzzer knows better; "-": that is allowed.
+NAMED: dict[str, tuple[bytes, str | None, str]] = {
+    "right": (HELLO, PLAYING, "-"),
+    "other_name": (HELLO, "evil.example.com", "'evil.example.com', and Python says"),
+    "part_of_the_name": (HELLO, "play", "'play', and Python says"),
+    "other_case": (HELLO, "Play.example.com", "'Play.example.com', and Python says"),
+    "waits": (HELLO, None, "more is asked for"),
+    "unsure": (HELLO, UNSURE, "unsure of ClientHello"),
+    "unsure_of_a_large_one": (LARGE, UNSURE, "-"),
+    "unsure_of_two_records": (TWO_RECORDS, UNSURE, "-"),
+    "sure_of_two_records": (TWO_RECORDS, PLAYING, "-"),
+    "too_early": (HELLO[:-1], PLAYING, "Python says None"),
+    "waits_for_the_last_byte": (HELLO[:-1], None, "-"),
+    "unsure_too_early": (HELLO[:-1], UNSURE, "-"),
+    "refused": (named(b"a..b"), "a..b", "Python says name_label"),
+    "refused_and_unsure": (named(b"a..b"), UNSURE, "-"),
+    "refused_and_waited_for": (b"GET", None, "more is asked for, after not_tls_http"),
+    "literal": (LITERAL, "192.0.2.7", "'192.0.2.7', and Python says"),
+    "literal_unsure": (LITERAL, UNSURE, "-"),
+}
+
+
+@pytest.mark.parametrize(("data", "answer", "objection"), NAMED.values(), ids=NAMED)
+def test_the_fuzzer_knows_a_wrong_name(
+    data: bytes, answer: str | None, objection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz_name, "read_hello", lambda _: answer, raising=False)
+    if objection == "-":
+        assert fuzz_name.follow([data]) == answer
+        return
+    with pytest.raises(AssertionError, match=objection):
+        fuzz_name.follow([data])
+
+
+@pytest.mark.parametrize("later", [None, UNSURE, "play.example.co"])
+def test_the_fuzzer_knows_a_name_that_does_not_stand(
+    later: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {HELLO: PLAYING, HELLO + b"\x17": later}
+    monkeypatch.setattr(fuzz_name, "read_hello", answers.get, raising=False)
+    with pytest.raises(AssertionError, match=f"'{PLAYING}' became {later!r}"):
+        fuzz_name.follow([HELLO, b"\x17"])
+
+
 def test_pieces_are_the_data_and_the_same_each_time() -> None:
     for data in (b"", b"x", LINE, bytes(range(256)) * 3):
         assert b"".join(pieces(data)) == data
@@ -192,7 +245,16 @@ def Fuzz():
 
 
 @pytest.mark.parametrize("found", [0, 77])
-@pytest.mark.parametrize("target", ["bench.fuzz_hello", "bench.fuzz_proxy"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *["bench.fuzz_hello", "bench.fuzz_proxy"],
+        pytest.param(
+            "bench.fuzz_name",
+            marks=pytest.mark.skipif(not BUILT, reason="the native relay is not built"),
+        ),
+    ],
+)
 def test_a_finding_is_the_exit_status(target: str, found: int, tmp_path: Path) -> None:
     (tmp_path / "atheris.py").write_text(FUZZER)
     ended = fuzz(target, "-runs=1", tmp_path, FOUND=str(found))
@@ -214,6 +276,14 @@ def test_without_the_fuzzer_it_says_what_to_install(tmp_path: Path) -> None:
     ended = fuzz("bench.fuzz_proxy", "-runs=1", tmp_path)
     assert ended.returncode == 1
     assert ended.stderr == "atheris is not installed: pip install -e '.[test,fuzz]'\n"
+
+
+def test_without_the_native_relay_there_are_no_names_to_compare(tmp_path: Path) -> None:
+    hidden = "import sys\nsys.modules['sniproxy._relay'] = None\n"
+    (tmp_path / "atheris.py").write_text(hidden + FUZZER)
+    ended = fuzz("bench.fuzz_name", "-runs=1", tmp_path, FOUND="77")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "the native relay is not built: there is nothing to compare\n"
 
 
 def fuzz(

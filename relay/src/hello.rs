@@ -1,9 +1,9 @@
 //! The name in a `ClientHello`, where there is no doubt about it.
 //!
-//! `sniproxy/client_hello.py` is the reader: it knows every rule, and a word for each that is broken. This one knows the same
-//! rules for the hello that nearly every client sends, whole in one TLS record with a host name in it, and is `Unsure` of all
-//! else, broken or sound: that goes to Python as it came. So it may refuse to say, and must never say anything else than
-//! Python would (`tests/test_native_hello.py` holds the two against each other).
+//! `sniproxy/client_hello.py` is the reader: it knows every rule, and a word for each that is broken. This one knows the
+//! same rules for the hello that nearly every client sends, whole in one TLS record with a host name in it, and is `Unsure`
+//! of all else, broken or sound: that goes to Python as it came. So it may refuse to say, and must never say anything else
+//! than Python would (`tests/relay/test_native_hello.py` holds the two against each other).
 
 /// What the first bytes of a stream are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,4 +198,156 @@ fn key_shares(body: &[u8]) -> Option<()> {
         }
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAY: &str = "play.example.com";
+
+    fn vector(width: usize, body: &[u8]) -> Vec<u8> {
+        [&body.len().to_be_bytes()[8 - width..], body].concat()
+    }
+
+    fn extension(kind: u16, body: &[u8]) -> Vec<u8> {
+        [&kind.to_be_bytes()[..], &vector(2, body)].concat()
+    }
+
+    fn named(name: &[u8]) -> Vec<u8> {
+        let entry = [&[0][..], &vector(2, name)].concat();
+        extension(SERVER_NAME, &vector(2, &entry))
+    }
+
+    /// The message: TLS 1.2, no session, one cipher suite, and these extensions.
+    fn message(extensions: &[Vec<u8>]) -> Vec<u8> {
+        let members = b"\x00\x00\x02\x13\x01\x01\x00";
+        let block = vector(2, &extensions.concat());
+        let hello = [b"\x03\x03", &[7; RANDOM][..], members, &block].concat();
+        [&[CLIENT_HELLO][..], &vector(3, &hello)].concat()
+    }
+
+    fn record(payload: &[u8]) -> Vec<u8> {
+        [b"\x16\x03\x01", &vector(2, payload)[..]].concat()
+    }
+
+    /// A record with a hello for `PLAY`, and one extension before the name.
+    fn beside(kind: u16, body: &[u8]) -> Vec<u8> {
+        record(&message(&[extension(kind, body), named(PLAY.as_bytes())]))
+    }
+
+    fn is(name: &str) -> Reading {
+        Reading::Name(name.into())
+    }
+
+    #[test]
+    fn names_are_found_or_left_to_python() {
+        let long = "a.".repeat(126);
+        let table: [(&[u8], Option<&str>); 15] = [
+            (b"play.example.com", Some(PLAY)),
+            (b"PLAY.Example.Com.", Some(PLAY)),
+            (b"_game.127.x--y", Some("_game.127.x--y")),
+            (b"0x7f.0xg", Some("0x7f.0xg")),
+            (&[b'a'; 63], Some(&"a".repeat(63))),
+            (&[b'a'; 64], None),
+            (
+                &[long.as_bytes(), b"b."].concat(),
+                Some(&(long.clone() + "b")),
+            ),
+            (&[long.as_bytes(), b"bb"].concat(), None),
+            (b"", None),
+            (b"play.example.com..", None),
+            (b"play..com", None),
+            (b"127.0.0.1", None),
+            (b"play.0X7F", None),
+            (b"::1", None),
+            (b"pl\xc3\xa4y.example", None),
+        ];
+        for (given, name) in table {
+            let expected = name.map_or(Reading::Unsure, is);
+            assert_eq!(
+                read(&record(&message(&[named(given)]))),
+                expected,
+                "{given:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn sound_hellos_are_named() {
+        let share = [b"\x00\x1d", &vector(2, &[7; 32])[..]].concat();
+        let mut crowd = (100..100 + 63)
+            .map(|kind| extension(kind, b""))
+            .collect::<Vec<_>>();
+        crowd.push(named(PLAY.as_bytes()));
+        for (hello, what) in [
+            (beside(0x0a0a, b"\x00"), "grease"),
+            (beside(ALPN, b"\x00\x03\x02h2"), "protocols"),
+            (beside(VERSIONS, b"\x04\x03\x04\x03\x03"), "versions"),
+            (beside(GROUPS, b"\x00\x02\x00\x1d"), "groups"),
+            (beside(KEY_SHARE, &vector(2, &share)), "key share"),
+            (beside(KEY_SHARE, b"\x00\x00"), "no key share"),
+            (record(&message(&crowd)), "64 extensions"),
+            ([beside(35, b""), vec![0xff; 40]].concat(), "early data"),
+        ] {
+            assert_eq!(read(&hello), is(PLAY), "{what}");
+        }
+    }
+
+    #[test]
+    fn the_rest_is_left_to_python() {
+        let play = named(PLAY.as_bytes());
+        let whole = message(std::slice::from_ref(&play));
+        let mut crowd = (100..100 + 64)
+            .map(|kind| extension(kind, b""))
+            .collect::<Vec<_>>();
+        crowd.push(play.clone());
+        for (bytes, what) in [
+            (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "another protocol"),
+            (b"\x16\x02".to_vec(), "another record version"),
+            (
+                b"\x16\x03\x01\x00\x03".to_vec(),
+                "a record that is too small",
+            ),
+            (
+                b"\x16\x03\x01\x40\x01".to_vec(),
+                "a record that is too large",
+            ),
+            (b"\x16\x03\x01\x00\x40\x02".to_vec(), "another message"),
+            (
+                [record(&whole[..50]), record(&whole[50..])].concat(),
+                "two records",
+            ),
+            (
+                record(&[&whole[..], b"\x00"].concat()),
+                "a byte behind the hello",
+            ),
+            (record(&message(&[])), "no name"),
+            (record(&message(&[play.clone(), play.clone()])), "two names"),
+            (record(&message(&crowd)), "65 extensions"),
+            (
+                record(&message(&[play.clone(), vec![0]])),
+                "half an extension",
+            ),
+            (beside(ALPN, b"\x00\x00"), "no protocol"),
+            (beside(ALPN, b"\x00\x04\x02h2\x00"), "an empty protocol"),
+            (beside(VERSIONS, b"\x03\x03\x04\x03"), "half a version"),
+            (beside(GROUPS, b"\x00\x00"), "no group"),
+            (
+                beside(KEY_SHARE, b"\x00\x04\x00\x1d\x00\x00"),
+                "an empty key share",
+            ),
+        ] {
+            assert_eq!(read(&bytes), Reading::Unsure, "{what}");
+        }
+    }
+
+    #[test]
+    fn every_start_of_a_hello_asks_for_more() {
+        let hello = beside(ALPN, b"\x00\x03\x02h2");
+        for size in 0..hello.len() {
+            assert_eq!(read(&hello[..size]), Reading::More, "{size} bytes");
+        }
+        assert_eq!(read(&hello), is(PLAY));
+    }
 }
