@@ -62,8 +62,8 @@ fn plans_that_share_their_nodes_share_the_round() {
         let player = front.knock(&words[owner]);
         [&one, &two][node].welcome(&words[owner]);
         drop(player);
-        let played = front.played();
-        assert_eq!((played.plan.owner, played.node), (owner, node));
+        let end = front.played();
+        assert_eq!((end.plan.owner, end.node), (owner, node));
     }
     front.handle.forget();
     assert_eq!(
@@ -164,16 +164,13 @@ fn a_node_that_answers_late_but_before_the_tick_plays() {
         (two, one)
     };
     drop(gone);
-    let played = front.played();
+    let end = front.played();
     assert_eq!(
-        (played.end, played.peer),
+        (end.end, end.peer),
         (End::Closed(Side::Client), leaving.address())
     );
-    assert!(played.connect_took.unwrap().as_millis() > 100);
-    assert_eq!(
-        (played.to_upstream, played.to_client),
-        (words.len() as u64, 0)
-    );
+    assert!(end.connect_took.unwrap().as_millis() > 100);
+    assert_eq!((end.to_upstream, end.to_client), (words.len() as u64, 0));
     pass(&mut player, &mut game);
     pass(&mut game, &mut player);
     front.nothing_happened();

@@ -23,6 +23,9 @@ use crate::hello::{self, Reading};
 use crate::plans::Plan;
 use crate::session::{End, Session, Side};
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes that are read of a first flight before it is somebody else's.
 const FIRST: usize = 32 * 1024;
 

@@ -169,8 +169,10 @@ impl Front {
 
     /// Somebody comes, says that, and is heard by the engine.
     pub fn knock(&self, words: &[u8]) -> Peer {
+        let before = self.handle.accepted();
         let mut peer = knock(self.address);
         assert_eq!(peer.say(words), words.len());
+        until("being let in", || self.handle.accepted() > before);
         settle(&self.handle);
         peer
     }
