@@ -96,6 +96,7 @@ fn accepting_pauses_without_descriptors_and_goes_on_at_a_tick() {
     for _ in &players {
         server.welcome(&said);
     }
+    settle(&front.handle);
     assert_eq!(front.handle.accepted(), 5);
     drop(players);
     let mut ends = 0;
