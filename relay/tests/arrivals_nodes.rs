@@ -135,7 +135,12 @@ fn who_waits_for_a_node_a_whole_tick_is_handed_over_with_the_socket() {
 #[test]
 fn a_node_that_answers_late_but_before_the_tick_plays() {
     let deaf = Deaf::open();
-    let front = Front::with(&[deaf.address]);
+    let front = Front::open();
+    let times = Times {
+        idle: 60_000,
+        ..ENDLESS
+    };
+    front.learn(NAME, &nodes(&[deaf.address]), times, 0);
     let said = hello(NAME, 0);
     let mut player = front.knock(&said);
     say_more(&mut player);
@@ -173,7 +178,11 @@ fn a_node_that_answers_late_but_before_the_tick_plays() {
     assert_eq!((end.to_upstream, end.to_client), (words.len() as u64, 0));
     pass(&mut player, &mut game);
     pass(&mut game, &mut player);
+    front.tick(2000);
+    front.tick(61_500);
     front.nothing_happened();
+    front.tick(62_500);
+    assert_eq!(front.played().end, End::Idle, "it has its times");
 }
 
 #[test]
