@@ -70,3 +70,79 @@ impl Places {
         unsafe { &*word }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// Words of two workers.
+    type Words = Arc<[AtomicU64; 2]>;
+
+    fn places(words: &Words, own: usize, most: u64) -> Places {
+        let all = Box::new([0, 1].map(|index| std::ptr::from_ref(&words[index])));
+        // SAFETY: what an Arc holds stays where it is, and the places hold the Arc.
+        unsafe { Places::new(all[own], all, most, Box::new(Arc::clone(words))) }
+    }
+
+    fn read(words: &Words) -> [u64; 2] {
+        [0, 1].map(|index: usize| words[index].load(Ordering::SeqCst))
+    }
+
+    #[test]
+    fn there_are_so_many_places_and_those_who_leave_make_room() {
+        let places = Places::alone(2);
+        assert!(places.enter() && places.enter());
+        assert!(!places.enter(), "who finds none has come all the same");
+        places.leave(1);
+        assert!(!places.enter());
+        places.leave(2);
+        assert!(places.enter());
+        places.leave(2);
+        assert!(places.enter() && places.enter() && !places.enter());
+        assert!(!Places::alone(0).enter());
+        let endless = Places::alone(u64::MAX);
+        assert!((0..1000).all(|_| endless.enter()));
+    }
+
+    #[test]
+    fn the_sessions_of_other_workers_count() {
+        let words = Words::default();
+        let (one, other) = (places(&words, 0, 3), places(&words, 1, 3));
+        assert!(one.enter() && other.enter() && one.enter());
+        assert_eq!(read(&words), [2, 1]);
+        assert!(!one.enter() && !other.enter());
+        one.leave(1);
+        other.leave(2);
+        assert_eq!(read(&words), [2, 0]);
+        assert!(other.enter());
+        words[0].store(0, Ordering::SeqCst); // it was started anew
+        assert!(other.enter() && other.enter() && !other.enter());
+        drop((one, other));
+        assert_eq!(Arc::strong_count(&words), 1);
+    }
+
+    #[test]
+    fn never_are_there_more_than_the_most() {
+        const MOST: u64 = 3;
+        let (words, inside) = (Words::default(), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for own in [0, 1, 0, 1] {
+                let (places, inside) = (places(&words, own, MOST), &inside);
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        if places.enter() {
+                            let count = inside.fetch_add(1, Ordering::SeqCst) + 1;
+                            assert!(count <= MOST, "{count} at once");
+                            thread::yield_now();
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                        }
+                        places.leave(1);
+                    }
+                });
+            }
+        });
+        assert_eq!(read(&words), [0, 0]);
+    }
+}

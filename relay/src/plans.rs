@@ -93,20 +93,107 @@ impl<T> Default for Plans<T> {
 }
 
 impl<T> Plans<T> {
-    /// From now on, until all are taken.
-    pub fn learn(&mut self, listener: usize, name: &str, plan: Plan<T>) -> Option<Self> {
+    /// From now on, until all are taken. What is forgotten by it: all plans, or the one that was there before.
+    pub fn learn(
+        &mut self,
+        listener: usize,
+        name: &str,
+        plan: Plan<T>,
+    ) -> (Option<Self>, Option<Arc<Plan<T>>>) {
         let full = (self.count >= MOST_PLANS).then(|| std::mem::take(self));
         while self.by_listener.len() <= listener {
             self.by_listener.push(HashMap::new());
         }
         let before = self.by_listener[listener].insert(name.into(), Arc::new(plan));
         self.count += usize::from(before.is_none());
-        full
+        (full, before)
     }
 
     /// For a connection.
     #[must_use]
     pub fn find(&self, listener: usize, name: &str) -> Option<Arc<Plan<T>>> {
         self.by_listener.get(listener)?.get(name).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn plan(owner: usize) -> Plan<usize> {
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        Plan {
+            nodes: Arc::new(Nodes::new(vec![address], Duration::from_secs(60))),
+            times: Times {
+                idle: 1,
+                half_close: 1,
+                session: None,
+                bandwidth: None,
+            },
+            owner,
+        }
+    }
+
+    fn owner(plans: &Plans<usize>, listener: usize, name: &str) -> Option<usize> {
+        plans.find(listener, name).map(|plan| plan.owner)
+    }
+
+    #[test]
+    fn a_plan_is_found_by_its_listener_and_its_name() {
+        let mut plans = Plans::default();
+        assert_eq!(owner(&plans, 0, "a"), None);
+        plans.learn(3, "a", plan(1));
+        plans.learn(3, "b", plan(2));
+        plans.learn(1, "a", plan(3));
+        assert_eq!(owner(&plans, 3, "a"), Some(1));
+        assert_eq!(owner(&plans, 3, "b"), Some(2));
+        assert_eq!(owner(&plans, 1, "a"), Some(3));
+        for (listener, name) in [(0, "a"), (2, "a"), (4, "a"), (1, "b"), (3, "c"), (3, "A")] {
+            assert_eq!(owner(&plans, listener, name), None);
+        }
+    }
+
+    #[test]
+    fn a_plan_that_is_learned_anew_gives_the_one_before_back() {
+        let mut plans = Plans::default();
+        assert!(plans.learn(0, "a", plan(1)).1.is_none());
+        let (all, before) = plans.learn(0, "a", plan(2));
+        assert!(all.is_none());
+        assert_eq!(before.map(|plan| plan.owner), Some(1));
+        assert_eq!(owner(&plans, 0, "a"), Some(2));
+    }
+
+    #[test]
+    fn one_more_than_the_most_forgets_all_others() {
+        let mut plans = Plans::default();
+        for round in 0..3 {
+            for number in 0..MOST_PLANS {
+                let given = plans.learn(number % 2, &number.to_string(), plan(number));
+                let is_one_more = round > 0 && number == 0;
+                assert_eq!(
+                    given.0.map(|all| all.count),
+                    is_one_more.then_some(MOST_PLANS)
+                );
+            }
+            assert_eq!(plans.count, MOST_PLANS);
+            for number in 0..MOST_PLANS {
+                assert_eq!(owner(&plans, number % 2, &number.to_string()), Some(number));
+            }
+        }
+        plans.learn(7, "one more", plan(1));
+        assert_eq!(plans.count, 1);
+        assert_eq!(owner(&plans, 7, "one more"), Some(1));
+        assert_eq!(owner(&plans, 0, "0"), None);
+    }
+
+    #[test]
+    fn picks_go_round() {
+        let addresses = (1..4).map(|port| (Ipv4Addr::LOCALHOST, port).into());
+        let nodes = Nodes::new(addresses.collect(), Duration::from_secs(60));
+        for count in 0..10 {
+            assert_eq!(nodes.pick(), count % 3);
+        }
     }
 }

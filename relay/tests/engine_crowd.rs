@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use _relay::engine::{Ended, Handle};
@@ -10,23 +10,14 @@ use _relay::session::{End, Session, Side};
 
 mod support;
 
-use support::stage::{ENDLESS, Play, ends, engines, open_files};
-use support::{Dice, PATIENCE, Peer, open_doors, pair, until};
+use support::stage::{ENDLESS, Play, alone, ends, engines, nothing_is_left, open_files};
+use support::{Dice, PATIENCE, Peer, pair, until};
 
 const BUFFER: usize = 1 << 16;
 const KERNEL_BUFFERS: [Option<usize>; 3] = [None, Some(4096), Some(16_384)];
 const DRIVERS: u64 = 2;
 const AT_ONCE: usize = 500; // per driver, where so many descriptors may be open
 const EACH: usize = 1500; // per driver
-
-/// Descriptors are the whole process's, so the tests that count them take turns.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    open_doors(&KERNEL_BUFFERS);
-    until("the last test's end", || engines() == 0);
-    turn
-}
 
 /// How a session is to end.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -242,15 +233,9 @@ fn drive(handle: &Handle, driver: u64, over: &Mutex<HashMap<u64, Story>>) {
     }
 }
 
-/// Nothing more is there than before. A thread that was joined is listed for a moment longer.
-fn nothing_is_left(before: usize) {
-    assert_eq!(open_files(), before);
-    until("the thread's end", || engines() == 0);
-}
-
 #[test]
 fn thousands_of_sessions_each_end_as_they_must_and_nothing_is_left() {
-    let _turn = alone();
+    let _turn = alone(&KERNEL_BUFFERS);
     let before = open_files();
     let handle = Handle::start(BUFFER).unwrap();
     let stories = Mutex::new(HashMap::new());
@@ -287,7 +272,7 @@ fn thousands_of_sessions_each_end_as_they_must_and_nothing_is_left() {
 
 #[test]
 fn a_handle_that_is_dropped_takes_its_sessions_and_its_thread_with_it() {
-    let _turn = alone();
+    let _turn = alone(&KERNEL_BUFFERS);
     let before = open_files();
     for _ in 0..10 {
         let handle = Handle::start(BUFFER).unwrap();
@@ -311,7 +296,7 @@ fn a_handle_that_is_dropped_takes_its_sessions_and_its_thread_with_it() {
 
 #[test]
 fn stop_closes_every_descriptor_but_those_of_the_handle() {
-    let _turn = alone();
+    let _turn = alone(&KERNEL_BUFFERS);
     let before = open_files();
     let handle = Handle::start(BUFFER).unwrap();
     let plays: Vec<_> = (0..150)

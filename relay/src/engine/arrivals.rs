@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvFlags, SendFlags, SocketAddrAny, SocketFlags, acceptfrom_with, recv, send, sockopt,
+    RecvFlags, SendFlags, SocketAddrAny, SocketFlags, acceptfrom_with, getpeername, recv, send,
+    sockopt,
 };
 
 use super::handle::lock;
@@ -21,6 +22,9 @@ use super::{Course, Engine, LISTENER, Owner, SESSION_EVENTS, WAITING, session_da
 use crate::hello::{self, Reading};
 use crate::plans::Plan;
 use crate::session::{End, Session, Side};
+
+#[cfg(test)]
+mod tests;
 
 /// Bytes that are read of a first flight before it is somebody else's.
 const FIRST: usize = 32 * 1024;
@@ -344,14 +348,16 @@ impl<T: Send + Sync> Engine<T> {
     /// The kernel has something to say of a connection on its way to a game server.
     pub(super) fn connected(&mut self, key: usize, flags: EventFlags) {
         let entry = &mut self.entries[key];
-        let error = sockopt::socket_error(entry.session.socket(Side::Upstream));
-        match error {
-            Ok(Ok(())) if flags.contains(EventFlags::OUT) => {
+        let upstream = entry.session.socket(Side::Upstream);
+        match sockopt::socket_error(upstream) {
+            // What was said of a session that had its place before, and ended in this turn, may be taken for its own.
+            Ok(Ok(())) if flags.contains(EventFlags::OUT) && getpeername(upstream).is_ok() => {
                 entry.connecting = false;
                 if let Owner::Plan(course) = &mut entry.owner {
                     let since_hello = course.since.elapsed().saturating_sub(course.hello_took);
                     course.connect_took = Some(since_hello);
                 }
+                self.activate(key); // its time begins
                 self.move_bytes(key);
             }
             Ok(Ok(())) => {}

@@ -127,17 +127,7 @@ impl<T: Send + Sync + 'static> Handle<T> {
     ///
     /// As `start`.
     pub fn start_with(tools: Tools, places: Places) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            commands: Mutex::new(Some(Vec::new())),
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            ended: Told::new()?,
-            played: Told::new()?,
-            arrivals: Told::new()?,
-            pauses: Mutex::default(),
-            plans: Mutex::default(),
-            places,
-            accepted: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared::new(places)?);
         let engine = Engine::new(Arc::clone(&shared), tools)?;
         let thread = std::thread::Builder::new()
             .name("relay".into())
@@ -276,6 +266,20 @@ impl<T: Send + Sync + 'static> Handle<T> {
 }
 
 impl<T> Shared<T> {
+    pub(super) fn new(places: Places) -> io::Result<Self> {
+        Ok(Self {
+            commands: Mutex::new(Some(Vec::new())),
+            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            ended: Told::new()?,
+            played: Told::new()?,
+            arrivals: Told::new()?,
+            pauses: Mutex::default(),
+            plans: Mutex::default(),
+            places,
+            accepted: AtomicU64::new(0),
+        })
+    }
+
     /// What comes too late: a session ends at once, and who waits for an answer gets none.
     pub(super) fn turn_away(&self, command: Command<T>) {
         if let Command::Start(token, session, _, owner) = command {

@@ -314,9 +314,8 @@ impl<T: Send + Sync> Engine<T> {
         let just_half_closed = entry.session.first_end.is_some() && !entry.half_closed;
         entry.half_closed |= just_half_closed;
         entry.file |= just_half_closed;
-        if (just_half_closed || entry.session.counts() != before) && !entry.active {
-            entry.active = true;
-            self.active.push(key);
+        if just_half_closed || entry.session.counts() != before {
+            self.activate(key);
         }
     }
 
@@ -400,13 +399,24 @@ impl<T: Send + Sync> Engine<T> {
             bucket: NEVER,
             half_closed: false,
             again: false,
-            active: true,
+            active: false,
             file: true,
             connecting,
         }));
-        self.active.push(key);
         self.keys.insert(token, key);
+        if !connecting {
+            self.activate(key);
+        }
         key
+    }
+
+    /// It has done something since the last tick.
+    fn activate(&mut self, key: usize) {
+        let entry = &mut self.entries[key];
+        if !entry.active {
+            entry.active = true;
+            self.active.push(key);
+        }
     }
 
     fn tick(&mut self, now: u64) {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType, sockopt};
 
+pub mod front;
 pub mod stage;
 pub mod table;
 
@@ -91,6 +92,25 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Somebody who has said and heard nothing yet.
+    pub fn at(socket: impl Into<OwnedFd>) -> Self {
+        let socket = socket.into();
+        rustix::io::ioctl_fionbio(&socket, true).unwrap();
+        sockopt::set_tcp_nodelay(&socket, true).unwrap();
+        Self {
+            stream: TcpStream::from(socket),
+            said: Vec::new(),
+            heard: Vec::new(),
+            told: false,
+            failed: None,
+        }
+    }
+
+    /// Its own address.
+    pub fn address(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
     /// Says what the kernel takes now; how much that is.
     pub fn say(&mut self, bytes: &[u8]) -> usize {
         match self.stream.write(bytes) {
@@ -163,18 +183,9 @@ pub fn pair(kernel_buffer: Option<usize>) -> (Peer, OwnedFd) {
     let address: SocketAddrAny = rustix::net::getsockname(&*door).unwrap();
     rustix::net::connect(&ours, &address).unwrap();
     let theirs = rustix::net::accept_with(&*door, SocketFlags::CLOEXEC).unwrap();
-    for socket in [&ours, &theirs] {
-        rustix::io::ioctl_fionbio(socket, true).unwrap();
-        sockopt::set_tcp_nodelay(socket, true).unwrap();
-    }
-    let peer = Peer {
-        stream: TcpStream::from(ours),
-        said: Vec::new(),
-        heard: Vec::new(),
-        told: false,
-        failed: None,
-    };
-    (peer, theirs)
+    rustix::io::ioctl_fionbio(&theirs, true).unwrap();
+    sockopt::set_tcp_nodelay(&theirs, true).unwrap();
+    (Peer::at(ours), theirs)
 }
 
 /// Opens what `pair` opens once and keeps.
@@ -196,13 +207,13 @@ fn door(kernel_buffer: Option<usize>) -> OwnedFd {
 }
 
 /// One of the host's millions of loopback addresses, so that connections that are over do not use up the ports.
-fn an_address() -> Ipv4Addr {
+pub fn an_address() -> Ipv4Addr {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed) & 0x003f_ffff;
     Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 64, 0, 0)) | number)
 }
 
-fn socket(kernel_buffer: Option<usize>) -> OwnedFd {
+pub fn socket(kernel_buffer: Option<usize>) -> OwnedFd {
     let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
     let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
     if let Some(size) = kernel_buffer {

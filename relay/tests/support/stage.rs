@@ -1,11 +1,12 @@
 //! Sessions in the hands of an engine.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use _relay::engine::{Ended, Handle, Times};
 use _relay::session::Session;
 
-use super::{Peer, pair, until};
+use super::{Peer, open_doors, pair, until};
 
 /// Milliseconds that never come.
 pub const LONG: u64 = 1 << 40;
@@ -72,7 +73,7 @@ pub fn pass_the_end(from: &Peer, to: &mut Peer) {
 }
 
 /// Waits until the engine has done what it was told to, and has reported what came of it.
-pub fn settle(handle: &Handle) {
+pub fn settle<T: Send + Sync>(handle: &Handle<T>) {
     // The first answer comes in the midst of a turn, the second in a later one.
     handle.counts(0);
     handle.counts(0);
@@ -105,4 +106,19 @@ pub fn engines() -> usize {
             std::fs::read_to_string(name).is_ok_and(|name| name.trim() == "relay")
         })
         .count()
+}
+
+/// Descriptors are the whole process's, so the tests that count them take turns. Opens what `pair` keeps, too.
+pub fn alone(kernel_buffers: &[Option<usize>]) -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    open_doors(kernel_buffers);
+    until("the last test's end", || engines() == 0);
+    turn
+}
+
+/// Nothing more is there than before. A thread that was joined is listed for a moment longer.
+pub fn nothing_is_left(before: usize) {
+    assert_eq!(open_files(), before);
+    until("the thread's end", || engines() == 0);
 }
