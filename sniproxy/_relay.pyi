@@ -85,9 +85,7 @@ class Engine(Generic[Owner, Plan]):
     def unlisten(self, listener: int, /) -> None:
         """Accepts no more from it, and closes the copy."""
 
-    def learn(
-        self, listener: int, name: str, nodes: Nodes, terms: Terms, plan: Plan, /
-    ) -> None:
+    def learn(self, listener: int, name: str, nodes: Nodes, terms: Terms, plan: Plan, /) -> None:
         """Who asks a listener for a name is connected to one of those nodes."""
 
     def forget(self) -> None:

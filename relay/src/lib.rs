@@ -14,4 +14,5 @@ pub mod plans;
 #[cfg(feature = "python")]
 mod python;
 pub mod session;
+mod socket;
 pub mod tools;

@@ -8,12 +8,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
+use rustix::net::sockopt;
 
+use crate::socket::{Owed, Socket};
 use crate::tools::{PIPE, Pipe, Tools};
-
-/// Bytes for which a pipe is better than a buffer.
-const BULK: usize = 16 * 1024;
 
 /// One of the two ends of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,144 +63,6 @@ pub enum Pumped {
     HasMore,
     /// It has moved all that it may for now; there may be more.
     Capped,
-}
-
-/// Bytes that a side did not take yet. There is none for most of most sessions, hence the box.
-type Debt = Option<Box<Owed>>;
-
-enum Owed {
-    Bytes { bytes: Vec<u8>, paid: usize },
-    Pipe(Pipe),
-}
-
-impl Owed {
-    fn bytes(bytes: Vec<u8>) -> Debt {
-        (!bytes.is_empty()).then(|| Box::new(Self::Bytes { bytes, paid: 0 }))
-    }
-
-    /// Pays what a socket takes, which is how many bytes (0: none now); and whether that was all.
-    fn pay(&mut self, socket: &mut Socket) -> Result<(usize, bool), Errno> {
-        match self {
-            Self::Bytes { bytes, paid } => {
-                let count = socket.send(&bytes[*paid..])?;
-                *paid += count;
-                Ok((count, *paid == bytes.len()))
-            }
-            Self::Pipe(pipe) => {
-                let count = socket.pour(pipe)?;
-                Ok((count, pipe.is_empty()))
-            }
-        }
-    }
-}
-
-#[allow(clippy::struct_excessive_bools)] // six facts about one descriptor, each true or not by itself
-struct Socket {
-    fd: OwnedFd,
-    debt: Debt,
-    /// Reading or writing may succeed, as far as the kernel has said.
-    readable: bool,
-    writable: bool,
-    /// The kernel has said that its end, an error or an urgent byte is to come: a short read is not the last.
-    read_on: bool,
-    /// All that it will ever say has been read.
-    ended: bool,
-    /// We have said that nothing more comes.
-    shut: bool,
-    /// It had so much to say that the next read goes through a pipe.
-    bulk: bool,
-}
-
-impl Socket {
-    fn new(fd: OwnedFd) -> Self {
-        Self {
-            fd,
-            debt: None,
-            readable: true,
-            writable: true,
-            read_on: false,
-            ended: false,
-            shut: false,
-            bulk: false,
-        }
-    }
-
-    /// How many bytes the kernel took; 0 when it takes none now.
-    fn send(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
-        loop {
-            match send(&self.fd, bytes, SendFlags::NOSIGNAL) {
-                Ok(count) => return Ok(count),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.writable = false;
-                    return Ok(0);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// How many bytes came, 0 at its end; None when there are none now.
-    fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
-        loop {
-            match recv(&self.fd, &mut *buffer, RecvFlags::empty()) {
-                Ok((_, count)) => {
-                    // A short read has emptied the queue; what comes later is announced anew (epoll(7), Q9).
-                    self.readable = count == buffer.len() || (self.read_on && count > 0);
-                    self.ended = count == 0;
-                    self.bulk = count == buffer.len() && count >= BULK;
-                    return Ok(Some(count));
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.readable = false;
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// How many bytes went into a pipe: none at the end, now, or before an urgent byte. Which of them it is, reading tells.
-    fn fill(&mut self, pipe: &mut Pipe, size: usize) -> Result<usize, Errno> {
-        match pipe.fill(&self.fd, size) {
-            Ok(count) => {
-                self.bulk = count >= BULK;
-                Ok(count)
-            }
-            Err(Errno::AGAIN) => {
-                self.bulk = !self.read_on; // the next burst is bulk too
-                self.readable = self.read_on;
-                Ok(0)
-            }
-            Err(Errno::INTR) => Ok(0),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// How many bytes out of a pipe the kernel took; 0 when it takes none now.
-    fn pour(&mut self, pipe: &mut Pipe) -> Result<usize, Errno> {
-        loop {
-            match pipe.pour(&self.fd) {
-                Ok(count) => return Ok(count),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.writable = false;
-                    return Ok(0);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Says that nothing more comes. Who is gone altogether need not hear it: whoever reads from it will hear how.
-    fn shut(&mut self) -> Result<(), Errno> {
-        self.shut = true;
-        match shutdown(&self.fd, Shutdown::Write) {
-            Ok(()) | Err(Errno::NOTCONN) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 /// Two sockets and the bytes between them.

@@ -212,9 +212,11 @@ async def _allowed(pace: Pace | None, most: int) -> int:
     """How many bytes may move now, one at least; waits for them."""
     if pace is None:
         return most
-    while not (count := pace.allowance(trio.current_time())):
+    now = trio.current_time()
+    if now < pace.ready_at:
         await trio.sleep_until(pace.ready_at)
-    return min(count, most)
+        now = max(trio.current_time(), pace.ready_at)  # not a rounding error too soon
+    return min(pace.allowance(now), most)
 
 
 def _moved(link: _Link, pace: Pace | None, count: int) -> None:
@@ -230,9 +232,7 @@ async def _copy_inbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
     await send_all(flow.upstream, flow.first)
     link.to_upstream += len(flow.first)
     _moved(link, pace, len(flow.first))
-    while count := await receive_into(
-        flow.client, buffer[: await _allowed(pace, len(buffer))]
-    ):
+    while count := await receive_into(flow.client, buffer[: await _allowed(pace, len(buffer))]):
         await send_all(flow.upstream, buffer[:count])
         link.to_upstream += count
         _moved(link, pace, count)
@@ -242,9 +242,7 @@ async def _copy_inbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
 async def _copy_outbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
     """The upstream's bytes to the client, as they are."""
     pace = _open_pace(flow)
-    while count := await receive_into(
-        flow.upstream, buffer[: await _allowed(pace, len(buffer))]
-    ):
+    while count := await receive_into(flow.upstream, buffer[: await _allowed(pace, len(buffer))]):
         await send_all(flow.client, buffer[:count])
         link.to_client += count
         _moved(link, pace, count)
@@ -268,9 +266,7 @@ async def _decrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) ->
 async def _encrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) -> None:
     """The upstream's bytes to the client; its end as close_notify and a write shutdown."""
     pace = _open_pace(flow)
-    while count := await receive_into(
-        flow.upstream, buffer[: await _allowed(pace, len(buffer))]
-    ):
+    while count := await receive_into(flow.upstream, buffer[: await _allowed(pace, len(buffer))]):
         await tls.send(buffer[:count])
         link.to_client += count
         _moved(link, pace, count)

@@ -64,9 +64,9 @@ def test_a_session_is_not_idle_while_its_bytes_trickle(in_pieces: Implementation
     trio.run(main, clock=MockClock())
 
 
-def test_what_was_read_before_counts_as_moved_when_it_is(in_pieces: Implementation) -> None:
+def test_what_was_read_before_counts_as_moved_when_it_is(implementation: Implementation) -> None:
     async def main() -> None:
-        async with _session(in_pieces, first=WORDS, idle_timeout=4) as session:
+        async with _session(implementation, first=WORDS, idle_timeout=4) as session:
             await _wait(session, 3)
             assert await session.server.read(len(WORDS)) == WORDS
             await _wait(session, 3.5)

@@ -280,4 +280,6 @@ async def test_bytes_behind_an_urgent_one_are_not_left_lying() -> None:
 def new_session(*, idle_timeout: float = LONG, kernel_buffer: int | None = None) -> Session:
     """One that is nobody's yet; `kernel_buffer` bounds what lies before the server."""
     (player, client), (server, upstream) = tcp_pair(), tcp_pair(kernel_buffer=kernel_buffer)
-    return Session(Peer(player), Peer(server), Flow(client, upstream, b"", Terms(idle_timeout, LONG)))
+    return Session(
+        Peer(player), Peer(server), Flow(client, upstream, b"", Terms(idle_timeout, LONG))
+    )

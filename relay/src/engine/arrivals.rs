@@ -12,13 +12,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    RecvFlags, SendFlags, SocketAddrAny, SocketFlags, acceptfrom_with, getpeername, recv, send,
-    sockopt,
-};
+use rustix::net::{RecvFlags, SendFlags, getpeername, recv, send, sockopt};
 
+use super::entry::{Course, Owner};
 use super::handle::lock;
-use super::{Course, Engine, LISTENER, Owner, SESSION_EVENTS, WAITING, session_data};
+use super::{Engine, SESSION_EVENTS, WAITING, session_data};
 use crate::hello::{self, Reading};
 use crate::plans::Plan;
 use crate::session::{End, Session, Side};
@@ -83,13 +81,6 @@ pub struct Played<T> {
     pub lasted: Duration,
 }
 
-/// A socket that is accepted from.
-pub(super) struct Listening {
-    socket: OwnedFd,
-    batch: usize,
-    paused: bool,
-}
-
 /// Somebody who has been accepted and has not said all yet.
 pub(super) struct Waiting {
     pub(super) token: u64,
@@ -108,55 +99,7 @@ pub(super) enum Pending {
 }
 
 impl<T: Send + Sync> Engine<T> {
-    pub(super) fn listen(&mut self, number: usize, socket: OwnedFd, batch: usize) {
-        let data = EventData::new_u64(LISTENER | number as u64);
-        // What cannot be watched is somebody's mistake; nobody comes, and whoever asks epoll hears why.
-        let added = epoll::add(&self.epoll, &socket, data, EventFlags::IN);
-        debug_assert!(added.is_ok(), "listening: {added:?}");
-        while self.listening.len() <= number {
-            self.listening.push(None);
-        }
-        self.listening[number] = Some(Listening {
-            socket,
-            batch,
-            paused: false,
-        });
-    }
-
-    pub(super) fn unlisten(&mut self, number: usize) {
-        if let Some(listening) = self.listening.get_mut(number).and_then(Option::take) {
-            let _ = epoll::delete(&self.epoll, &listening.socket); // it may be paused
-        }
-    }
-
-    /// Takes a batch of those who wait at a listener.
-    pub(super) fn accept(&mut self, number: usize) {
-        let batch = self
-            .listening
-            .get(number)
-            .and_then(Option::as_ref)
-            .map_or(0, |one| one.batch);
-        for _ in 0..batch {
-            let Some(listening) = self.listening[number].as_mut() else {
-                return;
-            };
-            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            match acceptfrom_with(&listening.socket, flags) {
-                Ok((socket, peer)) => self.welcome(number, socket, address(peer)),
-                Err(Errno::AGAIN) => return,
-                Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(error) => {
-                    // Out of descriptors or memory: to ask again at once would be a busy loop.
-                    listening.paused = true;
-                    let _ = epoll::delete(&self.epoll, &listening.socket);
-                    self.shared.pause(error);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn welcome(&mut self, listener: usize, socket: OwnedFd, peer: SocketAddr) {
+    pub(super) fn welcome(&mut self, listener: usize, socket: OwnedFd, peer: SocketAddr) {
         self.accepted += 1;
         let has_place = self.shared.places.enter();
         let waiting = Waiting {
@@ -413,13 +356,6 @@ impl<T: Send + Sync> Engine<T> {
                 }
             }
         }
-        for (number, listening) in self.listening.iter_mut().enumerate() {
-            if let Some(listening) = listening.as_mut().filter(|one| one.paused) {
-                let data = EventData::new_u64(LISTENER | number as u64);
-                let added = epoll::add(&self.epoll, &listening.socket, data, EventFlags::IN);
-                listening.paused = added.is_err();
-            }
-        }
     }
 
     /// Those who wait when the engine ends are somebody else's to count.
@@ -440,9 +376,4 @@ impl<T: Send + Sync> Engine<T> {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) | 1 << 63
     }
-}
-
-fn address(peer: Option<SocketAddrAny>) -> SocketAddr {
-    let known = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-    known.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
 }

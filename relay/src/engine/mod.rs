@@ -5,13 +5,15 @@
 //! by a listener (`arrivals`).
 
 mod arrivals;
+mod entry;
 mod handle;
+mod listening;
+mod time;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::mem::take;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,12 +25,13 @@ use rustix::io::Errno;
 use slab::Slab;
 
 pub use self::arrivals::{Arrival, Played, Tried};
-use self::arrivals::{Listening, Pending, Waiting};
+use self::arrivals::{Pending, Waiting};
+use self::entry::{Entry, Owner};
 use self::handle::{Command, Shared, lock};
 pub use self::handle::{Ended, Handle, Times};
+use self::listening::Listening;
 use crate::deadlines::Deadlines;
 use crate::pace::Pace;
-use crate::plans::Plan;
 use crate::session::{End, Pumped, Session, Side};
 use crate::tools::Tools;
 
@@ -48,52 +51,6 @@ const SESSION_EVENTS: EventFlags = EventFlags::IN
 
 fn session_data(key: usize, side: Side) -> EventData {
     EventData::new_u64((key as u64) << 1 | side as u64)
-}
-
-/// Whose a session is: who handed it over, or the plan that it goes by.
-enum Owner<T> {
-    Given(T),
-    Plan(Box<Course<T>>),
-}
-
-/// How a session that goes by a plan came this far.
-struct Course<T> {
-    plan: Arc<Plan<T>>,
-    peer: SocketAddr,
-    since: Instant,
-    hello_took: Duration,
-    connect_took: Option<Duration>,
-    node: usize,
-    listener: usize,
-}
-
-#[allow(clippy::struct_excessive_bools)] // in which lists it is, and how far it has come
-struct Entry<T> {
-    token: u64,
-    owner: Owner<T>,
-    session: Session,
-    times: Times,
-    last_active: u64,
-    ends_at: u64,
-    drained: bool, // that is when it is drained
-    pace: Option<Box<Pace>>,
-    bucket: u64, // where it is filed
-    half_closed: bool,
-    again: bool,      // it is in the list of those that have more to move
-    active: bool,     // it is in the list of those that have moved bytes since the last tick
-    file: bool,       // it must be filed at the next tick
-    connecting: bool, // to its game server
-}
-
-impl<T> Entry<T> {
-    fn due(&self) -> u64 {
-        let idle = if self.half_closed {
-            self.times.idle.min(self.times.half_close)
-        } else {
-            self.times.idle
-        };
-        self.last_active.saturating_add(idle).min(self.ends_at)
-    }
 }
 
 struct Engine<T> {
@@ -244,31 +201,6 @@ impl<T: Send + Sync> Engine<T> {
         }
     }
 
-    /// Lets those go on whose allowance has grown.
-    fn go_on_paced(&mut self) {
-        if self.paced.is_empty() {
-            return;
-        }
-        let now = self.microseconds();
-        while let Some((due, key)) = self.paced.pop_first() {
-            if due > now {
-                self.paced.insert((due, key));
-                return;
-            }
-            // It may be gone, or wait for another time.
-            let pace = self.entries.get_mut(key).and_then(|one| one.pace.as_mut());
-            if let Some(pace) = pace.filter(|pace| pace.due == Some(due)) {
-                pace.due = None;
-                self.move_bytes(key);
-            }
-        }
-    }
-
-    /// Of a clock that is for pacing only.
-    fn microseconds(&self) -> u64 {
-        u64::try_from(self.clock.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
     /// Lets both directions of a session have their share.
     fn move_bytes(&mut self, key: usize) {
         let paced = self.entries[key].pace.is_some();
@@ -408,86 +340,6 @@ impl<T: Send + Sync> Engine<T> {
             self.activate(key);
         }
         key
-    }
-
-    /// It has done something since the last tick.
-    fn activate(&mut self, key: usize) {
-        let entry = &mut self.entries[key];
-        if !entry.active {
-            entry.active = true;
-            self.active.push(key);
-        }
-    }
-
-    fn tick(&mut self, now: u64) {
-        self.now = now;
-        for key in take(&mut self.active) {
-            self.note(key);
-        }
-        while let Some((bucket, keys)) = self.deadlines.due(now) {
-            for key in keys {
-                self.look_at(key, bucket);
-            }
-        }
-        self.clear_pending();
-    }
-
-    /// Dates what a session did since the last tick: as late as it may have been, so that no timeout comes early.
-    fn note(&mut self, key: usize) {
-        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.active) else {
-            return; // it has ended
-        };
-        entry.active = false;
-        entry.last_active = self.now;
-        if entry.ends_at == NEVER {
-            let lasts = entry.times.session.unwrap_or(NEVER);
-            entry.ends_at = self.now.saturating_add(lasts);
-        }
-        if take(&mut entry.file) {
-            entry.bucket = self.deadlines.file(key, entry.due());
-        }
-    }
-
-    /// Gives everybody a time to end by, one after another.
-    fn drain(&mut self, after: u64, spread: u64) {
-        let count = self.entries.len() as u128;
-        for (turn, (key, entry)) in self.entries.iter_mut().enumerate() {
-            let share = u64::try_from(u128::from(spread) * turn as u128 / count);
-            let wait = after.saturating_add(share.unwrap_or(spread));
-            let ends_at = self.now.saturating_add(wait);
-            let is_new = entry.bucket == NEVER; // it is dated and filed at the next tick
-            if is_new && entry.times.session.is_some_and(|lasts| lasts < wait) {
-                continue;
-            }
-            if ends_at < entry.ends_at {
-                entry.ends_at = ends_at;
-                entry.drained = true;
-                if !is_new {
-                    entry.bucket = self.deadlines.file(key, entry.due());
-                }
-            }
-        }
-    }
-
-    /// Ends a session whose time has come, or files it anew. It may be gone, or filed elsewhere meanwhile.
-    fn look_at(&mut self, key: usize, bucket: u64) {
-        let Some(entry) = self.entries.get_mut(key).filter(|one| one.bucket == bucket) else {
-            return;
-        };
-        if entry.due() > self.now {
-            entry.bucket = self.deadlines.file(key, entry.due());
-        } else if entry.ends_at <= self.now {
-            let end = if entry.drained {
-                End::Drained
-            } else {
-                End::TimeUp
-            };
-            self.end(key, end);
-        } else if let Some(first) = entry.session.first_end {
-            self.end(key, End::NeverClosed(first));
-        } else {
-            self.end(key, End::Idle);
-        }
     }
 
     /// Forgets a session; its sockets are closed with it, which takes them out of epoll too.

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use rustix::event::epoll::Event;
-use rustix::net::{AddressFamily, SocketType, connect, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
+use super::super::LISTENER;
 use super::super::Times;
 use super::super::handle::{Command, Shared};
 use super::*;

@@ -1,0 +1,56 @@
+//! What the engine knows of one session beside its bytes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Times;
+use crate::pace::Pace;
+use crate::plans::Plan;
+use crate::session::Session;
+
+/// Whose a session is: who handed it over, or the plan that it goes by.
+pub(super) enum Owner<T> {
+    Given(T),
+    Plan(Box<Course<T>>),
+}
+
+/// How a session that goes by a plan came this far.
+pub(super) struct Course<T> {
+    pub(super) plan: Arc<Plan<T>>,
+    pub(super) peer: SocketAddr,
+    pub(super) since: Instant,
+    pub(super) hello_took: Duration,
+    pub(super) connect_took: Option<Duration>,
+    pub(super) node: usize,
+    pub(super) listener: usize,
+}
+
+#[allow(clippy::struct_excessive_bools)] // in which lists it is, and how far it has come
+pub(super) struct Entry<T> {
+    pub(super) token: u64,
+    pub(super) owner: Owner<T>,
+    pub(super) session: Session,
+    pub(super) times: Times,
+    pub(super) last_active: u64,
+    pub(super) ends_at: u64,
+    pub(super) drained: bool, // that is when it is drained
+    pub(super) pace: Option<Box<Pace>>,
+    pub(super) bucket: u64, // where it is filed
+    pub(super) half_closed: bool,
+    pub(super) again: bool, // it is in the list of those that have more to move
+    pub(super) active: bool, // it is in the list of those that have moved bytes since the last tick
+    pub(super) file: bool,  // it must be filed at the next tick
+    pub(super) connecting: bool, // to its game server
+}
+
+impl<T> Entry<T> {
+    pub(super) fn due(&self) -> u64 {
+        let idle = if self.half_closed {
+            self.times.idle.min(self.times.half_close)
+        } else {
+            self.times.idle
+        };
+        self.last_active.saturating_add(idle).min(self.ends_at)
+    }
+}
