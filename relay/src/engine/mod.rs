@@ -353,6 +353,7 @@ impl<T: Send + Sync> Engine<T> {
 
     fn tick(&mut self, now: u64) {
         self.now = now;
+        self.clear_pending(); // first: who is still on his way to a game server has no session that could be over
         for key in take(&mut self.active) {
             self.note(key);
         }
@@ -361,7 +362,6 @@ impl<T: Send + Sync> Engine<T> {
                 self.look_at(key, bucket);
             }
         }
-        self.clear_pending();
     }
 
     /// Dates what a session did since the last tick: as late as it may have been, so that no timeout comes early.
