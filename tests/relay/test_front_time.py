@@ -3,6 +3,9 @@
 Time stands still and is moved on by the test, but where the relay's own clock, which is the machine's, is what counts.
 """
 
+import socket
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from trio.testing import MockClock
 from sniproxy.relay import Accepted
 from tests.support.certificates import NAME
 from tests.support.gateway import Objects, open_gateway, route
+from tests.support.peers import Peer
 from tests.support.stage import HELLO, MIXED, open_stage
 
 pytestmark = pytest.mark.anyio
@@ -95,6 +99,40 @@ async def test_a_node_that_never_answers_is_not_taken_for_an_idle_session(
             player.close()
     assert {line["reason"] for line in lines} == {"upstream_timeout"}
     assert served[1].attempt is not None
+
+
+async def test_a_node_that_takes_its_time_is_waited_for(served: list[Accepted]) -> None:
+    """Its queue is full at first. A plan's connection stands once the kernel has asked it again, a second later."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening, ExitStack() as stack:
+        listening.setblocking(False)
+        address: tuple[str, int] = listening.getsockname()
+        socket.create_connection(address).close()  # the one for whom there is room
+        async with open_gateway(MIXED, deaf_to(address)) as gateway:
+            players = []
+            for number in range(1, 3):
+                players.append(gateway.dial())
+                await players[-1].send(HELLO)
+                while on_their_way(address[1]) < number:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            heard = list[bytes]()
+            while heard.count(HELLO) < 2:
+                await trio.lowlevel.wait_readable(listening)
+                sock = stack.enter_context(listening.accept()[0])
+                sock.setblocking(False)
+                heard.append(await Peer(sock).read(len(HELLO)))
+            for player in players:
+                player.close()
+            stack.close()
+            lines = [await gateway.lines.next() for _ in players]
+        assert len(served) == 1
+    assert {line["bytes_in"] for line in lines} == {len(HELLO)}
+    assert max(line["connect_ms"] for line in lines) > 500
+
+
+def on_their_way(port: int) -> int:
+    """Connections of this machine to that port that have had no answer."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)  # SYN_SENT
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])
