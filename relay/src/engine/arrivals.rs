@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvFlags, SendFlags, SocketAddrAny, SocketFlags, acceptfrom_with, recv, send, sockopt,
+    RecvFlags, SendFlags, SocketAddrAny, SocketFlags, acceptfrom_with, getpeername, recv, send,
+    sockopt,
 };
 
 use super::handle::lock;
@@ -344,9 +345,11 @@ impl<T: Send + Sync> Engine<T> {
     /// The kernel has something to say of a connection on its way to a game server.
     pub(super) fn connected(&mut self, key: usize, flags: EventFlags) {
         let entry = &mut self.entries[key];
-        let error = sockopt::socket_error(entry.session.socket(Side::Upstream));
+        let upstream = entry.session.socket(Side::Upstream);
+        let error = sockopt::socket_error(upstream);
         match error {
-            Ok(Ok(())) if flags.contains(EventFlags::OUT) => {
+            // What was said may be of a socket that had this place earlier in this turn: only who has arrived has a peer.
+            Ok(Ok(())) if flags.contains(EventFlags::OUT) && getpeername(upstream).is_ok() => {
                 entry.connecting = false;
                 if let Owner::Plan(course) = &mut entry.owner {
                     let since_hello = course.since.elapsed().saturating_sub(course.hello_took);
