@@ -66,7 +66,7 @@ async def test_the_rest_of_a_hello_may_come_seconds_later(
         await pass_time(3)
         while len(served) == before:
             await trio.testing.wait_all_tasks_blocked(0.01)
-        assert served[-1].said == HELLO[:40]
+        assert HELLO[:40].startswith(served[-1].said)
         await player.send(HELLO[40:] + b"and more")
         server = await stage.accept()
         assert await server.read(len(HELLO) + 8) == HELLO + b"and more"
