@@ -87,6 +87,9 @@ def _line(one: Played) -> dict[str, Any]:
     """The line of a session that did not go as most do."""
     account = one.plan.account(session_id(one.number), one.client, one.pick)
     account.hello_at = one.hello / 1e6
-    account.connected_at = None if one.connect is None else (one.hello + one.connect) / 1e6
+    if one.connect is None:  # it has come to no node
+        account.node = account.connected_at = None
+    else:
+        account.connected_at = (one.hello + one.connect) / 1e6
     ended = one.lasted / 1e6
     return account.line(ended, one.reason, one.detail, one.to_upstream, one.to_client)

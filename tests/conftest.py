@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from sniproxy.relay import Accepted
+from sniproxy.relay.native import BUILT
+from sniproxy.session import Worker, serve
 from tests.support.peers import deaf_server
 
 # How long one example takes says more about the machine than about the code.
@@ -23,3 +26,19 @@ def deaf() -> Iterator[tuple[str, int]]:
     """An address where connecting never comes to an end."""
     with deaf_server() as address:
         yield address
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Accepted]:
+    """The native relay, and those whom it has handed over to be served: nobody else of those let in had a task."""
+    if not BUILT:
+        pytest.skip("the native relay is not built")
+    found: list[Accepted] = []
+
+    async def note(worker: Worker, accepted: Accepted) -> None:
+        found.append(accepted)
+        await serve(worker, accepted)
+
+    monkeypatch.setattr("sniproxy.reception.serve", note)
+    monkeypatch.setattr("tests.support.gateway.MOVED_BY", "native")
+    return found

@@ -76,3 +76,46 @@ def test_a_stream_that_takes_no_more_costs_lines_and_nothing_else(stream: io.Str
     log.info("session")
     log.warning("session")
     assert dropped_lines() == before + 2
+    log.info_many("session", ['"number": 1}'] * 5)
+    log.info_many("session", [])
+    assert dropped_lines() == before + 7
+
+
+# Many at once
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1000])
+def test_many_lines_are_each_whole_and_headed_as_one_would_be(count: int) -> None:
+    stream = io.StringIO()
+    log = open_log("worker", stream)
+    log.info_many("session", [f'"number": {number}, "sni": "a\\nb"}}' for number in range(count)])
+    log.info("session", number=count, sni="a\nb")
+    assert stream.getvalue().count("\n") == count + 1
+    written = lines(stream)
+    assert [list(line) for line in written] == [list(written[-1])] * (count + 1)
+    assert [line.pop("number") for line in written] == list(range(count + 1))
+    assert all(line.pop("time").endswith("Z") for line in written)
+    assert written == [written[-1]] * (count + 1)
+
+
+class Counting(io.StringIO):
+    """A stream that counts what it is asked for."""
+
+    writes = flushes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+def test_many_lines_are_written_at_once() -> None:
+    stream = Counting()
+    log = open_log("worker", stream)
+    log.info_many("session", [])
+    assert (stream.writes, stream.flushes) == (0, 0)
+    log.info_many("session", ['"number": 1}'] * 100)
+    assert (stream.writes, stream.flushes) == (1, 1)
+    assert len(lines(stream)) == 100

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sniproxy.networks import IpAddress
 from sniproxy.objects import StreamRoute
 from sniproxy.router import Arrival, Route, Router
 
@@ -256,3 +257,64 @@ def test_any_history_gives_the_answers_of_the_naive_router(
     for route_id, _ in left:
         router.remove(routes[route_id])
     assert vars(router) == vars(Router())
+
+
+# The route that everybody takes
+
+REMOTE, SERVER, PORT = {"remote_addr": "::/0"}, {"server_addr": "0.0.0.0/0"}, {"server_port": 8888}
+
+
+@pytest.mark.parametrize(
+    ("routes", "expected"),
+    [
+        ([], None),
+        ([route("1", sni="a.b")], "1"),
+        ([route("1", sni="*.b")], "1"),
+        ([route("1", sni="*")], "1"),
+        ([route("1")], "1"),
+        ([route("1", sni="b")], None),
+        ([route("1", sni="a.b", **REMOTE)], None),
+        ([route("1", sni="a.b", **SERVER)], None),
+        ([route("1", sni="a.b", **PORT)], "1"),
+        ([route("1", sni="a.b", server_port=1)], None),
+        ([route("1", sni="a.b", **PORT, **REMOTE)], None),
+        # who does not fit the first one takes the second: not everybody takes either
+        ([route("1", sni="a.b", **REMOTE), route("2", sni="a.b")], None),
+        ([route("1", sni="a.b", **SERVER), route("2", sni="*.b")], None),
+        ([route("1", sni="*.b", **REMOTE), route("2")], None),
+        # nobody takes the first one here
+        ([route("1", sni="a.b", server_port=1, **REMOTE), route("2", sni="a.b")], "2"),
+        ([route("1", sni="a.b", server_port=1), route("2", sni="*.b"), route("3")], "2"),
+        # nobody comes to the one that asks
+        ([route("1", sni="a.b"), route("2", sni="*.b", **REMOTE), route("3", **SERVER)], "1"),
+        ([route("1", sni="a.b", **PORT), route("2", sni="a.b")], "1"),
+    ],
+)
+def test_the_route_for_all(routes: list[Route], expected: str | None) -> None:
+    found = index(*routes).match_for_all("a.b", 8888)
+    assert (found.id if found else None) == expected
+
+
+@given(
+    DEFINITIONS,
+    st.sampled_from(["a", "b.a", "c.b.a", "d.c.b.a", "ba", "aa.b", "z"]),
+    st.integers(1, 3),
+    st.lists(st.tuples(st.ip_addresses(), st.ip_addresses()), max_size=5),
+    st.lists(ARRIVALS, max_size=5),
+)
+def test_the_route_for_all_is_everybodys(
+    definitions: dict[str, dict[str, Any]],
+    name: str,
+    port: int,
+    anywhere: list[tuple[IpAddress, IpAddress]],
+    near: list[Arrival],
+) -> None:
+    """And where no route asks for an address, there is one for all if there is one for anybody."""
+    router = index(*(route(route_id, **members) for route_id, members in definitions.items()))
+    found = router.match_for_all(name, port)
+    asks = any({"remote_addr", "server_addr"} & set(members) for members in definitions.values())
+    addresses = anywhere + [(one.remote, one.server) for one in near]
+    for remote, server in addresses:
+        match = router.match(Arrival(name, remote, server, port))
+        if found is not None or not asks:
+            assert (match and match.route) is found

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,7 +13,11 @@ from trio.testing import MockClock
 
 from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason, SessionEnded
-from sniproxy.objects import InlineUpstream
+from sniproxy.objects import InlineUpstream, StreamRoute
+from sniproxy.plan import Plan
+from sniproxy.relay import Attempt
+from sniproxy.router import Route
+from sniproxy.settings import Listener
 from sniproxy.upstream import Connected, _reason, reach
 from tests.support.names import resolving
 
@@ -190,6 +195,24 @@ async def test_retry_timeout_ends_the_trying(
     _, detail, waited = await failure(target(*nodes, retry_timeout=retry_timeout))
     assert detail.count("no answer") == attempts
     assert waited == pytest.approx(attempts * CONNECT_TIMEOUT)
+
+
+@pytest.mark.parametrize(("ago", "reached"), [(0.0, True), (2.9, True), (3.1, False)])
+async def test_what_the_relay_has_tried_counts_from_when_it_began(
+    alive: int, ago: float, reached: bool
+) -> None:
+    """Among the attempts, and in the time for all of them. What came of it is heard, however long ago that was."""
+    to = target(node(1, "127.0.0.77"), node(alive), retry_timeout=3)
+    plan = Plan(Listener(address="127.0.0.1:0"), "x", Route("1", StreamRoute()), to, 1)
+    refused = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+    begun = Attempt(plan, 0, refused, trio.current_time() - ago)
+    refusal = nullcontext() if reached else pytest.raises(SessionEnded, match="upstream_refused")
+    with refusal:
+        connected = await reach(
+            to, default_port=1, connect_timeout=CONNECT_TIMEOUT, keepalive_idle=300, begun=begun
+        )
+        connected.sock.close()
+        assert (connected.node, connected.attempts) == (f"127.0.0.1:{alive}", 2)
 
 
 @pytest.mark.parametrize("nodes", [[], [node(80, weight=0)], [node(80, weight=0)] * 2])

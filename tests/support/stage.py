@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ import trio
 from sniproxy.session import UNRECOGNIZED_NAME
 from sniproxy.settings import Listener
 from sniproxy.snapshot import Broken
-from sniproxy.store import Entry
+from sniproxy.store import Deleted, Entry
 from tests.support.certificates import NAME
 from tests.support.gateway import PREFIX, Gateway, Objects, open_gateway, route
 from tests.support.hellos import named
@@ -50,12 +50,14 @@ class Stage:
         self.gateway = await self.stack.enter_async_context(opened)
         return self.gateway
 
-    def change(self, objects: Objects) -> list[Broken]:
-        """Puts them in force; those that could not be read."""
+    def change(self, objects: Mapping[str, Mapping[str, Any] | None]) -> list[Broken]:
+        """Puts them in force, None being a deletion; those that could not be read."""
         snapshot = self.gateway.worker.snapshot
         return snapshot.apply(
             [
-                Entry(f"{PREFIX}/{key}", json.dumps(value).encode(), revision, revision)
+                Deleted(f"{PREFIX}/{key}", revision)
+                if value is None
+                else Entry(f"{PREFIX}/{key}", json.dumps(value).encode(), revision, revision)
                 for revision, (key, value) in enumerate(objects.items(), snapshot.revision + 1)
             ]
         )

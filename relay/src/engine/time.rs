@@ -17,6 +17,7 @@ impl<T: Send + Sync> Engine<T> {
 
     pub(super) fn tick(&mut self, now: u64) {
         self.now = now;
+        self.clear_pending(); // before deadlines: whoever is no session yet is handed over
         for key in take(&mut self.active) {
             self.note(key);
         }
@@ -25,7 +26,6 @@ impl<T: Send + Sync> Engine<T> {
                 self.look_at(key, bucket);
             }
         }
-        self.clear_pending();
         self.resume();
     }
 
