@@ -5,8 +5,9 @@
 
 Whatever the bytes: the reader parses, refuses, or waits for no more than a header may have, and does nothing else; the
 answer is the same however the bytes are cut; what it says of a refusal is short and printable; addresses, ports and TLVs
-are those of the bytes, and a checksum covers them; what follows the header is left as it came; and what was read of two
-ends can be written in both versions and reads back as it was. What breaks this is written to a file `crash-...`; run again
+are those of the bytes, and a checksum covers them; the native relay's reader, where it is built, names no other client;
+what follows the header is left as it came; and what was read of two ends can be written in both versions and reads back
+as it was. What breaks this is written to a file `crash-...`; run again
 with that file as the argument. Inputs that reach new code are kept in FOLDER.
 """
 
@@ -28,6 +29,7 @@ with instrumented(__name__):
         encode_v1,
         encode_v2,
     )
+    from sniproxy.relay.native import BUILT
     from tests import test_proxy_protocol as sound
     from tests import test_proxy_protocol_broken as broken
     from tests.support.proxy_headers import (
@@ -50,6 +52,9 @@ with instrumented(__name__):
         v1,
         v2,
     )
+
+    if BUILT:
+        from sniproxy._relay import read_header
 
 MAX_V1 = 107  # bytes, CRLF with them
 FIXED_PART, MAX_V2 = 16, 4096  # bytes; of what follows the fixed part, the default of the reader
@@ -168,6 +173,17 @@ def check_writing(header: ProxyHeader, source: Address, destination: Address) ->
         assert (CRC32C in kinds) is crc, again
 
 
+def check_native(data: bytes, header: ProxyHeader | HeaderClass | None, rest: bytes) -> None:
+    """AssertionError when the native relay's reader names another client, or waits where this one does not."""
+    said = read_header(data)
+    if said is None:
+        assert header is None, f"more is asked for, after {header}"
+    elif said[2]:
+        assert isinstance(header, ProxyHeader), f"{said}, and Python says {header}"
+        assert not header.local, f"{said}, and Python says LOCAL"
+        assert (header.source, rest) == (said[:2], data[said[2] :]), f"{said} of {header}"
+
+
 def check(data: bytes) -> None:
     """AssertionError when the reader or an encoder breaks its word; other exceptions come out as they are."""
     whole = outcome([data])
@@ -183,6 +199,8 @@ def check(data: bytes) -> None:
             check_writing(header, header.source, header.destination)
             if CRC32C in dict(header.tlvs):
                 check_sum(data)
+    if BUILT:
+        check_native(data, header, rest)
 
 
 def seeds() -> Iterator[bytes]:

@@ -42,6 +42,9 @@ PlayReport: TypeAlias = tuple[
 def read_hello(said: bytes, /) -> str | None:
     """The name in a ClientHello; None: not whole yet; "": this reader is not sure, Python's must look."""
 
+def read_header(said: bytes, /) -> tuple[str, int, int] | None:
+    """Host and port of a PROXY header's client, and its size; None: not whole yet; size 0: as above."""
+
 class Nodes:
     def __init__(self, addresses: Sequence[tuple[str, int]], keepalive_idle: int) -> None:
         """Game servers, picked in that order, again and again; seconds until an idle connection is asked if it lives."""
@@ -79,8 +82,13 @@ class Engine(Generic[Owner, Plan]):
         `owner` is given back with the session's end.
         """
 
-    def listen(self, listening: int, batch: int, /) -> int:
-        """Accepts from a listening socket, of which it keeps a copy; the listener's number, counted from 0."""
+    def listen(
+        self, listening: int, batch: int, trusted: Sequence[tuple[str, int]] | None = None, /
+    ) -> int:
+        """Accepts from a listening socket, of which it keeps a copy; the listener's number, counted from 0.
+
+        `trusted`: networks (address and bits) of those who say a PROXY header first; None: nobody does.
+        """
 
     def unlisten(self, listener: int, /) -> None:
         """Accepts no more from it, and closes the copy."""

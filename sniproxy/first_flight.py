@@ -29,15 +29,17 @@ class FirstFlight:
         self._since = accepted.since
         self._failure = accepted.failure
         self._header = b""  # what was read of it, until it is whole
-        self._early = accepted.said  # what was read before the hello, or beyond the header
+        self._early = b""  # what was read beyond it
+        self._unread = accepted.said  # what somebody else has read
         self._hello: ClientHelloReader | None = None
         self.local = False  # a balancer's own connection, by its header
-        self._silent = not accepted.said  # nothing was said yet, or LOCAL only
+        self._silent = True  # nothing was said yet, or LOCAL only
 
     @property
     def received(self) -> bytes:
         """Every byte that was read after the PROXY header, in order: what the upstream gets."""
-        return self._early if self._hello is None else self._hello.received
+        early = self._early + self._unread
+        return early if self._hello is None else self._hello.received
 
     @property
     def seen(self) -> bytes:
@@ -92,6 +94,9 @@ class FirstFlight:
 
     async def _receive(self) -> bytes:
         reason = CloseReason.PROBE if self._silent else CloseReason.HELLO_ABANDONED
+        if self._unread:
+            said, self._unread = self._unread, b""
+            return said
         try:
             if self._failure is not None:
                 raise Lost(self._sock, self._failure)

@@ -11,8 +11,10 @@ from sniproxy.accounting import Account, Form
 from sniproxy.balancer import Target
 from sniproxy.networks import family_of
 from sniproxy.router import Route
-from sniproxy.settings import Limits, Listener
+from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
+
+PATIENCE = 1.0  # seconds for which a relay may keep somebody who is no session yet: shorter timeouts are not its to hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +53,25 @@ class Plan:
         )
 
 
-def treats_all_alike(listener: Listener, limits: Limits) -> bool:
-    """Whether there may be plans for a listener: nobody is looked at before he says a name."""
-    asks_first = listener.allow or listener.deny or listener.proxy_protocol or limits.ask_each
-    return listener.tls_passthrough and not asks_first
+def treats_all_alike(listener: Listener, settings: Proxy) -> bool:
+    """Whether there may be plans for a listener: nobody's address is looked at before he says a name."""
+    asks_first = listener.allow or listener.deny or settings.limits.ask_each
+    return listener.tls_passthrough and not asks_first and settings.hello_timeout >= PATIENCE
 
 
 def plan_for(
-    snapshot: Snapshot, listener: Listener, limits: Limits, name: str, port: int
+    snapshot: Snapshot, listener: Listener, settings: Proxy, name: str, port: int
 ) -> Plan | None:
     """The plan for a name at a listener, whose port that is; None where not everybody fares the same."""
-    if not treats_all_alike(listener, limits):
+    if not treats_all_alike(listener, settings):
         return None
     route = snapshot.router.match_for_all(name, port)
     if route is None or not listener.passes_through(asked=route.object.tls_passthrough):
         return None
     target = snapshot.target(route)
     if target is None or not target.is_plain or snapshot.plugins(route):
+        return None
+    if (target.connect_timeout or settings.connect_timeout) < PATIENCE:
         return None
     if not target.round or any(family_of(node.bare_host) is None for node in target.round):
         return None

@@ -30,16 +30,17 @@ class Reception:
 
     async def accept(self, listening: socket.socket, listener: Listener) -> None:
         """Lets players in at a listener, for ever."""
-        front, batch = self._worker.relay.front, self._worker.settings.accept_batch
-        if front is None or not treats_all_alike(listener, self._worker.settings.limits):
+        front, settings = self._worker.relay.front, self._worker.settings
+        if front is None or not treats_all_alike(listener, settings):
 
             def on_accept(sock: socket.socket, peer: object) -> None:
                 self._worker.metrics.opened.inc()
                 self.arrived(Accepted(listener, sock, peer, trio.current_time()))
 
+            batch = settings.accept_batch
             await accept_forever(listening, on_accept, batch=batch, pauses=self._pauses)
         else:
-            number = front.open(listening, listener, self, batch)
+            number = front.open(listening, listener, self, settings)
             try:
                 await trio.sleep_forever()
             finally:

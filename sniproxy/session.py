@@ -192,7 +192,7 @@ def _teach(worker: Worker, listener: Listener, server: Any, account: Account) ->
     front, settings = worker.relay.front, worker.settings
     if front is None or account.sni is None or account.tls != "passthrough":
         return
-    plan = plan_for(worker.snapshot, listener, settings.limits, account.sni, server[1])
+    plan = plan_for(worker.snapshot, listener, settings, account.sni, server[1])
     if plan is not None:
         front.learn(plan, _terms(worker, plan.target))
 

@@ -12,7 +12,7 @@ from sniproxy.balancer import MOST_PICKS
 from sniproxy.errors import CloseReason
 from sniproxy.limits import open_limits
 from sniproxy.networks import IpAddress
-from sniproxy.plan import Plan, plan_for, treats_all_alike
+from sniproxy.plan import PATIENCE, Plan, plan_for, treats_all_alike
 from sniproxy.router import Arrival
 from sniproxy.settings import Limits, Listener, Proxy
 from tests.support.gateway import Objects, fill, route
@@ -27,12 +27,12 @@ def plan(
     objects: Objects,
     listener: Listener = MIXED,
     *,
-    limits: Limits | None = None,
+    settings: Proxy | None = None,
     name: str = NAME,
     port: int = PORT,
 ) -> Plan | None:
     """The plan for a name at a listener."""
-    return plan_for(fill(objects), listener, limits or Limits(), name, port)
+    return plan_for(fill(objects), listener, settings or Proxy(), name, port)
 
 
 def listener(**members: Any) -> Listener:
@@ -54,7 +54,8 @@ def listener(**members: Any) -> Listener:
         ({"allow": ("192.0.2.0/24",)}, True, False),
         ({"allow": ("0.0.0.0/0", "::/0")}, True, False),  # whatever it allows
         ({"deny": ("192.0.2.1",)}, True, False),
-        ({"proxy_protocol": True}, True, False),
+        ({"proxy_protocol": True}, True, True),  # the relay reads the header too
+        ({"proxy_protocol": True, "deny": ("192.0.2.1",)}, True, False),
     ],
 )
 def test_which_listeners_have_plans(members: dict[str, Any], asked: bool, planned: bool) -> None:
@@ -68,6 +69,7 @@ LIMITS: dict[str, tuple[Any, bool]] = {
     "route_sessions": (10**9, False),
     "route_rate": (RATE, False),
     "session_time": (3600, True),  # the same for everybody
+    "session_bandwidth": (1024, True),
     "table": (1024, True),
 }
 
@@ -80,9 +82,32 @@ def test_every_limit_has_a_row() -> None:
     ("limit", "value", "planned"), [(one, *row) for one, row in LIMITS.items()]
 )
 def test_a_limit_that_asks_each_leaves_no_plan(limit: str, value: Any, planned: bool) -> None:
-    limits = Limits.model_validate({limit: value})
-    assert treats_all_alike(MIXED, limits) is planned
-    assert (plan({"stream_routes/1": route(1, **PASS)}, limits=limits) is not None) is planned
+    settings = Proxy.model_validate({"limits": {limit: value}})
+    assert treats_all_alike(MIXED, settings) is planned
+    assert (plan({"stream_routes/1": route(1, **PASS)}, settings=settings) is not None) is planned
+
+
+@pytest.mark.parametrize(
+    ("settings", "timeout", "planned"),
+    [
+        ({"hello_timeout": PATIENCE}, None, True),
+        ({"hello_timeout": 0.999}, None, False),
+        ({"connect_timeout": PATIENCE}, None, True),
+        ({"connect_timeout": 0.999}, None, False),
+        ({"connect_timeout": 0.5}, 3, True),  # the upstream's goes before
+        ({}, 0.5, False),
+        ({"handshake_timeout": 0.1, "idle_timeout": 0.1}, None, True),
+    ],
+)
+def test_times_that_the_relay_cannot_hold_leave_no_plan(
+    settings: dict[str, Any], timeout: float | None, planned: bool
+) -> None:
+    members: dict[str, Any] = (
+        {} if timeout is None else {"timeout": {"connect": timeout, "send": 9, "read": 9}}
+    )
+    objects = {"stream_routes/1": to("127.0.0.1:7777", **members)}
+    found = plan(objects, settings=Proxy.model_validate(settings))
+    assert (found is not None) is planned
 
 
 def to(*nodes: str, weight: int = 1, **members: Any) -> dict[str, Any]:
@@ -300,7 +325,7 @@ def test_whoever_comes_would_have_fared_as_the_plan_says(
     """The plan against all that is asked of a connection that is decided alone."""
     at = listener(tls=tls)
     snapshot, limits = fill(objects), open_limits(Proxy())
-    found = plan_for(snapshot, at, Limits(), name, port)
+    found = plan_for(snapshot, at, Proxy(), name, port)
     for client, server in came:
         arrival = Arrival(name, client, server, port)
         match = snapshot.router.match(arrival)

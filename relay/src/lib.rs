@@ -7,6 +7,7 @@
 
 pub mod deadlines;
 pub mod engine;
+pub mod header;
 pub mod hello;
 pub mod pace;
 pub mod places;

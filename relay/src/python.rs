@@ -11,7 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::deadlines::TICK;
-use crate::engine::{Arrival, Ended, Handle, Played, Times, Tried};
+use crate::engine::{Arrival, Ended, Handle, Played, Terms as ListenTerms, Times, Tried};
+use crate::header::{self, Header, Network};
 use crate::hello::{self, Reading};
 use crate::places::Places;
 use crate::plans::{self, Plan};
@@ -113,10 +114,21 @@ impl Engine {
         self.0.adopt(session, times(terms), owner)
     }
 
-    fn listen(&self, listening: RawFd, batch: usize) -> PyResult<usize> {
+    #[pyo3(signature = (listening, batch, trusted=None))]
+    fn listen(
+        &self,
+        listening: RawFd,
+        batch: usize,
+        trusted: Option<Vec<(String, u8)>>,
+    ) -> PyResult<usize> {
+        let trusted = trusted.map(|networks| networks.into_iter().map(network).collect());
+        let terms = ListenTerms {
+            batch,
+            trusted: trusted.transpose()?,
+        };
         // SAFETY: the caller holds the socket while this runs, and what is kept is a descriptor of our own.
         let listening = unsafe { BorrowedFd::borrow_raw(listening) };
-        Ok(self.0.listen(listening.try_clone_to_owned()?, batch))
+        Ok(self.0.listen(listening.try_clone_to_owned()?, terms))
     }
 
     fn unlisten(&self, py: Python<'_>, listener: usize) {
@@ -185,6 +197,12 @@ impl Engine {
     fn stop(&self, py: Python<'_>) {
         py.detach(|| self.0.stop());
     }
+}
+
+fn network((address, length): (String, u8)) -> PyResult<Network> {
+    let address = address.parse().ok();
+    let network = address.and_then(|address| Network::new(address, length));
+    network.ok_or_else(|| PyValueError::new_err("no network"))
 }
 
 fn times((idle, half_close, session, bandwidth): Terms) -> Times {
@@ -305,10 +323,21 @@ fn read_hello(bytes: &[u8]) -> Option<String> {
     }
 }
 
+/// The client of a PROXY header and its size; None: not whole yet; size 0: Python must look. For the tests, as `read_hello`.
+#[pyfunction]
+fn read_header(bytes: &[u8]) -> Option<(String, u16, usize)> {
+    match header::read(bytes) {
+        Header::More => None,
+        Header::Source(source, size) => Some((source.ip().to_string(), source.port(), size)),
+        Header::Unsure => Some((String::new(), 0, 0)),
+    }
+}
+
 #[pymodule]
 fn _relay(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Engine>()?;
     module.add_class::<Nodes>()?;
     module.add_function(wrap_pyfunction!(read_hello, module)?)?;
+    module.add_function(wrap_pyfunction!(read_header, module)?)?;
     module.add("TICK", TICK)
 }

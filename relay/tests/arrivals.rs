@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use _relay::deadlines::TICK;
-use _relay::engine::{Handle, Times};
+use _relay::engine::{Handle, Terms, Times};
 use _relay::session::{End, Side};
 use rustix::io::Errno;
 
@@ -105,7 +105,13 @@ fn who_says_all_and_leaves_before_being_accepted_is_played_to_the_end() {
     player.say(&words);
     player.end();
     handle.learn(0, NAME, plan(&nodes(&[server.address]), ENDLESS, 0));
-    handle.listen(listening.into(), 1);
+    handle.listen(
+        listening.into(),
+        Terms {
+            batch: 1,
+            trusted: None,
+        },
+    );
     let mut game = server.welcome(&words);
     game.farewell();
     pass(&mut game, &mut player);
@@ -218,7 +224,16 @@ fn all_who_wait_at_the_door_come_in() {
             })
             .collect();
         handle.learn(0, NAME, plan(&nodes(&[server.address]), ENDLESS, 0));
-        assert_eq!(handle.listen(listening.into(), batch), 0);
+        assert_eq!(
+            handle.listen(
+                listening.into(),
+                Terms {
+                    batch,
+                    trusted: None
+                }
+            ),
+            0
+        );
         for _ in &callers {
             server.welcome(&words);
         }

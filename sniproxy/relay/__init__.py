@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sniproxy.errors import CloseReason
 from sniproxy.plan import Plan
-from sniproxy.settings import Listener
+from sniproxy.settings import Listener, Proxy
 from sniproxy.tls import ServerTls
 
 
@@ -101,9 +101,9 @@ class Accepted:
 
     listener: Listener
     sock: socket.socket
-    peer: Any  # as accept() gives it
+    peer: Any  # as accept() gives it; with an attempt: the client, which may be the PROXY header's
     since: float  # when it was accepted, in seconds of trio's clock
-    said: bytes = b""  # what was read
+    said: bytes = b""  # what was read, of the PROXY header on; with an attempt: of the hello on
     failure: OSError | None = None  # why no more can be read
     attempt: Attempt | None = None
 
@@ -148,8 +148,10 @@ class Front(Protocol):
         """Connections so far."""
         ...
 
-    def open(self, listening: socket.socket, listener: Listener, host: Host, batch: int) -> int:
-        """Accepts up to `batch` connections a turn, for the host, who is one for all; the number for `close`."""
+    def open(
+        self, listening: socket.socket, listener: Listener, host: Host, settings: Proxy
+    ) -> int:
+        """Accepts for the host, who is one for all; the number for `close`."""
         ...
 
     def close(self, number: int) -> None:

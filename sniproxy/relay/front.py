@@ -15,9 +15,10 @@ import trio
 
 from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason
+from sniproxy.networks import parse_network
 from sniproxy.plan import Plan
 from sniproxy.relay import Accepted, Attempt, Host, Played, Terms
-from sniproxy.settings import Listener
+from sniproxy.settings import Listener, Proxy
 
 with suppress(ImportError):  # installed where there was no Rust toolchain
     from sniproxy import _relay
@@ -70,9 +71,15 @@ class NativeFront:
     def accepted(self) -> int:
         return self._engine.accepted()
 
-    def open(self, listening: socket.socket, listener: Listener, host: Host, batch: int) -> int:
+    def open(
+        self, listening: socket.socket, listener: Listener, host: Host, settings: Proxy
+    ) -> int:
         self._host = host
-        number = self._engine.listen(listening.fileno(), batch)
+        trusted = None
+        if listener.proxy_protocol:
+            networks = map(parse_network, settings.trusted)
+            trusted = [(str(one.network_address), one.prefixlen) for one in networks]
+        number = self._engine.listen(listening.fileno(), settings.accept_batch, trusted)
         assert number == len(self._listeners)
         self._listeners.append(listener)
         return number

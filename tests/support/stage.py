@@ -113,10 +113,14 @@ class Stage:
         """Whether the queue of the game server is empty; on loopback whoever has connected is in it at once."""
         try:
             sock, _ = self._game.accept()
-        except BlockingIOError:
+        except OSError:
             return True
         sock.close()
         return False
+
+    def hang_up(self) -> None:
+        """The game server takes nobody any more; whoever it has stays."""
+        self._game.close()
 
     def clear(self) -> None:
         """Everybody leaves."""

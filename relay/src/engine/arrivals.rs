@@ -16,7 +16,9 @@ use rustix::net::{RecvFlags, SendFlags, getpeername, recv, send, sockopt};
 
 use super::entry::{Course, Owner};
 use super::handle::lock;
+use super::listening::Guest;
 use super::{Engine, SESSION_EVENTS, WAITING, session_data};
+use crate::header::{self, Header};
 use crate::hello::{self, Reading};
 use crate::plans::Plan;
 use crate::session::{End, Session, Side};
@@ -87,8 +89,12 @@ pub(super) struct Waiting {
     listener: usize,
     socket: OwnedFd,
     peer: SocketAddr,
+    /// Whose connection it is: the peer's, or what the PROXY header says.
+    source: SocketAddr,
     since: Instant,
     said: Vec<u8>,
+    /// Where its hello begins; None: behind a PROXY header that is not whole yet.
+    hello_at: Option<usize>,
 }
 
 /// Who is between accept and a connection with a game server, for those who must not be so for long.
@@ -98,8 +104,32 @@ pub(super) enum Pending {
     Connecting(usize, u64),
 }
 
+impl Waiting {
+    /// What it has said so far: the header first, where there is one, and whose name it brings.
+    fn read(&mut self) -> Reading {
+        let hello_at = match self.hello_at {
+            Some(hello_at) => hello_at,
+            None => match header::read(&self.said) {
+                Header::More => return Reading::More,
+                Header::Unsure => return Reading::Unsure,
+                Header::Source(source, size) => {
+                    self.source = source;
+                    *self.hello_at.insert(size)
+                }
+            },
+        };
+        hello::read(&self.said[hello_at..])
+    }
+}
+
 impl<T: Send + Sync> Engine<T> {
-    pub(super) fn welcome(&mut self, listener: usize, socket: OwnedFd, peer: SocketAddr) {
+    pub(super) fn welcome(
+        &mut self,
+        listener: usize,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        guest: Guest,
+    ) {
         self.accepted += 1;
         let has_place = self.shared.places.enter();
         let waiting = Waiting {
@@ -107,10 +137,12 @@ impl<T: Send + Sync> Engine<T> {
             listener,
             socket,
             peer,
+            source: peer,
             since: Instant::now(),
             said: Vec::new(),
+            hello_at: (guest == Guest::Itself).then_some(0),
         };
-        if has_place {
+        if has_place && guest != Guest::Stranger {
             self.hear(waiting, None);
         } else {
             self.hand_over(waiting, None, None);
@@ -141,15 +173,8 @@ impl<T: Send + Sync> Engine<T> {
             return self.give_away(waiting, key, None);
         }
         let emptied = count < room;
-        let reading = if waiting.said.is_empty() {
-            let reading = hello::read(&self.tools.buffer[..count]);
-            waiting.said.extend_from_slice(&self.tools.buffer[..count]);
-            reading
-        } else {
-            waiting.said.extend_from_slice(&self.tools.buffer[..count]);
-            hello::read(&waiting.said)
-        };
-        match reading {
+        waiting.said.extend_from_slice(&self.tools.buffer[..count]);
+        match waiting.read() {
             Reading::More if waiting.said.len() < FIRST => self.wait_for_more(waiting, key),
             Reading::Name(name) => {
                 let plan = lock(&self.shared.plans).find(waiting.listener, &name);
@@ -216,6 +241,9 @@ impl<T: Send + Sync> Engine<T> {
         emptied: bool,
     ) {
         let hello_took = waiting.since.elapsed();
+        // From here on it is the client's connection: the header was for us.
+        waiting.said.drain(..waiting.hello_at.unwrap_or(0));
+        waiting.peer = waiting.source;
         let node = plan.nodes.pick();
         // On loopback and in a quick network the connection stands at once; elsewhere this says AGAIN.
         let reached = plan.nodes.reach(node).and_then(|upstream| {
@@ -325,8 +353,10 @@ impl<T: Send + Sync> Engine<T> {
             listener: course.listener,
             socket: client,
             peer: course.peer,
+            source: course.peer,
             since: course.since,
             said,
+            hello_at: Some(0),
         };
         let tried = Tried {
             plan: course.plan,

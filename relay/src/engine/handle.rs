@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::Engine;
 use super::arrivals::{Arrival, Played};
+use super::listening::Terms;
 use crate::places::Places;
 use crate::plans::{Plan, Plans};
 use crate::session::{End, Session};
@@ -52,7 +53,7 @@ pub(super) enum Command<T> {
     Tick(u64),
     Counts(u64, SyncSender<Option<(u64, u64)>>),
     Drain { after: u64, spread: u64 },
-    Listen(usize, OwnedFd, usize),
+    Listen(usize, OwnedFd, Terms),
     Unlisten(usize, SyncSender<()>),
     Stop,
 }
@@ -147,10 +148,10 @@ impl<T: Send + Sync + 'static> Handle<T> {
         token
     }
 
-    /// Accepts from a listening socket, up to `batch` connections a turn; its number among the listeners.
-    pub fn listen(&self, listening: OwnedFd, batch: usize) -> usize {
+    /// Accepts from a listening socket, which does not block; its number among the listeners.
+    pub fn listen(&self, listening: OwnedFd, terms: Terms) -> usize {
         let number = self.listeners.fetch_add(1, Ordering::Relaxed);
-        self.send(Command::Listen(number, listening, batch));
+        self.send(Command::Listen(number, listening, terms));
         number
     }
 

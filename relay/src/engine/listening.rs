@@ -8,16 +8,37 @@ use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 
 use super::{Engine, LISTENER};
+use crate::header::Network;
 
 /// A socket that is accepted from.
 pub(super) struct Listening {
     socket: OwnedFd,
     batch: usize,
     paused: bool,
+    trusted: Option<Box<[Network]>>, // who says a PROXY header first; None: nobody does
+}
+
+/// How a listener is accepted from.
+pub struct Terms {
+    /// Connections per turn at most.
+    pub batch: usize,
+    /// The networks of those who say a PROXY header first; None: nobody does.
+    pub trusted: Option<Box<[Network]>>,
+}
+
+/// Who comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guest {
+    /// For itself.
+    Itself,
+    /// A header says for whom.
+    Announced,
+    /// It would have to say so, and is not believed.
+    Stranger,
 }
 
 impl<T: Send + Sync> Engine<T> {
-    pub(super) fn listen(&mut self, number: usize, socket: OwnedFd, batch: usize) {
+    pub(super) fn listen(&mut self, number: usize, socket: OwnedFd, terms: Terms) {
         let data = EventData::new_u64(LISTENER | number as u64);
         // What cannot be watched is somebody's mistake; nobody comes, and whoever asks epoll hears why.
         let added = epoll::add(&self.epoll, &socket, data, EventFlags::IN);
@@ -27,8 +48,9 @@ impl<T: Send + Sync> Engine<T> {
         }
         self.listening[number] = Some(Listening {
             socket,
-            batch,
+            batch: terms.batch,
             paused: false,
+            trusted: terms.trusted,
         });
     }
 
@@ -51,7 +73,17 @@ impl<T: Send + Sync> Engine<T> {
             };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match acceptfrom_with(&listening.socket, flags) {
-                Ok((socket, peer)) => self.welcome(number, socket, address(peer)),
+                Ok((socket, peer)) => {
+                    let peer = address(peer);
+                    let guest = match &listening.trusted {
+                        None => Guest::Itself,
+                        Some(networks) if networks.iter().any(|one| one.contains(peer.ip())) => {
+                            Guest::Announced
+                        }
+                        Some(_) => Guest::Stranger,
+                    };
+                    self.welcome(number, socket, peer, guest);
+                }
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {

@@ -30,6 +30,7 @@ use self::entry::{Entry, Owner};
 use self::handle::{Command, Shared, lock};
 pub use self::handle::{Ended, Handle, Times};
 use self::listening::Listening;
+pub use self::listening::Terms;
 use crate::deadlines::Deadlines;
 use crate::pace::Pace;
 use crate::session::{End, Pumped, Session, Side};
@@ -266,7 +267,7 @@ impl<T: Send + Sync> Engine<T> {
                 Command::Start(token, session, times, owner) => {
                     self.adopt(token, session, times, owner);
                 }
-                Command::Listen(number, socket, batch) => self.listen(number, socket, batch),
+                Command::Listen(number, socket, terms) => self.listen(number, socket, terms),
                 Command::Unlisten(number, done) => {
                     self.unlisten(number);
                     let _ = done.send(()); // whoever asked may be gone

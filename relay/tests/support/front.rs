@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use _relay::engine::{Arrival, Handle, Played, Times};
+use _relay::engine::{Arrival, Handle, Played, Terms, Times};
 use _relay::places::Places;
 use _relay::plans::{Nodes, Plan};
 
@@ -223,7 +223,16 @@ pub fn listen(handle: &Handle<usize>, address: SocketAddr, batch: usize) -> (usi
     let listening = TcpListener::bind(address).unwrap();
     listening.set_nonblocking(true).unwrap();
     let address = listening.local_addr().unwrap();
-    (handle.listen(listening.into(), batch), address)
+    (
+        handle.listen(
+            listening.into(),
+            Terms {
+                batch,
+                trusted: None,
+            },
+        ),
+        address,
+    )
 }
 
 /// A round of these.

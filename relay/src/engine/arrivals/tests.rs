@@ -66,8 +66,10 @@ fn visit(engine: &mut Engine<()>, plan: &Arc<Plan<()>>) -> (TcpStream, u64, usiz
         listener: 0,
         socket: socket.into(),
         peer,
+        source: peer,
         since: Instant::now(),
         said: b"hello".to_vec(),
+        hello_at: Some(0),
     };
     engine.set_out(waiting, None, Arc::clone(plan), true);
     let key = engine.keys[&token];
@@ -182,7 +184,14 @@ fn what_was_said_of_one_who_waited_is_no_word_of_the_next() {
     let mut engine = engine();
     let (listening, _) = server(9);
     let address = listening.local_addr().unwrap();
-    engine.listen(0, listening.into(), 9);
+    engine.listen(
+        0,
+        listening.into(),
+        super::super::Terms {
+            batch: 9,
+            trusted: None,
+        },
+    );
     let mut first = TcpStream::connect(address).unwrap();
     until(&mut engine, |engine| {
         engine.accept(0);
