@@ -191,18 +191,20 @@ defaults
     mode tcp
     log global
     option tcplog
+    option tcp-smart-accept
+    option tcp-smart-connect
     timeout connect 3s
     timeout client 1h
     timeout server 1h
 
 frontend passed
-    bind 127.0.0.1:{setup.passed} backlog 4096
+    bind 127.0.0.1:{setup.passed} backlog 4096 defer-accept
     tcp-request inspect-delay 5s
     tcp-request content accept if {{ req.ssl_hello_type 1 }}
     use_backend %[req.ssl_sni,lower,map({routes})]
 
 frontend terminated
-    bind 127.0.0.1:{setup.terminated} backlog 4096 ssl crt {pair}
+    bind 127.0.0.1:{setup.terminated} backlog 4096 defer-accept ssl crt {pair}
     default_backend game
 
 backend game

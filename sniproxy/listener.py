@@ -43,9 +43,16 @@ def bind(address: str, setting: str) -> socket.socket:
     return sock
 
 
-def listen(sock: socket.socket, setting: str, *, backlog: int) -> None:
-    """Lets clients in. SettingsError if another program came first."""
+def listen(sock: socket.socket, setting: str, *, backlog: int, defer_accept: int = 0) -> None:
+    """Lets clients in. SettingsError if another program came first.
+
+    `defer_accept`: seconds for which the kernel keeps a connection that has said nothing, where clients speak first.
+    """
     try:
+        if defer_accept and hasattr(socket, "TCP_DEFER_ACCEPT"):  # Linux
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer_accept)
+            # Accepted sockets inherit it: what comes first is answered soon, and its acknowledgement goes with the answer.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
         sock.listen(backlog)
     except OSError as error:
         host, port = sock.getsockname()[:2]

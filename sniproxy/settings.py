@@ -169,6 +169,7 @@ class Proxy(Section):
     )
     trusted: tuple[NetworkText, ...] = ()  # who may say PROXY
     backlog: Annotated[int, Field(ge=1)] = 4096  # connections the kernel keeps for us
+    defer_accept: Annotated[int, Field(ge=0, le=60)] = 1  # seconds to wait for the first byte
     accept_batch: Annotated[int, Field(ge=1)] = 64  # connections taken per turn of the loop
     max_sessions: Annotated[int, Field(ge=1)] = 20_000  # sessions at once, set-up included
     limits: Limits = Limits()

@@ -60,7 +60,13 @@ async def run_worker(
         await nursery.start(_follow, store, settings, worker)
         reception = Reception(worker, nursery)
         for index, (listener, sock) in enumerate(bound):
-            listen(sock, f"{_setting(index)}.address", backlog=settings.proxy.backlog)
+            speaks_first = listener.is_tls or listener.proxy_protocol
+            listen(
+                sock,
+                f"{_setting(index)}.address",
+                backlog=settings.proxy.backlog,
+                defer_accept=settings.proxy.defer_accept if speaks_first else 0,
+            )
             tune(sock, keepalive_idle=settings.proxy.keepalive_idle)  # accepted sockets inherit it
             nursery.start_soon(reception.accept, sock, listener)
         status.ready = True

@@ -60,6 +60,9 @@ impl Nodes {
         sockopt::set_tcp_nodelay(&socket, true)?;
         sockopt::set_socket_keepalive(&socket, true)?;
         sockopt::set_tcp_keepidle(&socket, self.keepalive)?;
+        // The last packet of the handshake waits for the first bytes, which follow at once: one packet fewer, and one time
+        // fewer that the game server is woken.
+        sockopt::set_tcp_quickack(&socket, false)?;
         match connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
             Err(error) => Err(error),
