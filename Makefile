@@ -11,7 +11,7 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
 
-.PHONY: demo test crate check format unit e2e cover certs load bench fuzz clean
+.PHONY: demo test crate sanitize check format unit e2e cover certs load bench fuzz clean
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
@@ -28,6 +28,10 @@ crate: $(TESTS)  ## the native relay's own lint and tests, where there is a Rust
 	then cd relay && cargo fmt --check && cargo clippy --locked --all-targets --no-default-features -- -D warnings \
 	  && cargo clippy --locked -- -D warnings && cargo test --locked --no-default-features; \
 	else echo 'no Rust toolchain: the crate is left out'; fi
+
+sanitize:  ## the crate's tests under AddressSanitizer; needs a nightly toolchain
+	cd relay && RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/sanitize cargo +nightly test --locked \
+	  --no-default-features --target $$(rustc -vV | sed -n 's/^host: //p')
 
 check: $(TESTS)  ## lint and types
 	$(BIN)/ruff check $(SOURCES)
