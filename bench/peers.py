@@ -82,7 +82,7 @@ class Contestant:
 
 def contestants() -> list[Contestant]:
     """Ours first."""
-    return [_ours("native"), _ours("trio"), _haproxy(), _nginx(), _envoy()]
+    return [ours("native"), ours("trio"), _haproxy(), _nginx(), _envoy()]
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
@@ -101,7 +101,8 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 # --- ours
 
 
-def _ours(relay: str) -> Contestant:
+def ours(relay: str) -> Contestant:
+    """Ours with that relay."""
     absent = "the native relay is not built" if relay == "native" and not BUILT else ""
     return Contestant(
         f"sniproxy, {relay} relay",

@@ -76,14 +76,19 @@ def own_seconds() -> float:
 
 def memory(pid: int) -> float:
     """KiB of a process and its descendants; pages that several share are counted in parts (PSS)."""
-    return sum(_pss(one) for one in tree(pid))
+    return sum(_rolled_up(one, "Pss") for one in tree(pid))
 
 
-def _pss(pid: int) -> int:
+def allocated(pid: int) -> float:
+    """KiB of that which are no file's: whoever else maps the same files does not change them."""
+    return sum(_rolled_up(one, "Pss_Anon") for one in tree(pid))
+
+
+def _rolled_up(pid: int, what: str) -> int:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith(f"{what}:"):
             return int(line.split()[1])
-    raise AssertionError(f"no PSS of {pid}")
+    raise AssertionError(f"no {what} of {pid}")
 
 
 def end(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:

@@ -75,6 +75,13 @@ class Part:
         return found
 
 
+def read_metrics(address: str, timeout: float = 5.0) -> dict[str, float]:
+    """The counters on a status port, by name with labels."""
+    text = httpx.get(f"http://{address}/metrics", timeout=timeout).text
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
 class Stack:
     """`sniproxy admin` and `sniproxy proxy` on one store; `with` starts and stops them."""
 
@@ -149,9 +156,7 @@ class Stack:
 
     def metrics(self) -> dict[str, float]:
         """The proxy's counters, by name with labels."""
-        text = httpx.get(f"http://127.0.0.1:{self.status_port}/metrics").text
-        lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
-        return {name: float(value) for name, _, value in lines}
+        return read_metrics(f"127.0.0.1:{self.status_port}")
 
     def _wait(self, url: str, part: Part) -> None:
         deadline = time.monotonic() + START_DEADLINE

@@ -1,4 +1,4 @@
-//! The load generator of `make bench`: an echo server, and players that measure what stands between them and it.
+//! The load generator of `make bench` and `make soak`: an echo server, and players that measure what stands between them and it.
 //!
 //!     load echo PORT...
 //!     load connections --to ADDRESS:PORT (--hello FILE | --tls NAME) --count N --at-once C

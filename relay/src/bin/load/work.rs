@@ -193,6 +193,9 @@ fn paced(
         crowd.turn(wait, &mut steps)?;
         for (key, step) in steps.drain(..) {
             over += 1;
+            if !matches!(step, Step::Exchanged(_)) {
+                free.retain(|&one| one != key); // it may have been lost between two messages
+            }
             match step {
                 Step::Exchanged(took) => {
                     tally.took(took);
