@@ -7,7 +7,8 @@ FUZZ_SECONDS ?= 60
 # Tests of whole sessions that take either relay; on trio they run with all the others.
 SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_session_access.py \
   tests/test_session_limits.py tests/test_session_refusals.py tests/test_close_reasons.py \
-  tests/test_first_flight.py tests/test_session_time.py tests/test_tls_policy.py
+  tests/test_first_flight.py tests/test_session_time.py tests/test_tls_policy.py \
+  tests/test_session_bandwidth.py
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
 

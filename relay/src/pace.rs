@@ -46,7 +46,7 @@ impl Pace {
 
     /// Those have gone.
     pub fn spend(&mut self, from: Side, bytes: u64, now: u64) {
-        let time = u128::from(bytes) * u128::from(SECOND) / u128::from(self.per_second);
+        let time = (u128::from(bytes) * u128::from(SECOND)).div_ceil(u128::from(self.per_second));
         let full_at = &mut self.full_at[from as usize];
         *full_at = (*full_at)
             .max(now)
@@ -94,5 +94,14 @@ mod tests {
         let mut pace = Pace::new(1);
         pace.spend(CLIENT, u64::MAX, 0);
         assert_eq!(pace.allowance(CLIENT, SECOND), 0);
+    }
+
+    #[test]
+    fn many_small_ones_are_not_for_nothing() {
+        let mut pace = Pace::new(10_000_000);
+        for _ in 0..100_000 {
+            pace.spend(CLIENT, 19, 0);
+        }
+        assert!(pace.ready_at(CLIENT) >= 100_000);
     }
 }

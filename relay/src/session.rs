@@ -164,9 +164,15 @@ impl Session {
         share: usize,
         cap: usize,
     ) -> Result<Pumped, End> {
-        let (mut left, mut allowed) = (share, cap);
+        let to = from.other();
+        let before = self.moved[to as usize];
+        let paid = self.pay(to, tools)?;
+        let debt = usize::try_from(self.moved[to as usize] - before).unwrap_or(usize::MAX);
+        if !paid {
+            return Ok(Pumped::Waits);
+        }
+        let (mut left, mut allowed) = (share, cap.saturating_sub(debt));
         loop {
-            let to = from.other();
             if !self.pay(to, tools)? {
                 return Ok(Pumped::Waits);
             }

@@ -8,12 +8,13 @@ which take the implementation as a parameter.
 - Half-close: EOF from one side becomes a write shutdown (with TLS: close_notify first) towards the other, whose bytes go on
   flowing. The session is over when both sides have ended, or when one has and nothing moved for `half_close_timeout`.
 - Reset: a reset by one side ends the session and reaches the other as a reset: at once, or, while that side's bytes wait
-  because the other takes none, as soon as they are taken.
+  because the other takes none or for `bandwidth`, as soon as they have moved.
 - Back-pressure: while one side does not read, nothing more is read for it from the other; what is in hand per direction is
   bounded by the relay's buffer (TLS adds one buffer), or for bulk by a pipe, of which there are only so many.
 - Idle: with no byte in either direction for `idle_timeout` seconds, or up to two seconds more, the session is over.
   So it is after `session_time` seconds, or up to two seconds more, whatever moves.
 - Bandwidth: each direction moves at most `bandwidth` bytes per second, and a tenth of a second's worth at once.
+  What was read before the relay had the session goes at once, and counts.
 - Counts are payload: bytes handed to the kernel for the upstream, and for the client before encryption.
 - A failure of any kind ends that session alone.
 """

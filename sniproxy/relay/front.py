@@ -32,6 +32,7 @@ REST = (
 
 
 LONGEST = 100 * 365 * 24 * 3600.0  # seconds: what is meant by more fits into no machine's number
+FASTEST = 1 << 60  # bytes per second, likewise
 
 
 def milliseconds(seconds: float) -> int:
@@ -41,12 +42,12 @@ def milliseconds(seconds: float) -> int:
 
 def as_numbers(terms: Terms) -> tuple[int, int, int | None, int | None]:
     """For the engine."""
-    session = terms.session_time
+    session, bandwidth = terms.session_time, terms.bandwidth
     return (
         milliseconds(terms.idle_timeout),
         milliseconds(terms.half_close_timeout),
         None if session is None else milliseconds(session),
-        terms.bandwidth,
+        None if bandwidth is None else min(bandwidth, FASTEST),
     )
 
 

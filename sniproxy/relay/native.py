@@ -72,6 +72,7 @@ class NativeRelay:
         return await self._terminating.accept_tls(client, server_tls, received)
 
     def drain(self, after: float, spread: float) -> None:
+        self.tick_now()  # from now on, not from the last tick
         self._engine.drain(milliseconds(after), milliseconds(spread))
         self._terminating.drain(after, spread)
 

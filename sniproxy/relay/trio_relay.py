@@ -5,7 +5,8 @@ else can run; only what the kernel did not take is copied and waited for. So an 
 
 A session ends in one of two ways. Gently: a task sees EOF, passes it on as a write shutdown and returns; when both have
 returned, the session is over, and whoever ended first is the reason. Hard: a reset, an idle timeout or `kill` closes both
-sockets, which wakes the tasks that wait for them with ClosedResourceError. No cancel scope per session is needed.
+sockets, which wakes the tasks that wait for them, or for their allowance, with ClosedResourceError. No cancel scope per
+session is needed.
 """
 
 import socket
@@ -102,6 +103,7 @@ class _Link:
         "_running",
         "_time_up",
         "bucket",
+        "closed",
         "ends_at",
         "idle_timeout",
         "last_active",
@@ -131,6 +133,7 @@ class _Link:
         self._reason: CloseReason | None = None
         self._detail = ""
         self._first_end: CloseReason | None = None  # who sent EOF first
+        self.closed = None if flow.terms.bandwidth is None else trio.Event()  # both sockets
         deadlines.file(self)
 
     async def run(self, copying: Coroutine[Any, Any, None], source: CloseReason) -> None:
@@ -194,6 +197,8 @@ class _Link:
             self._reason, self._detail = reason, detail
         close(self._flow.client)
         close(self._flow.upstream)
+        if self.closed is not None:
+            self.closed.set()
 
     def _finish(self) -> None:
         self._deadlines.discard(self)
@@ -208,13 +213,16 @@ def _open_pace(flow: Flow) -> Pace | None:
     return None if bandwidth is None else Pace(bandwidth)
 
 
-async def _allowed(pace: Pace | None, most: int) -> int:
+async def _allowed(link: _Link, pace: Pace | None, most: int) -> int:
     """How many bytes may move now, one at least; waits for them."""
     if pace is None:
         return most
     now = trio.current_time()
     if now < pace.ready_at:
-        await trio.sleep_until(pace.ready_at)
+        assert link.closed is not None
+        with trio.move_on_at(pace.ready_at):
+            await link.closed.wait()
+            raise trio.ClosedResourceError
         now = max(trio.current_time(), pace.ready_at)  # not a rounding error too soon
     return min(pace.allowance(now), most)
 
@@ -232,7 +240,9 @@ async def _copy_inbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
     await send_all(flow.upstream, flow.first)
     link.to_upstream += len(flow.first)
     _moved(link, pace, len(flow.first))
-    while count := await receive_into(flow.client, buffer[: await _allowed(pace, len(buffer))]):
+    while count := await receive_into(
+        flow.client, buffer[: await _allowed(link, pace, len(buffer))]
+    ):
         await send_all(flow.upstream, buffer[:count])
         link.to_upstream += count
         _moved(link, pace, count)
@@ -242,7 +252,9 @@ async def _copy_inbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
 async def _copy_outbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
     """The upstream's bytes to the client, as they are."""
     pace = _open_pace(flow)
-    while count := await receive_into(flow.upstream, buffer[: await _allowed(pace, len(buffer))]):
+    while count := await receive_into(
+        flow.upstream, buffer[: await _allowed(link, pace, len(buffer))]
+    ):
         await send_all(flow.client, buffer[:count])
         link.to_client += count
         _moved(link, pace, count)
@@ -252,7 +264,7 @@ async def _copy_outbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
 async def _decrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) -> None:
     """The client's bytes, in clear, to the upstream; its end as a write shutdown."""
     pace = _open_pace(flow)
-    while (data := tls.read(await _allowed(pace, CHUNK))) != b"":
+    while (data := tls.read(await _allowed(link, pace, CHUNK))) != b"":
         if data is None:
             await tls.answer()
             await tls.fetch(buffer)
@@ -266,7 +278,9 @@ async def _decrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) ->
 async def _encrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) -> None:
     """The upstream's bytes to the client; its end as close_notify and a write shutdown."""
     pace = _open_pace(flow)
-    while count := await receive_into(flow.upstream, buffer[: await _allowed(pace, len(buffer))]):
+    while count := await receive_into(
+        flow.upstream, buffer[: await _allowed(link, pace, len(buffer))]
+    ):
         await tls.send(buffer[:count])
         link.to_client += count
         _moved(link, pace, count)

@@ -15,12 +15,12 @@ from tests.support.relaying import (
     Session,
     Transport,
     begin,
+    in_time,
     on_every_transport,
 )
 
 pytestmark = pytest.mark.anyio
 
-LATE = 2.0  # seconds by which a timeout may come later than set
 CLOSED = {"player": CloseReason.CLIENT_CLOSED, "server": CloseReason.UPSTREAM_CLOSED}
 
 
@@ -29,11 +29,6 @@ def anyio_backend(implementation: Implementation) -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
     clock = MockClock(autojump_threshold=0.01) if implementation.virtual else None
     return "trio", {"clock": clock}
-
-
-def in_time(since: float, timeout: float) -> bool:
-    """Whether now is when a timeout that ran since then must have struck."""
-    return timeout <= trio.current_time() - since <= timeout + LATE
 
 
 @on_every_transport

@@ -4,6 +4,7 @@ Time stands still and is moved on by the test, but where the relay's own clock, 
 """
 
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ async def pass_time(seconds: int) -> None:
     for _ in range(seconds):
         clock.jump(1)
         await trio.testing.wait_all_tasks_blocked()
+
+
+async def pass_time_until(done: Callable[[], bool]) -> None:
+    """The same, up to half a minute, at a pace at which a thread can follow."""
+    for _ in range(30):
+        if done():
+            return
+        await pass_time(1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    assert done()
 
 
 def deaf_to(address: tuple[str, int], **members: Any) -> Objects:
@@ -208,3 +219,47 @@ async def test_a_planned_session_may_be_half_closed_for_so_long(served: list[Acc
         assert len(gateway.lines.sessions) == 1
         await pass_time(3)
         assert (await gateway.lines.next())["reason"] == "client_closed"
+
+
+async def test_a_planned_session_is_drained(served: list[Accepted]) -> None:
+    """As one that was handed over is, accounted for once; those who come later play on."""
+    async with open_stage() as stage:
+        gateway = await stage.open(MIXED)
+        pairs = [await stage.join(HELLO) for _ in range(3)]  # the last two by plan
+        await pass_time(1)
+        gateway.worker.relay.drain(4, 6)
+        late = await stage.join(HELLO)
+        assert len(served) == 1
+        await pass_time(3)
+        assert gateway.lines.sessions == []
+        await pass_time_until(lambda: len(gateway.lines.sessions) == 3)
+        lines = [await gateway.lines.next() for _ in pairs]
+        for player, server in pairs:
+            assert await player.read_all() == await server.read_all() == b""
+        await pass_time(20)
+        assert len(gateway.lines.sessions) == 3
+        assert gateway.closed() == {"shutdown": 3}
+        counted = {"opened": 4, "active": 1, "in": 3 * len(HELLO), "out": 3 * 7}
+        assert gateway.counted() == counted
+        await stage.leave(*late)
+    for line in lines:
+        assert line["reason"] == "shutdown"
+        assert "detail" not in line
+        assert (line["sni"], line["bytes_in"], line["bytes_out"]) == (NAME, len(HELLO), 7)
+
+
+@pytest.mark.parametrize(
+    ("session_time", "reason"), [(4, "session_timeout"), (40, "shutdown"), (None, "shutdown")]
+)
+async def test_a_planned_session_ends_by_what_comes_first(
+    served: list[Accepted], session_time: int | None, reason: str
+) -> None:
+    async with open_stage() as stage:
+        gateway = await stage.open(MIXED, limits={"session_time": session_time})
+        await stage.leave(*await stage.join(HELLO))
+        await stage.join(HELLO)
+        assert len(served) == 1
+        gateway.worker.relay.drain(10, 0)
+        gateway.worker.relay.drain(30, 0)
+        await pass_time_until(lambda: len(gateway.lines.sessions) == 2)
+        assert (await gateway.lines.next())["reason"] == reason

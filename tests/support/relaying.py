@@ -25,6 +25,7 @@ on_every_transport = pytest.mark.parametrize("transport", get_args(Transport))
 BUFFER = 64 * 1024
 DEADLINE = 20  # seconds for one test, for when something hangs
 LONG = 3600.0  # seconds: a timeout that is not what the test is about
+LATE = 2.0  # seconds by which a timeout may come later than set
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Implementation:
     name: str
     open: Callable[[int], AbstractAsyncContextManager[Relay]]  # takes the size of the buffer
     virtual: bool
+
+
+def in_time(since: float, timeout: float) -> bool:
+    """Whether now is when a timeout that ran since then must have struck."""
+    return timeout <= trio.current_time() - since <= timeout + LATE
 
 
 @dataclass
@@ -83,11 +89,12 @@ async def begin(
     then: bytes = b"",
     idle_timeout: float = LONG,
     half_close_timeout: float = LONG,
+    session_time: float | None = None,
     bandwidth: int | None = None,
     kernel_buffer: int | None = None,
 ) -> Session:
     """A session in the relay's hands, its TLS handshake done; `then` is what a TLS player sends right behind it."""
-    terms = Terms(idle_timeout, half_close_timeout, bandwidth=bandwidth)
+    terms = Terms(idle_timeout, half_close_timeout, session_time, bandwidth)
     player_sock, client = tcp_pair(kernel_buffer=kernel_buffer)
     server_sock, upstream = tcp_pair(kernel_buffer=kernel_buffer)
     player, tls = Peer(player_sock), None

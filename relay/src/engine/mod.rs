@@ -320,6 +320,11 @@ impl<T: Send + Sync> Engine<T> {
         owner: Owner<T>,
         connecting: bool,
     ) -> usize {
+        let mut pace = times.bandwidth.map(|rate| Box::new(Pace::new(rate)));
+        if let Some(pace) = &mut pace {
+            // What a plan has said to the game server before.
+            pace.spend(Side::Client, session.counts().0, self.microseconds());
+        }
         let key = self.entries.insert(Box::new(Entry {
             token,
             owner,
@@ -328,7 +333,7 @@ impl<T: Send + Sync> Engine<T> {
             last_active: 0,
             ends_at: NEVER,
             drained: false,
-            pace: times.bandwidth.map(|rate| Box::new(Pace::new(rate))),
+            pace,
             bucket: NEVER,
             half_closed: false,
             again: false,
