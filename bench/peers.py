@@ -397,5 +397,4 @@ def _version(command: list[str], pattern: str) -> str:
 
 
 def _found(pattern: str, text: str) -> str:
-    match = re.search(pattern, text)
-    return match[1] if match else "unknown version"
+    return match[1] if (match := re.search(pattern, text)) else "unknown version"

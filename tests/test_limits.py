@@ -358,18 +358,6 @@ def test_max_sessions_counts_those_of_all_workers() -> None:
     assert first.enter()
 
 
-def test_max_sessions_counts_those_of_the_native_relay_too() -> None:
-    (door,) = Pod({}, max_sessions=3).doors
-    words, own, everybody = door.places
-    words[own] += 2
-    assert door.enter()
-    assert door.active == sum(words[word] for word in everybody) == 3
-    assert not door.enter()
-    door.leave([])
-    words[own] -= 1
-    assert door.enter()
-
-
 def test_who_finds_no_room_in_the_table_comes_in_and_is_counted_as_that() -> None:
     here = Pod({"address_sessions": 1}, entries=WAYS)
     crowd = [here.come(arrival(f"192.0.2.{number}")) for number in range(WAYS)]

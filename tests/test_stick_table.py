@@ -79,6 +79,18 @@ def test_each_worker_counts_its_sessions_and_sees_those_of_all() -> None:
     assert [table.all_active for table in tables] == [5, 5, 5]
 
 
+def test_the_native_relay_counts_in_a_word_of_its_own() -> None:
+    first, second = views(2)
+    words, own, everybody = first.places
+    words[own] += 2
+    first.count(1)
+    second.count(3)
+    assert (first.active, second.active) == (3, 3)
+    assert first.all_active == second.all_active == 6
+    assert sum(words[word] for word in everybody) == 6
+    assert second.places.own not in (own, first.places.all[0])
+
+
 def test_a_worker_that_starts_anew_wipes_its_own_part_alone() -> None:
     memory = shared(3)
     tables = views(3, memory=memory)

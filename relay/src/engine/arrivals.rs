@@ -17,9 +17,9 @@ use rustix::net::{RecvFlags, SendFlags, getpeername, recv, send, sockopt};
 use super::entry::{Course, Owner};
 use super::handle::lock;
 use super::listening::Guest;
+use super::waiting::{Pending, Waiting};
 use super::{Engine, SESSION_EVENTS, WAITING, session_data};
-use crate::header::{self, Header};
-use crate::hello::{self, Reading};
+use crate::hello::Reading;
 use crate::plans::Plan;
 use crate::session::{End, Session, Side};
 
@@ -81,45 +81,6 @@ pub struct Played<T> {
     pub connect_took: Option<Duration>,
     /// From accept to its end.
     pub lasted: Duration,
-}
-
-/// Somebody who has been accepted and has not said all yet.
-pub(super) struct Waiting {
-    pub(super) token: u64,
-    listener: usize,
-    socket: OwnedFd,
-    peer: SocketAddr,
-    /// Whose connection it is: the peer's, or what the PROXY header says.
-    source: SocketAddr,
-    since: Instant,
-    said: Vec<u8>,
-    /// Where its hello begins; None: behind a PROXY header that is not whole yet.
-    hello_at: Option<usize>,
-}
-
-/// Who is between accept and a connection with a game server, for those who must not be so for long.
-#[derive(Clone, Copy)]
-pub(super) enum Pending {
-    Waiting(usize, u64),
-    Connecting(usize, u64),
-}
-
-impl Waiting {
-    /// What it has said so far: the header first, where there is one, and whose name it brings.
-    fn read(&mut self) -> Reading {
-        let hello_at = match self.hello_at {
-            Some(hello_at) => hello_at,
-            None => match header::read(&self.said) {
-                Header::More => return Reading::More,
-                Header::Unsure => return Reading::Unsure,
-                Header::Source(source, size) => {
-                    self.source = source;
-                    *self.hello_at.insert(size)
-                }
-            },
-        };
-        hello::read(&self.said[hello_at..])
-    }
 }
 
 impl<T: Send + Sync> Engine<T> {

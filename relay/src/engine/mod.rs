@@ -9,6 +9,7 @@ mod entry;
 mod handle;
 mod listening;
 mod time;
+mod waiting;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -25,12 +26,12 @@ use rustix::io::Errno;
 use slab::Slab;
 
 pub use self::arrivals::{Arrival, Played, Tried};
-use self::arrivals::{Pending, Waiting};
 use self::entry::{Entry, Owner};
 use self::handle::{Command, Shared, lock};
 pub use self::handle::{Ended, Handle, Times};
 use self::listening::Listening;
 pub use self::listening::Terms;
+use self::waiting::{Pending, Waiting};
 use crate::deadlines::Deadlines;
 use crate::pace::Pace;
 use crate::session::{End, Pumped, Session, Side};
