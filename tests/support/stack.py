@@ -68,7 +68,8 @@ class Part:
     def lines(self, event: str) -> list[dict[str, Any]]:
         """What it has logged under that event so far."""
         found = []
-        for text in self.log.read_text().splitlines():
+        whole, _, _ = self.log.read_text().rpartition("\n")  # the last may be on its way
+        for text in whole.splitlines():
             line = json.loads(text) if text.startswith("{") else {}
             if line.get("event") == event:
                 found.append(line)
