@@ -86,7 +86,8 @@ def report(result: dict[str, Any]) -> str:
 def _heading(result: dict[str, Any]) -> Iterator[str]:
     cores, rounds = result["cores"], result["plan"]["rounds"]
     minutes = result["seconds"] / 60
-    yield f"`make bench` (`python -m bench.side_by_side`), {result['date']}, {minutes:.0f} minutes."
+    command = f"python -m bench.side_by_side --rounds {rounds}"
+    yield f"`{command}` (`make bench` runs 5), {result['date']}, {minutes:.0f} minutes."
     yield f"{result['machine']}. Other programs used {result['others']:.2f} of its cores meanwhile."
     yield f"""
 One worker thread per proxy, all its processes on core {cores["proxy"]}; the load generator (Rust, one thread) and the game

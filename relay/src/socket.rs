@@ -72,17 +72,7 @@ impl Socket {
 
     /// How many bytes the kernel took; 0 when it takes none now.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
-        loop {
-            match send(&self.fd, bytes, SendFlags::NOSIGNAL) {
-                Ok(count) => return Ok(count),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.writable = false;
-                    return Ok(0);
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        self.give(|fd| send(fd, bytes, SendFlags::NOSIGNAL))
     }
 
     /// How many bytes came, 0 at its end; None when there are none now.
@@ -125,8 +115,15 @@ impl Socket {
 
     /// How many bytes out of a pipe the kernel took; 0 when it takes none now.
     pub(crate) fn pour(&mut self, pipe: &mut Pipe) -> Result<usize, Errno> {
+        self.give(|fd| pipe.pour(fd))
+    }
+
+    fn give(
+        &mut self,
+        mut call: impl FnMut(&OwnedFd) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
         loop {
-            match pipe.pour(&self.fd) {
+            match call(&self.fd) {
                 Ok(count) => return Ok(count),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
