@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -84,12 +84,18 @@ def read_metrics(address: str, timeout: float = 5.0) -> dict[str, float]:
 
 
 class Stack:
-    """`sniproxy admin` and `sniproxy proxy` on one store; `with` starts and stops them."""
+    """`sniproxy admin` and `sniproxy proxy` on one store, or one of them; `with` starts and stops them."""
 
     def __init__(
-        self, folder: Path, store: str, *, listener: dict[str, Any] | None = None, **proxy: Any
+        self,
+        folder: Path,
+        store: str,
+        *,
+        parts: Sequence[str] = ("admin", "proxy"),
+        listener: dict[str, Any] | None = None,
+        **proxy: Any,
     ) -> None:
-        """store: the setting. listener: flags of the one listener (mixed by default). proxy: further settings."""
+        """store: the setting. parts: what runs. listener: flags of the one (mixed by default). proxy: further settings."""
         folder.mkdir(parents=True, exist_ok=True)
         self.port, self.admin_port, self.status_port = free_ports(3)
         self.store = store
@@ -116,6 +122,7 @@ class Stack:
         command = [sys.executable, "-m", "sniproxy.cli"]
         self.admin = Part("admin", folder, [*command, "admin", "-c", str(self.config)], env)
         self.proxy = Part("proxy", folder, [*command, "proxy", "-c", str(self.config)], env)
+        self._parts = [part for part in (self.admin, self.proxy) if part.name in parts]
         self.api = httpx.Client(
             base_url=f"http://127.0.0.1:{self.admin_port}/apisix/admin",
             headers={"X-API-KEY": KEY},
@@ -123,9 +130,9 @@ class Stack:
         )
 
     def __enter__(self) -> Self:
-        self.admin.start()
-        self.proxy.start()
         try:
+            for part in self._parts:
+                part.start()
             self.wait_ready()
         except BaseException:
             self.__exit__()
@@ -134,13 +141,15 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         self.api.close()
-        self.proxy.stop()
-        self.admin.stop()
+        for part in reversed(self._parts):
+            part.stop()
 
     def wait_ready(self) -> None:
-        """Until both parts answer."""
-        self._wait(f"http://127.0.0.1:{self.status_port}/readyz", self.proxy)
-        self.wait_admin()
+        """Until all parts answer."""
+        if self.proxy in self._parts:
+            self._wait(f"http://127.0.0.1:{self.status_port}/readyz", self.proxy)
+        if self.admin in self._parts:
+            self.wait_admin()
 
     def wait_admin(self) -> None:
         """Until the admin API reaches its store."""

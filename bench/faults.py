@@ -1,0 +1,370 @@
+"""Faults of etcd and of the network to it, made one after the other under a site that works; nothing may come of them.
+
+    python -m bench.faults [--each | --minutes 30] [--every 10] [--planes 3] [--sessions 20] [--only NAME] [--seed N]
+
+A site (`site.py`) has players and writers (`traffic.py`). After each fault the writers are silent for a moment, and then:
+
+- every data plane has in force exactly what etcd has, key by key and revision by revision, within seconds
+- etcd has what the writers were told (`tests/support/history.py`)
+- no session was lost, and every new connection for a route that never changed was served
+
+Logs of all processes are kept if it fails.
+"""
+
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import httpx
+
+from bench.machine import describe_machine
+from bench.side_by_side import say
+from bench.site import Plane, Site
+from bench.traffic import Players, Writers, playing
+from tests.support.history import Outcome, violations
+
+CATCH_UP = (
+    5.0  # seconds after a fault and the last write until a data plane must have what etcd has
+)
+LOOK = 0.02  # seconds between two looks at a data plane
+SHOWN = 3  # keys that are named where states differ
+
+
+@dataclass
+class Scene:
+    """What faults are made to."""
+
+    site: Site
+    writers: Writers
+    folder: Path
+    choice: random.Random
+
+    def plane(self) -> Plane:
+        """Any data plane."""
+        return self.choice.choice(self.site.planes)
+
+    def follower(self) -> int:
+        """Any member that does not lead."""
+        leader = self.site.etcd.wait_leader()
+        return self.choice.choice([n for n in self.site.etcd.running if n != leader])
+
+
+@contextmanager
+def _killed(scene: Scene, *members: int) -> Iterator[None]:
+    for member in members:
+        scene.site.etcd.kill(member)
+    try:
+        yield
+    finally:
+        for member in members:
+            scene.site.etcd.start(member)
+
+
+@contextmanager
+def _paused(scene: Scene, *members: int) -> Iterator[None]:
+    for member in members:
+        scene.site.etcd.pause(member)
+    try:
+        yield
+    finally:
+        for member in members:
+            scene.site.etcd.resume(member)
+
+
+def kill_leader(scene: Scene) -> AbstractContextManager[None]:
+    return _killed(scene, scene.site.etcd.wait_leader())
+
+
+def kill_follower(scene: Scene) -> AbstractContextManager[None]:
+    return _killed(scene, scene.follower())
+
+
+def kill_two(scene: Scene) -> AbstractContextManager[None]:
+    return _killed(scene, scene.site.etcd.wait_leader(), scene.follower())
+
+
+def pause_leader(scene: Scene) -> AbstractContextManager[None]:
+    return _paused(scene, scene.site.etcd.wait_leader())
+
+
+def pause_all(scene: Scene) -> AbstractContextManager[None]:
+    return _paused(scene, *scene.site.etcd.running)
+
+
+@contextmanager
+def cut_plane(scene: Scene) -> Iterator[None]:
+    plane = scene.plane()
+    plane.cut()
+    try:
+        yield
+    finally:
+        plane.heal()
+
+
+@contextmanager
+def silent_plane(scene: Scene) -> Iterator[None]:
+    plane = scene.plane()
+    plane.freeze()
+    try:
+        yield
+    finally:
+        plane.heal()
+
+
+@contextmanager
+def half_open(scene: Scene) -> Iterator[None]:
+    scene.plane().freeze(existing_only=True)
+    yield  # for ever: what is frozen now stays so
+
+
+@contextmanager
+def compact_while_cut(scene: Scene) -> Iterator[None]:
+    with cut_plane(scene):
+        yield
+        scene.site.etcd.compact()
+
+
+@contextmanager
+def restart_admin(scene: Scene) -> Iterator[None]:
+    admin = scene.site.admin
+    admin.admin.kill()
+    try:
+        yield
+    finally:
+        admin.admin.start()
+        admin.wait_admin()
+
+
+@contextmanager
+def restore(scene: Scene) -> Iterator[None]:
+    snapshot = scene.folder / "snapshot"
+    snapshot.unlink(missing_ok=True)
+    scene.site.etcd.save(snapshot)
+    yield
+    with scene.writers.paused():
+        scene.site.etcd.restore(snapshot)
+        scene.writers.begin_anew()  # what was acknowledged since the snapshot is lost by definition
+    # Writes go on at once, so the revision of a data plane from before may soon be reached again by other writes.
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done, and for how long; it ends with the block."""
+
+    begin: Callable[[Scene], AbstractContextManager[None]]
+    seconds: float = 3.0
+
+    @property
+    def name(self) -> str:
+        return self.begin.__name__.replace("_", "-")
+
+
+FAULTS = {
+    fault.name: fault
+    for fault in (
+        Fault(kill_leader),
+        Fault(kill_follower),
+        Fault(kill_two),
+        Fault(pause_leader, 8),
+        Fault(pause_all, 4),
+        Fault(cut_plane),
+        Fault(silent_plane, 4),
+        Fault(half_open, 10),
+        Fault(compact_while_cut),
+        Fault(restart_admin, 1),
+        Fault(restore),
+    )
+}
+
+
+@dataclass
+class Report:
+    """What has come of it so far."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    slowest: dict[str, float] = field(default_factory=dict)  # seconds until all planes had it all
+    wrong: list[str] = field(default_factory=list)
+
+    def note(self, name: str, seconds: float) -> None:
+        """A fault is over."""
+        self.faults[name] += 1
+        self.slowest[name] = max(seconds, self.slowest.get(name, 0))
+
+    def lines(self, writers: Writers, players: list[Players]) -> list[str]:
+        """The summary."""
+        told = ", ".join(f"{writers.counts[outcome]} {outcome}" for outcome in Outcome)
+        sums = [
+            sum(getattr(one, name) for one in players)
+            for name in ("held", "round_trips", "newcomers")
+        ]
+        return [
+            f"writes: {told}",
+            f"sessions held: {sums[0]}; round trips: {sums[1]}; new connections: {sums[2]}",
+            *(
+                f"{name}: {count} times, slowest catch-up {1000 * self.slowest[name]:.0f} ms"
+                for name, count in sorted(self.faults.items())
+            ),
+        ]
+
+
+def difference(has: dict[str, int], wanted: dict[str, int]) -> list[str]:
+    """Where a data plane and etcd differ, in words; some keys of each kind."""
+    kinds = {
+        "lacks": sorted(wanted.keys() - has.keys()),
+        "still has": sorted(has.keys() - wanted.keys()),
+        "has another revision of": sorted(
+            key for key in has.keys() & wanted.keys() if has[key] != wanted[key]
+        ),
+    }
+    return [
+        f"{what} {', '.join(keys[:SHOWN])}{f' and {len(keys) - SHOWN} more' if len(keys) > SHOWN else ''}"
+        for what, keys in kinds.items()
+        if keys
+    ]
+
+
+def differences(site: Site) -> list[str]:
+    """Where data planes and etcd differ now, in words."""
+    wanted = site.objects()
+    found = []
+    for plane in site.planes:
+        try:
+            config = plane.config()
+        except httpx.HTTPError as error:
+            found.append(f"{plane.name} does not answer: {error!r}")
+            continue
+        unlike = difference(config["objects"], wanted)
+        unlike += ["says that it is stale"] if config["stale"] else []
+        unlike += [f"holds {config['broken']} to be broken"] if config["broken"] else []
+        found += [f"{plane.name} {one}" for one in unlike]
+    return found
+
+
+def make(fault: Fault, scene: Scene, players: list[Players], report: Report) -> None:
+    """One fault, and what has come of it."""
+    with fault.begin(scene):
+        time.sleep(fault.seconds)
+    ended = time.monotonic()
+    with scene.writers.paused():
+        deadline = time.monotonic() + CATCH_UP
+        while (unlike := differences(scene.site)) and time.monotonic() < deadline:
+            time.sleep(LOOK)
+        report.note(fault.name, time.monotonic() - ended)
+        lost = violations(scene.writers.history.operations, scene.site.registers())
+        late = f"not in {CATCH_UP:g} s: "
+        report.wrong += [f"{fault.name}: {one}" for one in [*(late + u for u in unlike), *lost]]
+    for them in players:
+        report.wrong += [f"{fault.name}: {trouble}" for trouble in them.troubles]
+        them.troubles.clear()
+    report.wrong += [f"{fault.name}: unexpected answer: {one}" for one in scene.writers.unexpected]
+    scene.writers.unexpected.clear()
+    scene.site.etcd.wait_healthy()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which faults, and how often. minutes: None for each of them once."""
+
+    names: tuple[str, ...] = tuple(FAULTS)
+    minutes: float | None = None
+    every: float = 10.0
+    planes: int = 3
+    sessions: int = 20  # on each data plane
+    seed: int = 0
+
+    def faults(self, choice: random.Random, now: Callable[[], float]) -> Iterator[Fault]:
+        """In random order and all equally often; no more once the time is up."""
+        end = None if self.minutes is None else now() + 60 * self.minutes
+        while True:
+            order = list(self.names)
+            if end is not None:
+                choice.shuffle(order)
+            for name in order:
+                if end is not None and now() >= end:
+                    return
+                yield FAULTS[name]
+            if end is None:
+                return
+
+
+def run(plan: Plan, folder: Path) -> Report:
+    """All of it; prints its progress and its figures."""
+    choice = random.Random(plan.seed)
+    report = Report()
+    folder.mkdir(parents=True, exist_ok=True)
+    with Site(folder, plan.planes) as site, playing(site, plan.sessions) as players:
+        writers = Writers(site, plan.seed)
+        scene = Scene(site, writers, folder, choice)
+        with writers.at_work():
+            due = time.monotonic()
+            for fault in plan.faults(choice, time.monotonic):
+                if plan.minutes is not None:
+                    time.sleep(max(0.0, due - time.monotonic()))
+                    due = time.monotonic() + plan.every
+                before, known = time.monotonic(), len(report.wrong)
+                make(fault, scene, players, report)
+                took = time.monotonic() - before
+                wrong = report.wrong[known:]
+                say(f"  {fault.name}: {took:.1f} s, {f'{len(wrong)} wrong' if wrong else 'sound'}")
+                for one in wrong:
+                    say(f"    {one}")
+        lines = report.lines(writers, players)
+    click.echo("\n".join(lines))
+    return report
+
+
+@click.command()
+@click.option("--each", is_flag=True, help="Each fault once, in order.")
+@click.option("--minutes", type=click.FloatRange(0.05), default=30.0, show_default=True)
+@click.option("--every", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds.")
+@click.option("--planes", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--sessions", type=click.IntRange(1), default=20, show_default=True, help="On each data plane."
+)
+@click.option("--only", type=click.Choice(tuple(FAULTS)), multiple=True)
+@click.option("--seed", type=int, help="Of the order. [default: a random one]")
+def main(
+    each: bool,
+    minutes: float,
+    every: float,
+    planes: int,
+    sessions: int,
+    only: tuple[str, ...],
+    seed: int | None,
+) -> None:
+    """Faults of etcd and of the network to it, under a site that works."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # and what was started with it
+    plan = Plan(
+        names=only or tuple(FAULTS),
+        minutes=None if each else minutes,
+        every=every,
+        planes=planes,
+        sessions=sessions,
+        seed=random.randrange(1_000_000) if seed is None else seed,
+    )
+    click.echo(f"{describe_machine()}; {planes} data planes, seed {plan.seed}")
+    folder = Path(tempfile.mkdtemp(prefix="sniproxy-faults-"))
+    wrong = [f"it did not come to its end; logs are in {folder}"]
+    try:
+        wrong = run(plan, folder).wrong
+    finally:
+        if not wrong:
+            shutil.rmtree(folder)
+    for one in wrong:
+        click.echo(f"FAILED: {one}", err=True)
+    if wrong:
+        sys.exit(f"{len(wrong)} wrong; logs are in {folder}")
+    click.echo("nothing lost, and the same state everywhere")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""A whole site for the fault suite: an etcd of three members, an admin, some data planes, and a game server behind them.
+
+All are real processes on loopback. Each data plane reaches each member through a relay of its own, so its network can fail.
+"""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from tests.support.echo import echo_process
+from tests.support.etcd_cluster import EtcdCluster
+from tests.support.stack import Stack
+from tests.support.tcp_relay import TcpRelay
+
+PREFIX = "/apisix/"
+COLLECTIONS = ("ssls", "stream_routes", "upstreams", "services")  # what a data plane follows
+ROUTE = "stays.example.com"  # the name of the route that never changes
+PATIENCE = 5.0  # seconds for an answer of a status port
+
+
+def followed(key: str) -> bool:
+    """Whether a data plane follows this key."""
+    return key.removeprefix(PREFIX).partition("/")[0] in COLLECTIONS
+
+
+class Plane:
+    """A data plane, and its network towards etcd."""
+
+    def __init__(self, number: int, stack: Stack, relays: list[TcpRelay]) -> None:
+        self.name = f"plane-{number}"
+        self.relays = relays
+        self.port = stack.port
+        self._stack = stack
+        self._status = httpx.Client(
+            base_url=f"http://127.0.0.1:{stack.status_port}", trust_env=False, timeout=PATIENCE
+        )
+
+    def config(self) -> dict[str, Any]:
+        """What it has in force, and how sure it is."""
+        answer = self._status.get("/config")
+        answer.raise_for_status()
+        config: dict[str, Any] = answer.json()
+        return config
+
+    def cut(self) -> None:
+        """Take its network towards etcd away, so that it notices."""
+        for relay in self.relays:
+            relay.cut()
+
+    def freeze(self, *, existing_only: bool = False) -> None:
+        """Take its network towards etcd away, so that nothing is heard; see TcpRelay."""
+        for relay in self.relays:
+            relay.freeze(existing_only=existing_only)
+
+    def heal(self) -> None:
+        """Give it back."""
+        for relay in self.relays:
+            relay.heal()
+
+    def close(self) -> None:
+        """Only what asks it; who started the process ends it."""
+        self._status.close()
+
+
+class Site:
+    """`with` starts all of it, and ends all of it."""
+
+    def __init__(self, folder: Path, planes: int) -> None:
+        self._folder = folder
+        self._count = planes
+        self._running = ExitStack()
+        self.etcd = EtcdCluster(folder / "etcd")
+        self.planes: list[Plane] = []
+        self.admin: Stack
+        self.game: int  # the port of a game server that echoes
+
+    def __enter__(self) -> Self:
+        with self._running:
+            self._start(self._running.enter_context)
+            self._running = self._running.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    def objects(self) -> dict[str, int]:
+        """What etcd has: key -> mod revision, of what a data plane follows."""
+        return {
+            key: revision for key, (revision, _) in self.etcd.state(PREFIX).items() if followed(key)
+        }
+
+    def registers(self) -> dict[str, int]:
+        """The numbers that writers have written, by key."""
+        found = {}
+        for key, (_, value) in self.etcd.state(PREFIX).items():
+            stored = json.loads(value) if followed(key) else {}
+            if "desc" in stored:
+                found[key] = int(stored["desc"])
+        return found
+
+    def _start(self, enter: Any) -> None:
+        enter(self.etcd)
+        self.game = enter(echo_process())
+        direct = [f"127.0.0.1:{port}" for port in self.etcd.ports]
+        self.admin = enter(Stack(self._folder / "admin", _store(direct), parts=["admin"]))
+        route = {"sni": ROUTE, "upstream": {"nodes": {f"127.0.0.1:{self.game}": 1}}}
+        self.admin.put("/stream_routes/stays", route)
+        for number in range(self._count):
+            relays = [enter(TcpRelay(port)) for port in self.etcd.ports]
+            store = _store([f"127.0.0.1:{relay.port}" for relay in relays])
+            stack = enter(
+                Stack(
+                    self._folder / f"plane-{number}",
+                    store,
+                    parts=["proxy"],
+                    listener={"tls_passthrough": True},
+                )
+            )
+            plane = Plane(number, stack, relays)
+            self._running.callback(plane.close)
+            self.planes.append(plane)
+
+
+def _store(endpoints: list[str]) -> str:
+    return f"etcd://{','.join(endpoints)}{PREFIX.rstrip('/')}"
