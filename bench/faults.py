@@ -156,6 +156,17 @@ def restore(scene: Scene) -> Iterator[None]:
     # Writes go on at once, so the revision of a data plane from before may soon be reached again by other writes.
 
 
+@contextmanager
+def restore_while_cut(scene: Scene) -> Iterator[None]:
+    """A data plane that did not see the store go back finds revisions that it knows, with other writes in them."""
+    with cut_plane(scene):
+        head = scene.site.etcd.revision()
+        with restore(scene):
+            yield
+        while scene.site.etcd.revision() <= head:
+            time.sleep(LOOK)
+
+
 @dataclass(frozen=True)
 class Fault:
     """What is done, and for how long; it ends with the block."""
@@ -178,10 +189,11 @@ FAULTS = {
         Fault(pause_all, 4),
         Fault(cut_plane),
         Fault(silent_plane, 4),
-        Fault(half_open, 10),
+        Fault(half_open, 15),  # as long as a silent watch may take to be noticed
         Fault(compact_while_cut),
         Fault(restart_admin, 1),
         Fault(restore),
+        Fault(restore_while_cut),
     )
 }
 
