@@ -114,6 +114,10 @@ class SqliteStore:
         """Delete what has outlived its time to live. Every call does so first; a watch does when the time has come."""
         await self._run(self._sweep)
 
+    def move(self, path: Path) -> None:
+        """From now on the file at `path`: calls open it, watches end."""
+        self._path = path
+
     def open_own(self) -> tuple[sqlite3.Connection, Identity]:
         """A new connection, such as a watch needs for itself; call it in a thread, and use it under `translated`."""
         if self._closed:
