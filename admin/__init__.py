@@ -4,6 +4,7 @@
     body        bytes -> JSON, bounded
     rules       JSON -> checked object: schema, certificates, references; keys encrypted
     resources   the requests themselves: one store write each, and the answers
+    waiting     ?wait=all and /nodes: where a write is in force
     app         paths, errors -> answers
     server      uvicorn
     bulk        apply and dump: many objects at once, through the API or straight into the store

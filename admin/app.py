@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import anyio
 from starlette.applications import Starlette
@@ -12,7 +13,8 @@ from starlette.routing import Route
 
 from admin.auth import Authenticator, Unauthorized
 from admin.body import BadBody, read_json
-from admin.resources import NotFound, RaceLost, Resources, Written
+from admin.resources import NotFound, RaceLost, Resources
+from admin.waiting import find_node, list_nodes, read_wait, wait_for_all
 from sniproxy.errors import KeyringError, ObjectRefused, StoreError
 from sniproxy.keyring import Keyring
 from sniproxy.logs import Log
@@ -20,8 +22,10 @@ from sniproxy.objects import KINDS, Kind
 from sniproxy.settings import Settings
 from sniproxy.store import Store
 
+T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 API_VERSION = {"X-API-VERSION": "v3"}
+NODES = "nodes"  # what the data planes say of themselves: read only, and no kind of object
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 
@@ -55,6 +59,16 @@ def create_app(settings: Settings, store: Store, keyring: Keyring, log: Log) -> 
     return app
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is answered. `revision`: of the write that was made. `wait`: seconds, to see it in force."""
+
+    code: int
+    body: dict[str, Any]
+    revision: int | None = None
+    wait: float | None = None
+
+
 class Api:
     """Answers requests: who asks, what for, and what came of it."""
 
@@ -66,56 +80,83 @@ class Api:
 
     async def endpoint(self, request: Request) -> Response:
         """Every request comes through here."""
-        code, body = await self._answer(request)
-        return JSONResponse(body, status_code=code, headers=API_VERSION)
+        answer = await self._answer(request)
+        code, body, headers = answer.code, answer.body, API_VERSION
+        if answer.revision is not None and answer.wait is not None:
+            resources = self._resources
+            reached = await wait_for_all(
+                resources.store, resources.prefix, answer.revision, answer.wait
+            )
+            headers = API_VERSION | {"X-In-Force-On": str(len(reached.applied))}
+            if not reached.all:
+                stragglers = [one.model_dump() for one in reached.stragglers]
+                code, body = 202, body | {"revision": answer.revision, "stragglers": stragglers}
+        return JSONResponse(body, status_code=code, headers=headers)
 
-    async def _answer(self, request: Request) -> tuple[int, dict[str, Any]]:
+    async def _answer(self, request: Request) -> Answer:
         try:
             key = self._authenticator.identify(request)
             with anyio.fail_after(self._settings.body_timeout + self._settings.store_timeout):
                 return await self._dispatch(request, key.name)
         except Unauthorized as error:
-            return 401, {"error_msg": "failed to check token", "description": str(error)}
+            return Answer(401, {"error_msg": "failed to check token", "description": str(error)})
         except NotFound:
-            return 404, {"message": "Key not found"}
+            return Answer(404, {"message": "Key not found"})
         except BadBody as error:
-            return error.code, {"error_msg": str(error)}
+            return Answer(error.code, {"error_msg": str(error)})
         except ObjectRefused as error:
-            return 400, {"error_msg": str(error)}
+            return Answer(400, {"error_msg": str(error)})
         except (RaceLost, KeyringError) as error:
-            return 503, {"error_msg": str(error)}
+            return Answer(503, {"error_msg": str(error)})
         except (StoreError, TimeoutError) as error:
             cause = str(error) or f"the store did not answer in {self._settings.store_timeout:g} s"
             self._log.warning("store failed", path=request.url.path, cause=cause)
-            return 503, {"error_msg": cause}
+            return Answer(503, {"error_msg": cause})
 
-    async def _dispatch(self, request: Request, who: str) -> tuple[int, dict[str, Any]]:
+    async def _dispatch(self, request: Request, who: str) -> Answer:
         collection = request.path_params.get("collection", "")
-        kind = KINDS.get(collection)
-        if kind is None:
-            return 404, {"error_msg": f"Unsupported resource type: {collection}"}
         object_id = request.path_params.get("object_id")
         path = request.path_params.get("path", "").strip("/")
+        if collection == NODES and request.method in ("GET", "HEAD") and not path:
+            return await self._nodes(object_id)
+        kind = KINDS.get(collection)
+        if kind is None:
+            return Answer(404, {"error_msg": f"Unsupported resource type: {collection}"})
         if path and request.method != "PATCH":
-            return 404, {"error_msg": "not found"}
+            return Answer(404, {"error_msg": "not found"})
         match request.method:
             case "GET" | "HEAD" if object_id is None:
-                return 200, await self._timely(self._resources.list(kind))
+                return Answer(200, await self._timely(self._resources.list(kind)))
             case "GET" | "HEAD":
-                return 200, await self._timely(self._resources.get(kind, object_id or ""))
+                return Answer(200, await self._timely(self._resources.get(kind, object_id or "")))
             case "POST" | "PUT" | "PATCH":
                 return await self._write(request, kind, object_id, path, who)
             case "DELETE" if object_id is not None:
-                force = request.query_params.get("force") == "true"
-                deleted = self._resources.delete(kind, object_id, force=force)
-                body = await self._timely(deleted)
-                self._log.info("object deleted", key=body["key"], by=who)
-                return 200, body
-        return 404, {"error_msg": "not found"}
+                return await self._delete(request, kind, object_id, who)
+        return Answer(404, {"error_msg": "not found"})
+
+    async def _nodes(self, node: str | None) -> Answer:
+        resources = self._resources
+        if node is not None:
+            found = await self._timely(find_node(resources.store, resources.prefix, node))
+            if found is None:
+                raise NotFound
+            return Answer(200, found.model_dump())
+        nodes = await self._timely(list_nodes(resources.store, resources.prefix))
+        return Answer(200, {"list": [one.model_dump() for one in nodes], "total": len(nodes)})
+
+    async def _delete(self, request: Request, kind: Kind, object_id: str, who: str) -> Answer:
+        wait = self._wait(request)
+        force = request.query_params.get("force") == "true"
+        deleted = self._resources.delete(kind, object_id, force=force)
+        body, revision = await self._timely(deleted)
+        self._log.info("object deleted", key=body["key"], by=who, revision=revision)
+        return Answer(200, body, revision, wait)
 
     async def _write(
         self, request: Request, kind: Kind, object_id: str | None, path: str, who: str
-    ) -> tuple[int, dict[str, Any]]:
+    ) -> Answer:
+        wait = self._wait(request)
         value = await read_json(
             request, max_bytes=self._settings.max_body, seconds=self._settings.body_timeout
         )
@@ -132,11 +173,16 @@ class Api:
             raise ObjectRefused(f"wrong {kind.title} id, do not need it")
         else:
             write = self._resources.create(kind, value, ttl)
-        written: Written = await self._timely(write)
+        written = await self._timely(write)
         self._log.info("object written", key=written.key, by=who, revision=written.revision)
-        return (201 if written.created and request.method != "PATCH" else 200), written.body
+        code = 201 if written.created and request.method != "PATCH" else 200
+        return Answer(code, written.body, written.revision, wait)
 
-    async def _timely(self, work: Awaitable[Any]) -> Any:
+    def _wait(self, request: Request) -> float | None:
+        asked = request.query_params
+        return read_wait(asked.get("wait"), asked.get("timeout"), self._settings.max_wait)
+
+    async def _timely(self, work: Awaitable[T]) -> T:
         with anyio.fail_after(self._settings.store_timeout):
             return await work
 

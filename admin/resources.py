@@ -127,16 +127,19 @@ class Resources:
 
         return await self._write(kind, object_id, patched, ttl)
 
-    async def delete(self, kind: Kind, object_id: str, *, force: bool) -> dict[str, Any]:
-        """Deletes; NotFound; ObjectRefused while it is in use, unless forced."""
+    async def delete(
+        self, kind: Kind, object_id: str, *, force: bool
+    ) -> tuple[dict[str, Any], int]:
+        """Deletes; the answer and the revision. NotFound; ObjectRefused while it is in use, unless forced."""
         key = self.key(kind.collection, object_id)
         if not object_id or await self.store.get(key) is None:
             raise NotFound
         if not force:
             await check_unused(kind.collection, object_id, self.store, self.prefix)
-        if await self.store.delete(key) is None:
+        revision = await self.store.delete(key)
+        if revision is None:
             raise NotFound
-        return {"deleted": "1", "key": key}
+        return {"deleted": "1", "key": key}, revision
 
     async def _write(
         self,

@@ -27,8 +27,11 @@ Doing:
     relay/          moves bytes both ways: the contract, the relay on trio, and the door of the native one
     deadline        a total time for a step of set-up
     upstream        upstream -> connected socket
+    following       store -> whoever is kept equal to it, for ever; and how sure that is
     metrics         counters of a worker
-    config          store -> snapshot, for ever
+    agent           remote store -> the local copy that workers follow
+    config          local copy, or local store -> snapshot
+    presence        what this data plane says of itself in the store
     first_flight    socket -> PROXY header and ClientHello, in time
     session         a connection's life, on one page
     listener        sockets, accept, backing off

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sniproxy.errors import CloseReason
+from sniproxy.following import Freshness
 from sniproxy.logs import dropped_lines
 
 
@@ -83,6 +84,36 @@ class Metrics:
             "Objects in the store that cannot be used",
             registry=self.registry,
         )
-        self.store_connected = Gauge(
-            "sniproxy_store_connected", "1 while the store is followed", registry=self.registry
+        self.config_lists = Counter(
+            "sniproxy_config_lists",
+            "Full lists taken from the store: at the start, and where changes may have been missed",
+            registry=self.registry,
         )
+        self.config_mirror_on_disk = Gauge(
+            "sniproxy_config_mirror_on_disk",
+            "1 while the local copy of a remote store is written to disk",
+            registry=self.registry,
+        )
+        self.config_mirror_set_aside = Counter(
+            "sniproxy_config_mirror_set_aside",
+            "Local copies that were damaged or of another store, and not served from",
+            registry=self.registry,
+        )
+        self.node_record_failures = Counter(
+            "sniproxy_node_record_failures",
+            "Times that this data plane's record could not be written to the store",
+            registry=self.registry,
+        )
+
+    def show_freshness(self, freshness: Freshness) -> None:
+        """How old the configuration may be, from now on."""
+        Gauge(
+            "sniproxy_config_stale",
+            "1 while the store is not followed: changes may be missing",
+            registry=self.registry,
+        ).set_function(lambda: freshness.stale)
+        Gauge(
+            "sniproxy_config_age_seconds",
+            "Since the configuration was last known to be the store's",
+            registry=self.registry,
+        ).set_function(lambda: freshness.age)

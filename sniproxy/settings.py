@@ -187,7 +187,10 @@ class Proxy(Section):
     refused_log_interval: Annotated[float, Field(ge=0)] = 1 * SECOND  # between lines of one reason
     refused_kept: Annotated[int, Field(ge=0)] = 1 * MIB  # bytes of the latest refused first flights
     store_retry: PositiveSeconds = 0.1 * SECOND  # first pause before asking a lost store again
-    store_retry_max: PositiveSeconds = 5 * SECOND  # it doubles up to this
+    store_retry_max: PositiveSeconds = 3 * SECOND  # it doubles up to this
+    store_wait: PositiveSeconds = (
+        2 * SECOND
+    )  # at start, before the copy of last time is served from
 
     @model_validator(mode="after")
     def _headers_have_a_source(self) -> Self:
@@ -223,6 +226,7 @@ class Admin(Section):
     body_timeout: PositiveSeconds = 30 * SECOND  # to send a request's body
     store_timeout: PositiveSeconds = 10 * SECOND  # for all that one request asks of the store
     shutdown_timeout: Annotated[int, Field(ge=1)] = 1  # seconds for requests still in flight
+    max_wait: PositiveSeconds = 60 * SECOND  # for all data planes, by ?wait=all
 
 
 class Status(Section):
@@ -299,6 +303,8 @@ class Settings(BaseSettings):
 
     store: Annotated[str, AfterValidator(_store)] = "sqlite:///var/lib/sniproxy/config.db"
     state_dir: Path = Path("/var/lib/sniproxy")
+    node: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9\-_.:]{1,128}$")] | None = None
+    node_ttl: Annotated[int, Field(ge=3)] = 15  # seconds after which a silent data plane is gone
     proxy: Proxy = Proxy()
     admin: Admin = Admin()
     status: Status = Status()

@@ -84,6 +84,10 @@ class Snapshot:
             return route.plugins
         return {**service.plugins, **route.plugins}
 
+    def revisions(self) -> dict[str, int]:
+        """Every key that was looked at, broken ones too, with the revision that wrote it."""
+        return dict(self._revisions)
+
     def load(self, listing: Listing) -> list[Broken]:
         """Takes over a full list: what is not in it goes, what has changed is read, the rest is left alone."""
         # A store that went back was restored from a backup: the same revision may be another value.

@@ -1,16 +1,19 @@
-"""/livez, /readyz, /metrics and /refused over HTTP/1.1, small enough to stand beside the sessions on the same loop."""
+"""/livez, /readyz, /metrics, /config and /refused over HTTP/1.1, small enough to stand beside sessions on one loop."""
 
 import json
 import socket
 from functools import partial
+from typing import Any
 
 import h11
 import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from sniproxy.following import Freshness
 from sniproxy.refusals import Recorder
 from sniproxy.relay.sockets import Lost, close, receive, send_all
+from sniproxy.snapshot import Snapshot
 
 REQUEST_TIMEOUT = 5.0  # seconds, request and answer together
 MAX_REQUEST = 16 * 1024  # bytes of a request's head
@@ -26,20 +29,28 @@ Answer = tuple[int, str, bytes]
 class Status:
     """What the status port answers from."""
 
-    def __init__(self, registry: CollectorRegistry, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        recorder: Recorder,
+        snapshot: Snapshot,
+        freshness: Freshness,
+    ) -> None:
         self.ready = False
         self._registry = registry
         self._recorder = recorder
+        self._snapshot = snapshot
+        self._freshness = freshness
 
     def answer(self, path: str) -> Answer:
         """Status code, content type and body for GET `path`."""
         match path.partition("?")[0]:
             case "/livez":
                 return 200, TEXT, b"ok\n"
-            case "/readyz" if self.ready:
-                return 200, TEXT, b"ok\n"
             case "/readyz":
-                return 503, TEXT, b"no configuration yet: the store has not answered\n"
+                return self._readiness()
+            case "/config":
+                return 200, JSON, json.dumps(self._config()).encode() + b"\n"
             case "/metrics":
                 return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
             case "/refused":
@@ -47,7 +58,27 @@ class Status:
                 return 200, JSON, json.dumps({"refused": refused}).encode() + b"\n"
             case flight if flight.startswith("/refused/"):
                 return self._flight(flight.removeprefix("/refused/").removesuffix(FLIGHT))
-        return 404, TEXT, b"there are /livez, /readyz, /metrics and /refused\n"
+        return 404, TEXT, b"there are /livez, /readyz, /metrics, /config and /refused\n"
+
+    def _readiness(self) -> Answer:
+        """Who serves by an old configuration is ready: no pod would be better off without it."""
+        if not self.ready:
+            return 503, TEXT, b"no configuration yet: the store has not answered\n"
+        if not self._freshness.stale:
+            return 200, TEXT, b"ok\n"
+        old = f"ok, but config_stale: revision {self._snapshot.revision} was last known to be the store's "
+        return 200, TEXT, f"{old}{self._freshness.age:.0f} s ago\n".encode()
+
+    def _config(self) -> dict[str, Any]:
+        """Which revision of which object is in force, or was looked at and cannot be used."""
+        broken = self._snapshot.broken.values()
+        return {
+            "revision": self._snapshot.revision,
+            "stale": self._freshness.stale,
+            "age": round(self._freshness.age, 3),
+            "objects": self._snapshot.revisions(),
+            "broken": [{"key": one.key, "why": one.why, "kept": one.kept} for one in broken],
+        }
 
     def _flight(self, session: str) -> Answer:
         found = self._recorder.flight(session)

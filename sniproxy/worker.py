@@ -3,20 +3,27 @@
 import gc
 import resource
 import signal
+import time
 from contextlib import AsyncExitStack
+from functools import partial
 
 import trio
 
-from sniproxy.config import follow
+from sniproxy import __version__
+from sniproxy.agent import Agent
+from sniproxy.config import InForce
+from sniproxy.following import Freshness, follow
 from sniproxy.keyring import open_keyring
 from sniproxy.limits import open_limits
 from sniproxy.listener import bind, listen
 from sniproxy.logs import Log
+from sniproxy.objects.node_record import NodeRecord
+from sniproxy.presence import Presence, node_id
 from sniproxy.reception import Reception
 from sniproxy.relay.opening import choose_relay, open_relay
 from sniproxy.relay.sockets import tune
 from sniproxy.session import Worker, open_worker
-from sniproxy.settings import Settings
+from sniproxy.settings import EtcdUrl, Settings
 from sniproxy.snapshot import Snapshot
 from sniproxy.status import Status, serve_status
 from sniproxy.store import Store
@@ -54,10 +61,28 @@ async def run_worker(
         relay = await stack.enter_async_context(open_relay(settings.proxy, limits.places))
         nursery = await stack.enter_async_context(trio.open_nursery())
         worker = open_worker(settings.proxy, snapshot, relay, log, limits)
-        status = Status(worker.metrics.registry, worker.recorder)
+        agent = None
+        if isinstance(settings.where, EtcdUrl):
+            agent = Agent(settings, store, worker.metrics, log)
+        freshness = agent.freshness if agent else Freshness(settings.etcd.watch_silence)
+        worker.metrics.show_freshness(freshness)
+        status = Status(worker.metrics.registry, worker.recorder, snapshot, freshness)
         nursery.start_soon(serve_status, status_socket, status)
         log.info("starting", relay=moved_by, store=settings.store)
-        await nursery.start(_follow, store, settings, worker)
+        describe = partial(_describe, settings, worker, freshness, int(time.time()))
+        presence = Presence(store, settings, describe, worker.metrics, log)
+        in_force = InForce(snapshot, worker.metrics, log, presence.changed)
+        followed: Store = store
+        if agent is not None:
+            await nursery.start(agent.run)
+            followed = agent.copy
+        following = partial(
+            follow,
+            settings=settings.proxy,
+            freshness=Freshness(settings.etcd.watch_silence) if agent else freshness,
+            log=log,
+        )
+        await nursery.start(following, followed, settings.where.prefix, in_force)
         reception = Reception(worker, nursery)
         for index, (listener, sock) in enumerate(bound):
             speaks_first = listener.is_tls or listener.proxy_protocol
@@ -70,6 +95,7 @@ async def run_worker(
             tune(sock, keepalive_idle=settings.proxy.keepalive_idle)  # accepted sockets inherit it
             nursery.start_soon(reception.accept, sock, listener)
         status.ready = True
+        nursery.start_soon(presence.run)
         ports = [sock.getsockname()[1] for _, sock in bound]
         log.info("ready", ports=ports, revision=snapshot.revision)
         task_status.started(ports)
@@ -84,17 +110,15 @@ async def _close(store: Store) -> None:
         await store.aclose()
 
 
-async def _follow(
-    store: Store, settings: Settings, worker: Worker, *, task_status: trio.TaskStatus[None]
-) -> None:
-    await follow(
-        store,
-        settings.where.prefix,
-        worker.snapshot,
-        settings=settings.proxy,
-        metrics=worker.metrics,
-        log=worker.log,
-        task_status=task_status,
+def _describe(settings: Settings, worker: Worker, freshness: Freshness, started: int) -> NodeRecord:
+    return NodeRecord(
+        id=node_id(settings),
+        version=__version__,
+        revision=worker.snapshot.revision,
+        age=round(freshness.age, 3),
+        stale=freshness.stale,
+        sessions=worker.limits.active,
+        started=started,
     )
 
 

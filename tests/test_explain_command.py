@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from sniproxy.cli import main
 from sniproxy.errors import CloseReason
+from sniproxy.following import Freshness
 from sniproxy.proxy_protocol import encode_v1
 from sniproxy.settings import Listener
 from sniproxy.status import Status
@@ -268,7 +269,10 @@ def test_a_file_of_the_status_port_is_judged_as_its_session_was(
                     await player.end()
                     line = await gateway.lines.next()
                     player.close()
-                    status = Status(worker.metrics.registry, worker.recorder)
+                    freshness = Freshness(bound=10)
+                    status = Status(
+                        worker.metrics.registry, worker.recorder, worker.snapshot, freshness
+                    )
                     code, _, body = status.answer(f"/refused/{line['session']}.hello")
                     assert code == 200
                     kept.append((line, body))

@@ -13,15 +13,20 @@ import trio
 from trio.testing import MockClock
 
 from sniproxy.errors import CloseReason
+from sniproxy.following import Freshness
 from sniproxy.metrics import Metrics
 from sniproxy.refusals import Recorder, Refused
+from sniproxy.snapshot import Snapshot
 from sniproxy.status import MAX_CLIENTS, MAX_REQUEST, REQUEST_TIMEOUT, Status, serve_status
+from sniproxy.store import Entry
+from tests.support.gateway import fill
 from tests.support.hellos import named
 from tests.support.peers import Peer
 from tests.support.stage import MIXED, open_stage
 
 pytestmark = pytest.mark.anyio
 
+BOUND = 10.0  # seconds without a sign of the store after which the configuration is stale
 DEADLINE = 1000  # virtual seconds for one test
 TEXT = "text/plain; charset=utf-8"
 HOSTILE = 'a"\\\r\n\x1b[2J\0\u2028<script>\x7f\x85\ud800é'
@@ -49,8 +54,17 @@ class Listening(socket.socket):
 class Port:
     """A status port."""
 
-    def __init__(self, listening: "Listening", metrics: Metrics, status: Status) -> None:
+    def __init__(
+        self,
+        listening: "Listening",
+        metrics: Metrics,
+        status: Status,
+        snapshot: Snapshot,
+        freshness: Freshness,
+    ) -> None:
         self.listening = listening
+        self.snapshot = snapshot
+        self.freshness = freshness
         self.address: tuple[str, int] = listening.getsockname()
         self.metrics = metrics
         self.status = status
@@ -72,14 +86,16 @@ class Port:
 async def open_port(recorder: Recorder | None = None) -> AsyncIterator[Port]:
     """A status port that serves until the block is left."""
     metrics = Metrics(lambda: 7)
-    status = Status(metrics.registry, recorder or Recorder(limit=10_000))
+    snapshot, freshness = fill({"upstreams/1": {"nodes": {}}}), Freshness(bound=BOUND)
+    freshness.proven()
+    status = Status(metrics.registry, recorder or Recorder(limit=10_000), snapshot, freshness)
     with trio.fail_after(DEADLINE), Listening() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(100)
         listening.setblocking(False)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve_status, listening, status)
-            yield Port(listening, metrics, status)
+            yield Port(listening, metrics, status, snapshot, freshness)
             nursery.cancel_scope.cancel()
 
 
@@ -90,9 +106,21 @@ async def open_port(recorder: Recorder | None = None) -> AsyncIterator[Port]:
         ("GET", "/livez?verbose=1", False, 200, "ok\n"),
         ("GET", "/readyz", False, 503, "no configuration yet: the store has not answered\n"),
         ("GET", "/readyz", True, 200, "ok\n"),
-        ("GET", "/", True, 404, "there are /livez, /readyz, /metrics and /refused\n"),
-        ("GET", "/livez/", True, 404, "there are /livez, /readyz, /metrics and /refused\n"),
-        ("GET", "/%00%ff", True, 404, "there are /livez, /readyz, /metrics and /refused\n"),
+        ("GET", "/", True, 404, "there are /livez, /readyz, /metrics, /config and /refused\n"),
+        (
+            "GET",
+            "/livez/",
+            True,
+            404,
+            "there are /livez, /readyz, /metrics, /config and /refused\n",
+        ),
+        (
+            "GET",
+            "/%00%ff",
+            True,
+            404,
+            "there are /livez, /readyz, /metrics, /config and /refused\n",
+        ),
         ("HEAD", "/livez", False, 200, ""),
         ("HEAD", "/readyz", False, 503, ""),
         ("POST", "/livez", True, 405, "only GET is answered here\n"),
@@ -109,6 +137,35 @@ async def test_requests_and_their_answers(
     assert answer.headers["content-type"] == TEXT
     assert answer.headers["connection"] == "close"
     assert int(answer.headers["content-length"]) > 0
+
+
+async def test_who_serves_by_an_old_configuration_is_ready_and_says_so() -> None:
+    async with open_port() as port:
+        port.status.ready = True
+        await trio.sleep(BOUND + 2)
+        answer = await port.ask("GET", "/readyz")
+    assert answer.status_code == 200
+    expected = "ok, but config_stale: revision 1 was last known to be the store's 12 s ago\n"
+    assert answer.text == expected
+
+
+async def test_what_is_in_force() -> None:
+    broken = Entry("/apisix/upstreams/2", b"[]", 5, 5)
+    async with open_port() as port:
+        port.snapshot.apply([broken])
+        await trio.sleep(3)
+        answer = (await port.ask("GET", "/config")).json()
+        port.freshness.lost()
+        later = (await port.ask("GET", "/config")).json()
+    assert 3 <= answer.pop("age") < 3.5
+    why = "expected a JSON object, got list"
+    assert answer == {
+        "revision": 5,
+        "stale": False,
+        "objects": {"/apisix/upstreams/1": 1, "/apisix/upstreams/2": 5},
+        "broken": [{"key": broken.key, "why": why, "kept": False}],
+    }
+    assert later["stale"] is True
 
 
 async def test_a_head_request_has_the_headers_of_get() -> None:
@@ -351,7 +408,7 @@ async def test_no_answer_repeats_what_was_asked_for(path: bytes) -> None:
     assert len(head.splitlines()) == 4
     assert body in (
         b"no such session: /refused lists those that are kept\n",
-        b"there are /livez, /readyz, /metrics and /refused\n",
+        b"there are /livez, /readyz, /metrics, /config and /refused\n",
         b"not an HTTP request\n",
     )
 

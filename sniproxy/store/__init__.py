@@ -45,6 +45,7 @@ class Batch:
     """Events in order of revision; one revision is never split over two batches.
 
     `revision` is that of the last event: a watch that starts again after it misses nothing and repeats nothing.
+    Without events it is a sign of life: everything up to `revision` was given out, and the store answers.
     """
 
     revision: int
@@ -85,8 +86,13 @@ class Store(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
         """Every event under `prefix` with a revision greater than `after`, in order, for ever.
 
-        Entering connects. Entering and iterating raise Compacted when that history is gone, StoreUnavailable when there
-        is no connection, or it is lost or goes quiet for too long. Either way the watch is over: start another one.
+        Between events come signs of life, batches without events: from etcd at least every `watch_silence` seconds
+        while it can be reached, from SQLite every `poll` seconds. Their revision moves on where nothing happened under
+        the prefix; that a key came and went between two of them may then go untold.
+
+        Entering connects. Entering and iterating raise Compacted when that history is gone or is not the history that
+        was listed (a store restored from a backup), StoreUnavailable when there is no connection, or it is lost or
+        goes quiet for too long. Either way the watch is over: start another one.
         """
         ...
 

@@ -6,8 +6,12 @@ How it works:
   transaction even when its caller is cancelled; one that still waits for its turn never begins.
 - Every write takes the next revision and leaves a row in `history`. Beyond the newest `history` revisions rows are
   dropped, and whoever watches from before that gets Compacted.
+- Every commit rings the bells of all watches (`bell`), which then ask `PRAGMA data_version`. Who writes with other
+  tools rings no bell: a watch asks by itself each `poll` seconds too, and gives a sign of life.
 - A watch has a connection of its own, because `PRAGMA data_version` only moves for the writes of others. Asking it
   costs microseconds and never waits, so the event loop asks; rows are read in a thread.
+- A file whose `lineage` in `meta` changes has another history under the same revisions: whoever keeps the file as the
+  copy of another store took that one over anew. Watches end with Compacted, and a list goes on from there.
 - Time to live is wall-clock time. Whoever looks first after it, a call or a watch, deletes the entry with a revision.
 - A file that was replaced under our feet is noticed: calls open the new one, watches end. Whoever replaces it must
   remove its `-wal` and `-shm` as well; SQLite's own `.restore` is safe at any time, and seen as Compacted.
@@ -16,8 +20,8 @@ How it works:
 import math
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +30,7 @@ import anyio.to_thread
 
 from sniproxy.errors import Compacted, Conflict, StoreUnavailable
 from sniproxy.store import Batch, Deleted, Entry, Event, Listing
+from sniproxy.store.bell import Bell, ring
 from sniproxy.store.keys import check_ttl, decode, encode, prefix_end
 from sniproxy.store.sqlite_file import Identity, identity, open_file, transaction, translated
 
@@ -33,9 +38,9 @@ T = TypeVar("T")
 Row = tuple[bytes, bytes, int, int]
 
 HISTORY = 10_000  # revisions kept
-POLL = 0.01  # seconds between two looks of a watch
+POLL = 1.0  # seconds between two looks of a watch that no bell wakes
 BUSY = 5.0  # seconds to wait for the lock of another process
-BATCH_REVISIONS = 1000  # most revisions in one batch of a watch
+BATCH_ROWS = 1000  # rows after which a batch of a watch ends, with the revision that they end in
 REPLACED_CHECK = 1.0  # seconds between two looks of a watch at whether its file was replaced
 
 
@@ -43,7 +48,7 @@ class SqliteStore:
     """The contract on one file at `path`, made 0600 with its directory when it is not there.
 
     clock: seconds since the epoch, for time to live. history: revisions kept for watches. poll: seconds between two
-    looks of a watch. busy: seconds to wait for another process's lock before StoreUnavailable.
+    looks of a watch that no bell wakes. busy: seconds to wait for another process's lock before StoreUnavailable.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class SqliteStore:
         self._identity: Identity | None = None
         self._turn: anyio.CapacityLimiter | None = None
         self._closed = False
+        self._lineage: int | None = None  # the file's at the last list, or else at the first watch
 
     async def get(self, key: str) -> Entry | None:
         """The entry, or None. Raises StoreUnavailable."""
@@ -71,7 +77,7 @@ class SqliteStore:
 
     async def list(self, prefix: str) -> Listing:
         """Every entry under `prefix` in key order, from one revision. Raises StoreUnavailable."""
-        return await self._run(lambda conn: _list(conn, prefix, self._sweep(conn)))
+        return await self._run(lambda conn: self._list(conn, prefix))
 
     async def put(
         self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
@@ -88,7 +94,8 @@ class SqliteStore:
     async def watch(self, prefix: str, *, after: int) -> AsyncIterator[AsyncIterator[Batch]]:
         """Every event under `prefix` after revision `after`. Raises Compacted and StoreUnavailable.
 
-        `after` beyond the store's revision means that the file was replaced by an older one: Compacted as well.
+        `after` beyond the store's revision means that the file was replaced by an older one: Compacted as well. So
+        does another lineage than at the last list.
         """
         watch = _Watch(self, prefix, after)
         try:
@@ -107,11 +114,21 @@ class SqliteStore:
         """Delete what has outlived its time to live. Every call does so first; a watch does when the time has come."""
         await self._run(self._sweep)
 
+    def move(self, path: Path) -> None:
+        """From now on the file at `path`: calls open it, watches end."""
+        self._path = path
+
     def open_own(self) -> tuple[sqlite3.Connection, Identity]:
         """A new connection, such as a watch needs for itself; call it in a thread, and use it under `translated`."""
         if self._closed:
             raise StoreUnavailable(f"store file {self._path}: closed by this process")
         return open_file(self._path, self._busy)
+
+    def lineage_to_expect(self, found: int) -> int:
+        """The lineage that a watch holds the file to: the one found when there was none before."""
+        if self._lineage is None:
+            self._lineage = found
+        return self._lineage
 
     # -- the connection
 
@@ -142,13 +159,31 @@ class SqliteStore:
             self._conn.close()
             self._conn = None
 
+    def _list(self, conn: sqlite3.Connection, prefix: str) -> Listing:
+        now = self._sweep(conn)
+        condition, bounds = _range(encode(prefix))
+        with transaction(conn, "DEFERRED"):
+            rows = conn.execute(
+                "SELECT key, value, create_revision, mod_revision FROM kv"
+                f" WHERE {condition} AND (expires_at IS NULL OR expires_at > ?) ORDER BY key",
+                (*bounds, now),
+            ).fetchall()
+            self._lineage = _lineage(conn)
+            return Listing(tuple(map(_entry, rows)), _revision(conn))
+
     # -- writing
+
+    @contextmanager
+    def _writing(self, conn: sqlite3.Connection) -> Iterator[None]:
+        with transaction(conn):
+            yield
+        ring(self._path)
 
     def _put(
         self, conn: sqlite3.Connection, key: str, value: bytes, expect: int | None, ttl: int | None
     ) -> int:
         now = self._sweep(conn)
-        with transaction(conn):
+        with self._writing(conn):
             before = _expected(conn, key, now, expect)
             revision = _revision(conn) + 1
             created = before.create_revision if before else revision
@@ -162,7 +197,7 @@ class SqliteStore:
 
     def _delete(self, conn: sqlite3.Connection, key: str, expect: int | None) -> int | None:
         now = self._sweep(conn)
-        with transaction(conn):
+        with self._writing(conn):
             before = _expected(conn, key, now, expect)
             return self._remove(conn, encode(key), before.create_revision) if before else None
 
@@ -170,7 +205,7 @@ class SqliteStore:
         """Delete what is due, each with a revision of its own; returns the time it was done for."""
         now = self._clock()
         if _next_expiry(conn) <= now:
-            with transaction(conn):
+            with self._writing(conn):
                 due = conn.execute(
                     "SELECT key, create_revision FROM kv WHERE expires_at <= ? ORDER BY expires_at",
                     (now,),
@@ -204,7 +239,9 @@ class _Watch:
         self._prefix = encode(prefix)
         self._after = after
         self._conn: sqlite3.Connection | None = None
+        self._bell: Bell | None = None
         self._identity: Identity | None = None
+        self._lineage: int | None = None
         self._ready: Batch | None = None  # read, not yet handed out
         self._version: int | None = None  # data_version when the history was last read to its end
         self._next_expiry = math.inf
@@ -218,20 +255,27 @@ class _Watch:
         await anyio.to_thread.run_sync(self._read, None)
 
     async def __anext__(self) -> Batch:
+        store = self._store
+        idle_until = anyio.current_time() + store._poll
         while self._ready is None:
-            if self._store._clock() >= self._next_expiry:
-                await self._store.sweep()
+            if store._clock() >= self._next_expiry:
+                await store.sweep()
                 self._version = None
             version = self._data_version()
             if version is None or version != self._version:
                 await anyio.to_thread.run_sync(self._read, version)
-            if self._ready is None:
-                await anyio.sleep(self._store._poll)
+            elif (left := idle_until - anyio.current_time()) <= 0:
+                return Batch(self._after, ())
+            elif self._bell is not None:
+                await self._bell.wait(min(left, max(0.0, self._next_expiry - store._clock())))
         batch, self._ready = self._ready, None
         return batch
 
     def close(self) -> None:
-        """Close the watch's connection; called in a thread."""
+        """Close the watch's connection and its bell; called in a thread."""
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
         if self._conn is not None:
             self._conn.close()
             self._conn = None
@@ -263,6 +307,8 @@ class _Watch:
         with translated(self._store._path):
             if self._conn is None:
                 self._conn, self._identity = self._store.open_own()
+                # before the first look at the history, so that no commit falls between the two
+                self._bell = Bell(self._store._path)
             self._conn.execute(f"PRAGMA busy_timeout = {round(self._store._busy * 1000)}")
             try:
                 with transaction(self._conn, "DEFERRED"):
@@ -271,22 +317,28 @@ class _Watch:
                 self._conn.execute("PRAGMA busy_timeout = 0")
 
     def _read_snapshot(self, conn: sqlite3.Connection, version: int | None) -> None:
-        revision, compacted = _revision(conn), _meta(conn, "compacted")
+        revision, compacted, lineage = _revision(conn), _meta(conn, "compacted"), _lineage(conn)
+        if self._lineage is None:
+            self._lineage = self._store.lineage_to_expect(lineage)
         if self._after < compacted:
             raise Compacted(compacted)
-        if self._after > revision:
+        if self._after > revision or self._lineage != lineage:
             raise Compacted(revision)
         condition, bounds = _range(self._prefix)
-        rows = conn.execute(
-            "SELECT key, value, create_revision, revision FROM history"
-            f" WHERE revision > ? AND {condition} ORDER BY revision LIMIT {BATCH_REVISIONS}",
+        newer = f"FROM history WHERE revision > ? AND {condition}"
+        full = conn.execute(
+            f"SELECT revision {newer} ORDER BY revision LIMIT 1 OFFSET {BATCH_ROWS - 1}",
             (self._after, *bounds),
+        ).fetchone()
+        (last,) = full or (revision,)
+        # by revision, not by row: one revision is several rows in a file that copies another store
+        rows = conn.execute(
+            f"SELECT key, value, create_revision, revision {newer} AND revision <= ?"
+            " ORDER BY revision, key",
+            (self._after, *bounds, last),
         ).fetchall()
         self._next_expiry = _next_expiry(conn)
-        if len(rows) == BATCH_REVISIONS:
-            self._version, self._after = None, rows[-1][3]
-        else:
-            self._version, self._after = version, revision
+        self._version, self._after = None if full else version, last
         if rows:
             self._ready = Batch(rows[-1][3], tuple(map(_event, rows)))
 
@@ -311,17 +363,6 @@ def _lookup(conn: sqlite3.Connection, key: str, now: float) -> Entry | None:
     return _entry(row) if row else None
 
 
-def _list(conn: sqlite3.Connection, prefix: str, now: float) -> Listing:
-    condition, bounds = _range(encode(prefix))
-    with transaction(conn, "DEFERRED"):
-        rows = conn.execute(
-            "SELECT key, value, create_revision, mod_revision FROM kv"
-            f" WHERE {condition} AND (expires_at IS NULL OR expires_at > ?) ORDER BY key",
-            (*bounds, now),
-        ).fetchall()
-        return Listing(tuple(map(_entry, rows)), _revision(conn))
-
-
 def _expected(conn: sqlite3.Connection, key: str, now: float, expect: int | None) -> Entry | None:
     """The entry as it stands, or Conflict when it is not at the expected revision."""
     entry = _lookup(conn, key, now)
@@ -342,6 +383,11 @@ def _range(prefix: bytes) -> tuple[str, tuple[bytes, ...]]:
 def _meta(conn: sqlite3.Connection, name: str) -> int:
     (value,) = conn.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
     return int(value)
+
+
+def _lineage(conn: sqlite3.Connection) -> int:
+    row = conn.execute("SELECT value FROM meta WHERE name = 'lineage'").fetchone()
+    return int(row[0]) if row else 0
 
 
 def _revision(conn: sqlite3.Connection) -> int:

@@ -286,7 +286,7 @@ async def test_a_cancelled_watch_goes_on_where_it_was(source: Source) -> None:
     async with store.watch(source.prefix, after=start) as watch:
         for number in range(3):
             with anyio.move_on_after(0.05) as waiting:  # there is nothing to hear
-                await anext(watch)
+                await next_batch(watch)
             assert waiting.cancelled_caught
             await store.put(f"{source.prefix}{number}", b"v")
             assert told(await take(watch, 1)) == [(f"{source.prefix}{number}", b"v")]

@@ -7,8 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -17,8 +15,9 @@ import pytest
 
 from sniproxy.errors import Compacted, StoreUnavailable
 from sniproxy.store import sqlite_file
-from sniproxy.store.sqlite import BATCH_REVISIONS, SqliteStore
+from sniproxy.store.sqlite import SqliteStore
 from tests.support.stores import PATIENCE, Clock, next_batch, take, told
+from tests.support.stores import opened_sqlite as opened
 
 pytestmark = pytest.mark.anyio
 
@@ -37,15 +36,6 @@ async def main(path, prefix, count):
 
 anyio.run(main, *sys.argv[1:])
 """
-
-
-@asynccontextmanager
-async def opened(path: Path, **options: object) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(path, **options)  # type: ignore[arg-type]
-    try:
-        yield store
-    finally:
-        await store.aclose()
 
 
 def start_writer(path: Path, prefix: str, count: int) -> subprocess.Popen[str]:
@@ -338,21 +328,6 @@ async def reach_end(store: SqliteStore, watch: object, writes: int) -> None:
     for _ in range(writes):
         await store.put("/busy", b"v")
     watch._read(None)  # type: ignore[attr-defined]
-
-
-async def test_a_long_history_comes_in_bounded_batches(tmp_path: Path) -> None:
-    path, total = tmp_path / "config.db", 2 * BATCH_REVISIONS + 1
-    async with opened(path) as store:
-        await store.list("/")
-        filler = sqlite3.connect(path)
-        with filler:
-            rows = [(n, b"/%d" % n, b"v", n) for n in range(1, total + 1)]
-            filler.executemany("INSERT INTO history VALUES (?, ?, ?, ?)", rows)
-            filler.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (total,))
-        filler.close()
-        async with store.watch("/", after=0) as watch:
-            sizes = [len((await next_batch(watch)).events) for _ in range(3)]
-    assert sizes == [BATCH_REVISIONS, BATCH_REVISIONS, 1]
 
 
 async def test_expired_keys_go_one_by_one_whoever_looks_first(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Stores for tests: sources to open them on, and ways to read a watch that cannot hang."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import anyio
 
@@ -13,6 +13,7 @@ from sniproxy.store.sqlite import SqliteStore
 from tests.support.etcd import EtcdServer
 
 PATIENCE = 10.0  # seconds that anything in a test may take
+FAST_POLL = 0.01  # seconds: time that is virtual passes without ringing a bell
 
 
 class Clock:
@@ -57,7 +58,7 @@ class SqliteSource:
         await self._stack.aclose()
 
     def open(self) -> Store:
-        return self._open(SqliteStore(self.path, clock=self.clock))
+        return self._open(SqliteStore(self.path, clock=self.clock, poll=FAST_POLL))
 
     async def compact(self) -> None:
         store = self._open(SqliteStore(self.path, clock=self.clock, history=1))
@@ -70,6 +71,16 @@ class SqliteSource:
     def _open(self, store: Store) -> Store:
         self._stack.push_async_callback(store.aclose)
         return store
+
+
+@asynccontextmanager
+async def opened_sqlite(path: Path, **options: Any) -> AsyncIterator[SqliteStore]:
+    """A store that looks often, as most tests are not about its bell."""
+    store = SqliteStore(path, **{"poll": FAST_POLL, **options})
+    try:
+        yield store
+    finally:
+        await store.aclose()
 
 
 class EtcdSource:
@@ -101,9 +112,19 @@ class EtcdSource:
 
 
 async def next_batch(watch: AsyncIterator[Batch]) -> Batch:
-    """The next batch, or TimeoutError."""
+    """The next batch with events, or TimeoutError. Signs of life are passed over."""
     with anyio.fail_after(PATIENCE):
-        return await anext(watch)
+        while not (batch := await anext(watch)).events:
+            pass
+        return batch
+
+
+async def sign_of_life(watch: AsyncIterator[Batch]) -> int:
+    """The revision of the next batch, which has no events; or TimeoutError."""
+    with anyio.fail_after(PATIENCE):
+        batch = await anext(watch)
+    assert not batch.events
+    return batch.revision
 
 
 async def take(watch: AsyncIterator[Batch], count: int) -> list[Event]:

@@ -14,8 +14,9 @@ import pytest
 import trio
 import trio.testing
 
-from sniproxy.config import follow
+from sniproxy.config import InForce
 from sniproxy.errors import Compacted, StoreUnavailable
+from sniproxy.following import Freshness, OutOfStep, follow
 from sniproxy.keyring import Keyring
 from sniproxy.logs import open_log
 from sniproxy.metrics import Metrics
@@ -33,6 +34,7 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 AWAY = StoreUnavailable("away")
+BOUND = 10.0  # seconds without a sign of life
 SETTINGS = Proxy(store_retry=1, store_retry_max=8)
 
 # What a store does, in order: waits so many seconds, gives this, fails like that. At the end it waits for ever.
@@ -94,7 +96,8 @@ class _Batches:
     async def __anext__(self) -> Batch:
         batch = await _outcome(self._script)
         assert isinstance(batch, Batch)
-        assert self._after < batch.revision == batch.events[-1].mod_revision
+        if batch.events:
+            assert self._after < batch.revision == batch.events[-1].mod_revision
         self._after = batch.revision
         return batch
 
@@ -122,16 +125,32 @@ class Following:
     metrics: Metrics = field(default_factory=Metrics)
     output: io.StringIO = field(default_factory=io.StringIO)
     started: list[float] = field(default_factory=list)
+    changed: list[tuple[float, int]] = field(
+        default_factory=list
+    )  # when, and the revision in force
+    follower: InForce | None = None
 
     async def run(self, *, until: float) -> None:
-        """Follows up to that time of the clock."""
+        """Follows up to that time of the clock, with the longest pauses that chance may give."""
+        log = open_log("t", self.output)
+        freshness = Freshness(BOUND)
+        self.metrics.show_freshness(freshness)
         with trio.move_on_at(until):
             async with trio.open_nursery() as nursery:
                 work = partial(
-                    follow, settings=SETTINGS, metrics=self.metrics, log=open_log("t", self.output)
+                    follow, settings=SETTINGS, freshness=freshness, log=log, chance=self.chance
                 )
-                await nursery.start(work, self.store, "/apisix", self.snapshot)
+                follower = self.follower or InForce(self.snapshot, self.metrics, log, self._note)
+                await nursery.start(work, self.store, "/apisix", follower)
                 self.started.append(trio.current_time())
+
+    def _note(self) -> None:
+        self.changed.append((trio.current_time(), self.snapshot.revision))
+
+    @staticmethod
+    def chance(low: float, high: float) -> float:
+        assert (low, high) == (0.5, 1)
+        return high
 
     def metric(self, name: str) -> float | None:
         """A gauge as /metrics shows it."""
@@ -335,14 +354,14 @@ async def test_metrics_and_log_through_an_outage() -> None:
         nursery.start_soon(partial(following.run, until=10))
         for at in (0.25, 0.75, 1.25, 2.25, 3.25):
             await trio.sleep_until(at)
-            names = ("config_revision", "config_broken_objects", "store_connected")
+            names = ("config_revision", "config_broken_objects", "config_stale")
             seen[at] = tuple(following.metric(name) for name in names)
     assert seen == {
-        0.25: (0, 0, 0),  # not listed yet
-        0.75: (7, 1, 1),  # listed
-        1.25: (8, 2, 1),  # a batch
-        2.25: (8, 2, 0),  # lost
-        3.25: (10, 0, 1),  # back
+        0.25: (0, 0, 1),  # not listed yet
+        0.75: (7, 1, 0),  # listed
+        1.25: (8, 2, 0),  # a batch
+        2.25: (8, 2, 1),  # lost
+        3.25: (10, 0, 0),  # back
     }
     assert {"event": "store lost", "cause": "away", "retry_s": 1, "revision": 8} in following.log()
 
@@ -354,14 +373,84 @@ async def test_a_watch_is_closed_whatever_ends_it() -> None:
 
 
 async def test_a_defect_is_not_taken_for_an_outage() -> None:
-    store = ScriptedStore([[listing(7)]], [[ZeroDivisionError("a defect")]])
-    with pytest.raises(ZeroDivisionError, match=re.escape("a defect")):
-        await follow(
-            store,
-            "/apisix",
-            Following(store).snapshot,
-            settings=SETTINGS,
-            metrics=Metrics(),
-            log=open_log("t", io.StringIO()),
-        )
-    assert store.watching == 0
+    following = Following(ScriptedStore([[listing(7)]], [[ZeroDivisionError("a defect")]]))
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(ZeroDivisionError, match=re.escape("a defect")), flatten_subgroups=True
+    ):
+        await following.run(until=60)
+    assert following.store.watching == 0
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75, 1.0])
+async def test_a_pause_is_shortened_by_chance_and_its_doubling_is_not(share: float) -> None:
+    """A fleet that has lost its store comes back scattered."""
+    following = Following(ScriptedStore([[AWAY], [AWAY], [AWAY], [listing(7)]]))
+    following.chance = lambda low, high: share  # type: ignore[method-assign]
+    await following.run(until=60)
+    times = [at for at, question in following.store.asked if question == "list"]
+    pauses = [later - before for before, later in pairwise(times)]
+    assert pauses == [share * 1, share * 2, share * 4]
+
+
+async def test_a_sign_of_life_moves_the_revision_and_is_no_change() -> None:
+    store = ScriptedStore([[listing(7, put("a", 3))]], [[5, Batch(30, ()), 5, AWAY], [AWAY]])
+    following = Following(store)
+    await following.run(until=15)
+    assert following.metric("config_revision") == 30
+    assert store.asked[-1][1] == "watch 30"
+    assert following.changed == [(0, 7)]  # the list
+
+
+async def test_age_and_staleness_through_silence_and_an_outage() -> None:
+    store = ScriptedStore(
+        [[listing(7)]],
+        [[6, Batch(7, ()), 12, batch(put("b", 9)), 3, AWAY], [60, AWAY]],
+    )
+    following = Following(store)
+    seen: dict[float, tuple[float | None, float | None]] = {}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(following.run, until=70))
+        for at in (5.5, 6.5, 15.5, 16.5, 18.5, 21.5, 22.5, 33.5):
+            await trio.sleep_until(at)
+            seen[at] = following.metric("config_age_seconds"), following.metric("config_stale")
+    assert seen == {
+        5.5: (5.5, 0),
+        6.5: (0.5, 0),  # a sign of life
+        15.5: (9.5, 0),
+        16.5: (10.5, 1),  # none for longer than the bound
+        18.5: (0.5, 0),  # a change
+        21.5: (3.5, 1),  # lost, which is known at once
+        22.5: (0.5, 0),  # watched again, which asks the store
+        33.5: (11.5, 1),
+    }
+
+
+class Clumsy(InForce):
+    """Loses a batch now and then."""
+
+    async def apply(self, batch: Batch) -> None:
+        if batch.revision == 9:
+            raise OutOfStep("the disk is full")
+        await super().apply(batch)
+
+
+async def test_a_follower_that_missed_something_lists_anew() -> None:
+    store = ScriptedStore(
+        [[listing(7)], [listing(9, put("b", 9))]],
+        [[2, batch(put("a", 8)), batch(put("b", 9)), batch(put("c", 10))], [batch(gone("b", 11))]],
+    )
+    following = Following(store)
+    following.follower = Clumsy(following.snapshot, following.metrics, open_log("t", io.StringIO()))
+    await following.run(until=60)
+    assert [question for _, question in store.asked] == ["list", "watch 7", "list", "watch 9"]
+    assert following.upstreams() == set()
+    assert following.log() == [{"event": "listing anew", "cause": "the disk is full"}]
+
+
+async def test_what_was_kept_of_last_time_is_as_old_as_it_is() -> None:
+    freshness = Freshness(BOUND)
+    freshness.begin_old(3600)
+    await trio.sleep(5)
+    assert (freshness.age, freshness.stale) == (3605, True)
+    freshness.proven()
+    assert (freshness.age, freshness.stale) == (0, False)

@@ -1,0 +1,79 @@
+"""The node record: this data plane's entry in the store, renewed while it lives and at once when a change is in force."""
+
+import socket
+from collections.abc import Callable
+
+import trio
+
+from sniproxy.errors import StoreUnavailable
+from sniproxy.logs import Log
+from sniproxy.metrics import Metrics
+from sniproxy.objects.node_record import NodeRecord, records_prefix
+from sniproxy.settings import Settings, split_address
+from sniproxy.store import Store
+
+RENEWALS = 3  # in the time that a record lives: two may fail
+LEAST_GAP = 0.02  # seconds between two writes: a burst of changes is one record
+FAREWELL = 1.0  # seconds for taking the record away at the end
+
+
+def node_id(settings: Settings) -> str:
+    """The setting, or the host's name with the status port, which no other data plane on that host has."""
+    return settings.node or f"{socket.gethostname()}:{split_address(settings.status.address)[1]}"
+
+
+class Presence:
+    """Writes one data plane's record for as long as it lives."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        describe: Callable[[], NodeRecord],
+        metrics: Metrics,
+        log: Log,
+    ) -> None:
+        """describe: the record as of now."""
+        self._store = store
+        self._ttl = settings.node_ttl
+        self._key = records_prefix(settings.where.prefix) + node_id(settings)
+        self._describe = describe
+        self._metrics = metrics
+        self._log = log
+        self._changed = trio.Event()
+        self._failing = False
+
+    def changed(self) -> None:
+        """What the record says is not true any more."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Never returns. The record is taken away when it is cancelled."""
+        try:
+            while True:
+                self._changed = trio.Event()
+                await self._write()
+                await trio.sleep(LEAST_GAP)
+                with trio.move_on_after(self._ttl / RENEWALS):
+                    await self._changed.wait()
+        finally:
+            with trio.move_on_after(FAREWELL, shield=True):
+                await self._remove()
+
+    async def _write(self) -> None:
+        """A store that is away is no reason to end: it is known elsewhere, and asked again soon."""
+        try:
+            await self._store.put(self._key, self._describe().encode(), ttl=self._ttl)
+        except StoreUnavailable as error:
+            self._metrics.node_record_failures.inc()
+            if not self._failing:
+                self._log.warning("node record not written", key=self._key, cause=str(error))
+            self._failing = True
+        else:
+            self._failing = False
+
+    async def _remove(self) -> None:
+        try:
+            await self._store.delete(self._key)
+        except StoreUnavailable as error:
+            self._log.warning("node record not removed", key=self._key, cause=str(error))
