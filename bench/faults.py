@@ -31,6 +31,7 @@ from bench.side_by_side import say
 from bench.site import Plane, Site
 from bench.traffic import Players, Writers, playing
 from tests.support.history import Outcome, violations
+from tests.support.stack import retry_until
 
 CATCH_UP = (
     5.0  # seconds after a fault and the last write until a data plane must have what etcd has
@@ -144,27 +145,38 @@ def restart_admin(scene: Scene) -> Iterator[None]:
         admin.wait_admin()
 
 
-@contextmanager
-def restore(scene: Scene) -> Iterator[None]:
+def _save(scene: Scene) -> Path:
     snapshot = scene.folder / "snapshot"
     snapshot.unlink(missing_ok=True)
     scene.site.etcd.save(snapshot)
-    yield
+    return snapshot
+
+
+def _go_back(scene: Scene, snapshot: Path) -> None:
+    """What was acknowledged since the snapshot is lost by definition: the history begins anew. Writes go on at once."""
     with scene.writers.paused():
         scene.site.etcd.restore(snapshot)
-        scene.writers.begin_anew()  # what was acknowledged since the snapshot is lost by definition
-    # Writes go on at once, so the revision of a data plane from before may soon be reached again by other writes.
+        scene.writers.begin_anew()
+
+
+@contextmanager
+def restore(scene: Scene) -> Iterator[None]:
+    snapshot = _save(scene)
+    yield
+    _go_back(scene, snapshot)
 
 
 @contextmanager
 def restore_while_cut(scene: Scene) -> Iterator[None]:
     """A data plane that did not see the store go back finds revisions that it knows, with other writes in them."""
+    snapshot = _save(scene)
+    yield
     with cut_plane(scene):
         head = scene.site.etcd.revision()
-        with restore(scene):
-            yield
-        while scene.site.etcd.revision() <= head:
-            time.sleep(LOOK)
+        _go_back(scene, snapshot)
+        for _ in retry_until(60, "as many writes as were lost"):
+            if scene.site.etcd.revision() > head:
+                break
 
 
 @dataclass(frozen=True)
