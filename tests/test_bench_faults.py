@@ -116,7 +116,7 @@ def test_the_summary_counts_and_keeps_the_slowest() -> None:
     players = SimpleNamespace(held=20, round_trips=300, newcomers=40)
     lines = report.lines(cast("Writers", writers), [cast("Players", players)] * 2)
     assert lines == [
-        "writes: 7 acknowledged, 7 refused, 7 unknown",
+        "writes: 7 acknowledged, 7 refused, 7 unknown (deletions of what is not there are refused)",
         "sessions held: 40; round trips: 600; new connections: 80",
         "kill-leader: 3 times, slowest catch-up 2000 ms",
     ]
