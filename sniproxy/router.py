@@ -30,34 +30,44 @@ class Arrival:
 
 
 class Route:
-    """One stream_route, ready to be matched. Never changed after it was made."""
+    """One stream_route, ready to be matched. Never changed after it was made.
+
+    Of the object it keeps what a session asks for and no more: there may be many thousands.
+    """
 
     __slots__ = (
         "id",
         "names",
-        "object",
         "plugins",
-        "rank",
         "remote",
         "server",
         "server_port",
+        "service_id",
         "target",
+        "tls_passthrough",
+        "upstream_id",
     )
 
     def __init__(self, route_id: str, route: StreamRoute) -> None:
         self.id = route_id
-        self.object = route
         self.names = route.names
         self.plugins = enable(route.plugins)
         self.target = Target(route.upstream) if route.upstream is not None else None
         self.remote = _network(route.remote_addr)
         self.server = _network(route.server_addr)
         self.server_port = route.server_port
-        self.rank = (
+        self.tls_passthrough = route.tls_passthrough
+        self.upstream_id = route.upstream_id
+        self.service_id = route.service_id
+
+    @property
+    def rank(self) -> tuple[int, int, bool, str]:
+        """Among routes for one name the lowest is asked first."""
+        return (
             0 if self.remote is None else -1 - self.remote.prefixlen,
             0 if self.server is None else -1 - self.server.prefixlen,
             self.server_port is None,
-            route_id,
+            self.id,
         )
 
     def fits(self, arrival: Arrival) -> bool:

@@ -69,17 +69,17 @@ class Snapshot:
 
         None too when its service is not there: nobody knows what access rules that had.
         """
-        found = route.target or self._upstream(route.object.upstream_id)
-        if route.object.service_id is None:
+        found = route.target or self._upstream(route.upstream_id)
+        if route.service_id is None:
             return found
-        service = self._services.get(str(route.object.service_id))
+        service = self._services.get(str(route.service_id))
         if service is None:
             return None
         return found or service.target or self._upstream(service.upstream_id)
 
     def plugins(self, route: Route) -> Plugins:
         """A route's plugins over those of its service, name by name."""
-        service = self._services.get(str(route.object.service_id))
+        service = self._services.get(str(route.service_id))
         if service is None or not service.plugins:
             return route.plugins
         return {**service.plugins, **route.plugins}
