@@ -101,9 +101,8 @@ class Router:
         self._exact: dict[str, list[Route]] = {}
         self._wildcard: dict[str, list[Route]] = {}
         self._unnamed: list[Route] = []
-        # How many suffixes have each length: a look-up tries no other lengths.
+        # How many suffixes that begin within a label have each length: a look-up tries no others but those from a dot on.
         self._lengths: Counter[int] = Counter()
-        self._longest_first: tuple[int, ...] = ()
 
     def add(self, route: Route) -> None:
         """Takes a route in."""
@@ -146,10 +145,13 @@ class Router:
             yield from self._of(self._wildcard.get("", ()), "*")
             return
         yield from self._of(self._exact.get(name, ()), name)
-        for length in self._longest_first:
-            if length < len(name):  # the star stands for one character at least
-                suffix = name[len(name) - length :]
-                yield from self._of(self._wildcard.get(suffix, ()), "*" + suffix)
+        for start in range(1, len(name)):  # the star stands for one character at least
+            if name[start] == "." or len(name) - start in self._lengths:
+                suffix = name[start:]
+                if suffix in self._wildcard:
+                    yield from self._of(self._wildcard[suffix], "*" + suffix)
+        if name:
+            yield from self._of(self._wildcard.get("", ()), "*")
         yield from self._of(self._unnamed, "")
 
     @staticmethod
@@ -173,11 +175,11 @@ class Router:
         return (self._wildcard, name[1:]) if name.startswith("*") else (self._exact, name)
 
     def _count(self, suffix: str, step: int) -> None:
+        if suffix.startswith("."):
+            return
         self._lengths[len(suffix)] += step
         if not self._lengths[len(suffix)]:
             del self._lengths[len(suffix)]
-        if len(self._lengths) != len(self._longest_first):
-            self._longest_first = tuple(sorted(self._lengths, reverse=True))
 
 
 def _network(text: str | None) -> Network | None:
