@@ -9,6 +9,7 @@ changed upstream costs nothing on the routes that name it.
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -168,13 +169,18 @@ class Snapshot:
         return None if object_id is None else self._upstreams.get(str(object_id))
 
     def _read_ssl(self, object_id: str, entry: Entry) -> Certificate:
-        value = _json_object(entry.value)
+        return Certificate(
+            object_id, entry.mod_revision, partial(self._open_ssl, object_id, entry.value)
+        )
+
+    def _open_ssl(self, object_id: str, stored: bytes) -> Ssl:
+        value = _json_object(stored)
         for member in ("validity_start", "validity_end"):  # of an APISIX before 3.7
             value.pop(member, None)
         value = map_secrets("ssls", object_id, value, self._keyring.decrypt)
         ssl = read("ssls", value)
         assert isinstance(ssl, Ssl)
-        return Certificate(object_id, entry.mod_revision, ssl)
+        return ssl
 
     def _read_route(self, object_id: str, entry: Entry) -> Route:
         route = read("stream_routes", _json_object(entry.value))
