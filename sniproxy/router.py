@@ -9,6 +9,7 @@ lower id in text order: the same on every pod, whatever the order in which objec
 """
 
 import bisect
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from sniproxy.access import enable
 from sniproxy.balancer import Target
 from sniproxy.networks import IpAddress, Network, parse_network
 from sniproxy.objects import StreamRoute
+
+_DOT = re.compile(r"\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Router:
         self._exact: dict[str, list[Route]] = {}
         self._wildcard: dict[str, list[Route]] = {}
         self._unnamed: list[Route] = []
-        # How many suffixes that begin within a label have each length: a look-up tries no others but those from a dot on.
+        # How many suffixes that begin with no dot have each length: a look-up tries these, and what begins at its dots.
         self._lengths: Counter[int] = Counter()
 
     def add(self, route: Route) -> None:
@@ -145,14 +148,19 @@ class Router:
             yield from self._of(self._wildcard.get("", ()), "*")
             return
         yield from self._of(self._exact.get(name, ()), name)
-        for start in range(1, len(name)):  # the star stands for one character at least
-            if name[start] == "." or len(name) - start in self._lengths:
-                suffix = name[start:]
-                if suffix in self._wildcard:
-                    yield from self._of(self._wildcard[suffix], "*" + suffix)
-        if name:
-            yield from self._of(self._wildcard.get("", ()), "*")
+        for start in self._starts(name):
+            suffix = name[start:]
+            if suffix in self._wildcard:
+                yield from self._of(self._wildcard[suffix], "*" + suffix)
         yield from self._of(self._unnamed, "")
+
+    def _starts(self, name: str) -> list[int]:
+        """Where the suffix of a wildcard may begin in a name, the longest first; the star is one character at least."""
+        starts = [dot.start() for dot in _DOT.finditer(name, 1)]
+        if self._lengths:
+            others = {len(name) - length for length in self._lengths if length < len(name)}
+            starts = sorted(others.union(starts))
+        return starts
 
     @staticmethod
     def _of(routes: Sequence[Route], pattern: str) -> Iterator[tuple[Route, str]]:
