@@ -84,6 +84,11 @@ def allocated(pid: int) -> float:
     return sum(_rolled_up(one, "Pss_Anon") for one in tree(pid))
 
 
+def resident(pid: int) -> float:
+    """KiB of one process, pages that it shares with others counted whole (RSS)."""
+    return _rolled_up(pid, "Rss")
+
+
 def _rolled_up(pid: int, what: str) -> int:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith(f"{what}:"):

@@ -8,7 +8,8 @@ the weights off that node. Nodes of a lower priority are asked only when those o
 import math
 from collections.abc import Container, Sequence
 
-from sniproxy.objects import InlineUpstream, Node
+from sniproxy.objects import InlineUpstream
+from sniproxy.objects import Node as NodeObject
 
 # The others mean plain TCP for streams, as in APISIX. Who asks for TLS must never get plain TCP instead.
 UNSPOKEN = frozenset({"tls", "udp", "kafka"})
@@ -16,51 +17,81 @@ MOST_PICKS = 1024  # in a round that is known beforehand
 
 
 class Target:
-    """An upstream object at work: its balancer and its limits in seconds. Made anew when the object changes."""
+    """An upstream at work: its balancer and its limits in seconds. Made anew when the object changes.
+
+    Of the object it keeps what a session asks for and no more: there may be one for each of many thousand routes.
+    """
 
     __slots__ = (
         "__weakref__",
         "balancer",
         "connect_timeout",
         "idle_timeout",
-        "object",
+        "proxy_protocol",
         "retries",
         "retry_timeout",
         "round",
+        "scheme",
     )
 
     def __init__(self, upstream: InlineUpstream) -> None:
-        self.object = upstream
+        self.scheme = upstream.scheme
+        self.proxy_protocol = upstream.proxy_protocol
         self.balancer = RoundRobin(upstream.nodes or ())
         self.round = self.balancer.round(MOST_PICKS)
         timeout = upstream.timeout
         self.connect_timeout = timeout.connect if timeout else None
         self.idle_timeout = max(timeout.send, timeout.read) if timeout else None
-        self.retries = self.balancer.size - 1 if upstream.retries is None else upstream.retries
+        self.retries = (
+            len(self.balancer.nodes) - 1 if upstream.retries is None else upstream.retries
+        )
         self.retry_timeout = upstream.retry_timeout or None  # 0 = no limit, as in APISIX
 
     @property
     def is_plain(self) -> bool:
         """Whether its game servers get the client's bytes over TCP and nothing else."""
-        return self.object.scheme not in UNSPOKEN and self.object.proxy_protocol is None
+        return self.scheme not in UNSPOKEN and self.proxy_protocol is None
+
+
+class Node:
+    """One game server of an upstream, and how near its turn is."""
+
+    __slots__ = ("credit", "host", "port", "weight")
+
+    def __init__(self, node: NodeObject) -> None:
+        self.host = node.host
+        self.port = node.port
+        self.weight = node.weight
+        self.credit = 0
+
+    @property
+    def bare_host(self) -> str:
+        """The host without the brackets of an IPv6 literal."""
+        return self.host.strip("[]")
 
 
 class RoundRobin:
     """Picks among nodes; a node of weight 0 gets no new sessions."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    __slots__ = ("_tiers",)
+
+    def __init__(self, nodes: Sequence[NodeObject]) -> None:
         usable = [node for node in nodes if node.weight > 0]
         priorities = sorted({node.priority for node in usable}, reverse=True)
-        self._tiers = [
-            [_Candidate(node) for node in usable if node.priority == priority]
+        self._tiers = tuple(
+            tuple(Node(node) for node in usable if node.priority == priority)
             for priority in priorities
-        ]
-        self.size = len(usable)
+        )
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Those that get sessions, by priority."""
+        return tuple(node for tier in self._tiers for node in tier)
 
     def pick(self, tried: Container[int] = ()) -> Node | None:
         """The next node that is not in `tried` (a set of `id(node)`), or None when there is none left."""
         for tier in self._tiers:
-            left = [one for one in tier if id(one.node) not in tried]
+            left = [node for node in tier if id(node) not in tried]
             if left:
                 return _smooth(left)
         return None
@@ -70,34 +101,23 @@ class RoundRobin:
         if not self._tiers:
             return ()
         tier = self._tiers[0]
-        size = sum(one.node.weight for one in tier) // math.gcd(*(one.node.weight for one in tier))
+        size = sum(node.weight for node in tier) // math.gcd(*(node.weight for node in tier))
         if size > most:
             return ()
-        ahead = [one.copy() for one in tier]
-        return tuple(_smooth(ahead) for _ in range(size))
+        before = [node.credit for node in tier]
+        ahead = tuple(_smooth(tier) for _ in range(size))
+        for node, credit in zip(tier, before, strict=True):
+            node.credit = credit  # nobody was picked yet
+        return ahead
 
 
-class _Candidate:
-    __slots__ = ("credit", "node")
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.credit = 0
-
-    def copy(self) -> "_Candidate":
-        """One that goes its own way."""
-        copied = _Candidate(self.node)
-        copied.credit = self.credit
-        return copied
-
-
-def _smooth(candidates: list[_Candidate]) -> Node:
+def _smooth(nodes: Sequence[Node]) -> Node:
     total = 0
-    best = candidates[0]
-    for one in candidates:
-        one.credit += one.node.weight
-        total += one.node.weight
-        if one.credit > best.credit:
-            best = one
+    best = nodes[0]
+    for node in nodes:
+        node.credit += node.weight
+        total += node.weight
+        if node.credit > best.credit:
+            best = node
     best.credit -= total
-    return best.node
+    return best

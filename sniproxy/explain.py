@@ -123,7 +123,7 @@ def _explain_tls(
 ) -> None:
     if not listener.is_tls:
         return
-    if listener.passes_through(asked=route.object.tls_passthrough):
+    if listener.passes_through(asked=route.tls_passthrough):
         to.say("tls", "passed through: the game server answers the hello")
         return
     chosen = snapshot.certificates.choose(arrival.server_name)
@@ -145,21 +145,19 @@ def _explain_upstream(snapshot: Snapshot, route: Route, to: Explanation) -> None
             "the route has none, or names one that is not there",
         )
         return
-    scheme, header = target.object.scheme, target.object.proxy_protocol
-    if scheme in UNSPOKEN:
-        to.refuse(
-            CloseReason.NO_UPSTREAM, "upstream", f"scheme {scheme} is not spoken to upstreams"
-        )
+    if target.scheme in UNSPOKEN:
+        unspoken = f"scheme {target.scheme} is not spoken to upstreams"
+        to.refuse(CloseReason.NO_UPSTREAM, "upstream", unspoken)
         return
     nodes = [
         f"{node.host}:{node.port or '(the port connected to)'} weight {node.weight}"
-        for node in target.object.nodes or ()
-        if node.weight
+        for node in target.balancer.nodes
     ]
     if not nodes:
         to.refuse(CloseReason.NO_UPSTREAM, "upstream", "no node with a weight above 0")
         return
-    to.say("upstream", ", ".join(nodes) + (f"; PROXY {header} first" if header else ""))
+    header = f"; PROXY {target.proxy_protocol} first" if target.proxy_protocol else ""
+    to.say("upstream", ", ".join(nodes) + header)
 
 
 def _mode(listener: Listener) -> str:

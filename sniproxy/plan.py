@@ -66,7 +66,7 @@ def plan_for(
     if not treats_all_alike(listener, settings):
         return None
     route = snapshot.router.match_for_all(name, port)
-    if route is None or not listener.passes_through(asked=route.object.tls_passthrough):
+    if route is None or not listener.passes_through(asked=route.tls_passthrough):
         return None
     target = snapshot.target(route)
     if target is None or not target.is_plain or snapshot.plugins(route):

@@ -9,6 +9,7 @@ lower id in text order: the same on every pod, whatever the order in which objec
 """
 
 import bisect
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from sniproxy.access import enable
 from sniproxy.balancer import Target
 from sniproxy.networks import IpAddress, Network, parse_network
 from sniproxy.objects import StreamRoute
+
+_DOT = re.compile(r"\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +33,44 @@ class Arrival:
 
 
 class Route:
-    """One stream_route, ready to be matched. Never changed after it was made."""
+    """One stream_route, ready to be matched. Never changed after it was made.
+
+    Of the object it keeps what a session asks for and no more: there may be many thousands.
+    """
 
     __slots__ = (
         "id",
         "names",
-        "object",
         "plugins",
-        "rank",
         "remote",
         "server",
         "server_port",
+        "service_id",
         "target",
+        "tls_passthrough",
+        "upstream_id",
     )
 
     def __init__(self, route_id: str, route: StreamRoute) -> None:
         self.id = route_id
-        self.object = route
         self.names = route.names
         self.plugins = enable(route.plugins)
         self.target = Target(route.upstream) if route.upstream is not None else None
         self.remote = _network(route.remote_addr)
         self.server = _network(route.server_addr)
         self.server_port = route.server_port
-        self.rank = (
+        self.tls_passthrough = route.tls_passthrough
+        self.upstream_id = route.upstream_id
+        self.service_id = route.service_id
+
+    @property
+    def rank(self) -> tuple[int, int, bool, str]:
+        """Among routes for one name the lowest is asked first."""
+        return (
             0 if self.remote is None else -1 - self.remote.prefixlen,
             0 if self.server is None else -1 - self.server.prefixlen,
             self.server_port is None,
-            route_id,
+            self.id,
         )
 
     def fits(self, arrival: Arrival) -> bool:
@@ -91,9 +104,8 @@ class Router:
         self._exact: dict[str, list[Route]] = {}
         self._wildcard: dict[str, list[Route]] = {}
         self._unnamed: list[Route] = []
-        # How many suffixes have each length: a look-up tries no other lengths.
+        # How many suffixes that begin with no dot have each length: a look-up tries these, and what begins at its dots.
         self._lengths: Counter[int] = Counter()
-        self._longest_first: tuple[int, ...] = ()
 
     def add(self, route: Route) -> None:
         """Takes a route in."""
@@ -136,11 +148,19 @@ class Router:
             yield from self._of(self._wildcard.get("", ()), "*")
             return
         yield from self._of(self._exact.get(name, ()), name)
-        for length in self._longest_first:
-            if length < len(name):  # the star stands for one character at least
-                suffix = name[len(name) - length :]
-                yield from self._of(self._wildcard.get(suffix, ()), "*" + suffix)
+        for start in self._starts(name):
+            suffix = name[start:]
+            if suffix in self._wildcard:
+                yield from self._of(self._wildcard[suffix], "*" + suffix)
         yield from self._of(self._unnamed, "")
+
+    def _starts(self, name: str) -> list[int]:
+        """Where the suffix of a wildcard may begin in a name, the longest first; the star is one character at least."""
+        starts = [dot.start() for dot in _DOT.finditer(name, 1)]
+        if self._lengths:
+            others = {len(name) - length for length in self._lengths if length < len(name)}
+            starts = sorted(others.union(starts))
+        return starts
 
     @staticmethod
     def _of(routes: Sequence[Route], pattern: str) -> Iterator[tuple[Route, str]]:
@@ -163,11 +183,11 @@ class Router:
         return (self._wildcard, name[1:]) if name.startswith("*") else (self._exact, name)
 
     def _count(self, suffix: str, step: int) -> None:
+        if suffix.startswith("."):
+            return
         self._lengths[len(suffix)] += step
         if not self._lengths[len(suffix)]:
             del self._lengths[len(suffix)]
-        if len(self._lengths) != len(self._longest_first):
-            self._longest_first = tuple(sorted(self._lengths, reverse=True))
 
 
 def _network(text: str | None) -> Network | None:

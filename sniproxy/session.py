@@ -164,7 +164,7 @@ async def _terminate(
     """The TLS handshake, or None where the stream is forwarded as it is."""
     if hello is None:
         return None
-    if listener.passes_through(asked=match.route.object.tls_passthrough):
+    if listener.passes_through(asked=match.route.tls_passthrough):
         account.tls = "passthrough"
         return None
     certificate = worker.snapshot.certificates.choose(hello.server_name)
@@ -232,7 +232,7 @@ async def _connect(
         keepalive_idle=settings.keepalive_idle,
         begun=accepted.attempt,
     )
-    await _introduce(connected.sock, target.object.proxy_protocol, server, flight.client, account)
+    await _introduce(connected.sock, target.proxy_protocol, server, flight.client, account)
     account.connected_at = trio.current_time()
     account.node, account.attempts = connected.node, connected.attempts
     return Flow(

@@ -9,6 +9,7 @@ changed upstream costs nothing on the routes that name it.
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -69,17 +70,17 @@ class Snapshot:
 
         None too when its service is not there: nobody knows what access rules that had.
         """
-        found = route.target or self._upstream(route.object.upstream_id)
-        if route.object.service_id is None:
+        found = route.target or self._upstream(route.upstream_id)
+        if route.service_id is None:
             return found
-        service = self._services.get(str(route.object.service_id))
+        service = self._services.get(str(route.service_id))
         if service is None:
             return None
         return found or service.target or self._upstream(service.upstream_id)
 
     def plugins(self, route: Route) -> Plugins:
         """A route's plugins over those of its service, name by name."""
-        service = self._services.get(str(route.object.service_id))
+        service = self._services.get(str(route.service_id))
         if service is None or not service.plugins:
             return route.plugins
         return {**service.plugins, **route.plugins}
@@ -168,13 +169,18 @@ class Snapshot:
         return None if object_id is None else self._upstreams.get(str(object_id))
 
     def _read_ssl(self, object_id: str, entry: Entry) -> Certificate:
-        value = _json_object(entry.value)
+        return Certificate(
+            object_id, entry.mod_revision, partial(self._open_ssl, object_id, entry.value)
+        )
+
+    def _open_ssl(self, object_id: str, stored: bytes) -> Ssl:
+        value = _json_object(stored)
         for member in ("validity_start", "validity_end"):  # of an APISIX before 3.7
             value.pop(member, None)
         value = map_secrets("ssls", object_id, value, self._keyring.decrypt)
         ssl = read("ssls", value)
         assert isinstance(ssl, Ssl)
-        return Certificate(object_id, entry.mod_revision, ssl)
+        return ssl
 
     def _read_route(self, object_id: str, entry: Entry) -> Route:
         route = read("stream_routes", _json_object(entry.value))

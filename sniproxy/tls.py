@@ -7,8 +7,10 @@ pod knows from the store's revision.
 """
 
 import bisect
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from sniproxy.errors import CloseReason, KeyringError, SessionEnded
 from sniproxy.objects import Ssl
 from sniproxy.objects.pem import check_authorities, check_pair
 
@@ -27,11 +29,17 @@ class ServerTls:
 
 
 class Certificate:
-    """One ssl object of type server, ready to be chosen."""
+    """One ssl object of type server, ready to be chosen.
 
-    __slots__ = ("id", "names", "rank", "server_tls")
+    All of it is checked when it comes, so that no handshake finds out that it is broken. But most are not asked for at any
+    one worker: until one is, nothing of it is kept in clear.
+    """
 
-    def __init__(self, ssl_id: str, revision: int, ssl: Ssl) -> None:
+    __slots__ = ("_read", "_server_tls", "id", "names", "rank", "wants_client")
+
+    def __init__(self, ssl_id: str, revision: int, read: Callable[[], Ssl]) -> None:
+        """`read` gives the object, its keys in clear: now, and once more at the first handshake."""
+        ssl = read()
         for certificate, key in ssl.pairs:
             check_pair(certificate, key)
         if ssl.client is not None:
@@ -39,17 +47,27 @@ class Certificate:
         self.id = ssl_id
         self.names = ssl.names if ssl.type == "server" and ssl.status else ()
         self.rank = (-revision, ssl_id)
-        self.server_tls = ServerTls(
-            pairs=ssl.pairs,
-            protocols=tuple(ssl.ssl_protocols or ()),
-            client_ca=ssl.client.ca if ssl.client else None,
-            client_depth=ssl.client.depth if ssl.client else 1,
-        )
+        self.wants_client = ssl.client is not None
+        self._read = read
+        self._server_tls: ServerTls | None = None
 
     @property
-    def wants_client(self) -> bool:
-        """Whether a client certificate is required."""
-        return self.server_tls.client_ca is not None
+    def server_tls(self) -> ServerTls:
+        """The same for every session and name. SessionEnded NO_CERTIFICATE when the object does not open any more."""
+        if self._server_tls is None:
+            try:
+                ssl = self._read()
+            except (ValueError, RecursionError, KeyringError):  # what its check would have shown
+                raise SessionEnded(
+                    CloseReason.NO_CERTIFICATE, f"ssl {self.id} does not open any more"
+                ) from None
+            self._server_tls = ServerTls(
+                pairs=ssl.pairs,
+                protocols=tuple(ssl.ssl_protocols or ()),
+                client_ca=ssl.client.ca if ssl.client else None,
+                client_depth=ssl.client.depth if ssl.client else 1,
+            )
+        return self._server_tls
 
 
 class Closed:

@@ -41,9 +41,9 @@ async def reach(
 
     `begun`: the first attempt, which the relay has made; its socket is closed if nothing comes of it.
     """
-    scheme = target.object.scheme
-    if scheme in UNSPOKEN:
-        raise SessionEnded(CloseReason.NO_UPSTREAM, f"scheme {scheme} is not spoken to upstreams")
+    if target.scheme in UNSPOKEN:
+        why = f"scheme {target.scheme} is not spoken to upstreams"
+        raise SessionEnded(CloseReason.NO_UPSTREAM, why)
     failures: list[SessionEnded] = []
     tried: set[int] = set()
     since = begun.hello_at if begun else trio.current_time()

@@ -40,7 +40,7 @@ def sequence(balancer: RoundRobin, picks: int) -> str:
 def test_the_sequence(weights: dict[str, int], expected: str) -> None:
     balancer = RoundRobin(nodes(**weights))
     assert sequence(balancer, len(expected)) == expected
-    assert balancer.size == sum(weight > 0 for weight in weights.values())
+    assert len(balancer.nodes) == sum(weight > 0 for weight in weights.values())
 
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=6), st.integers(1, 3))
@@ -93,7 +93,7 @@ def test_a_lower_priority_is_asked_when_the_higher_ones_were_all_tried() -> None
         tried.add(id(node))
     assert order == ["a", "b", "middle", "spare"]
     assert sequence(balancer, 4) == "baba"
-    assert balancer.size == 4
+    assert len(balancer.nodes) == 4
 
 
 # A round that is known beforehand
@@ -172,6 +172,14 @@ def test_looking_ahead_says_the_next_picks_and_changes_none(
     ahead = looking.round(NO_LIMIT)
     hosts = "".join(node.host for node in ahead)
     assert sequence(looking, len(ahead)) == sequence(other, len(ahead)) == hosts
+
+
+@pytest.mark.parametrize(
+    ("host", "bare"), [("[::1]", "::1"), ("::1", "::1"), ("10.0.0.1", "10.0.0.1"), ("gs", "gs")]
+)
+def test_bare_host(host: str, bare: str) -> None:
+    (node,) = RoundRobin([Node(host=host, weight=1)]).nodes
+    assert (node.host, node.bare_host) == (host, bare)
 
 
 def target(**members: Any) -> Target:

@@ -310,7 +310,7 @@ async def test_a_store_that_was_restored_from_a_backup_is_read_from_the_start() 
     )
     following = Following(store)
     await following.run(until=60)
-    assert following.snapshot._loaded["/apisix/upstreams/b"].object.nodes[0].host == "other"
+    assert following.snapshot._loaded["/apisix/upstreams/b"].round[0].host == "other"
     assert store.asked[-1] == (1, "watch 8")
 
 

@@ -333,7 +333,7 @@ def test_whoever_comes_would_have_fared_as_the_plan_says(
             continue
         assert match is not None
         assert match.route is found.route
-        assert at.passes_through(asked=match.route.object.tls_passthrough)
+        assert at.passes_through(asked=match.route.tls_passthrough)
         assert snapshot.target(match.route) is found.target
         claims: list[Any] = []
         limits.admit_client(at, client, claims)

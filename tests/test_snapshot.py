@@ -52,7 +52,7 @@ def node_for(snapshot: Snapshot, name: str | None) -> str | None:
     if match is None:
         return ""
     target = snapshot.target(match.route)
-    return None if target is None else ",".join(node.host for node in target.object.nodes or ())
+    return None if target is None else ",".join(node.host for node in target.round)
 
 
 def ssl_id(snapshot: Snapshot, name: str) -> str | None:
@@ -275,8 +275,7 @@ def test_a_session_keeps_the_route_it_was_given_while_it_shakes_hands() -> None:
         snapshot.apply([change])
         target = snapshot.target(match.route)
         assert target is not None
-        assert target.object.nodes is not None
-        assert target.object.nodes[0].host == "old"
+        assert target.round[0].host == "old"
 
 
 # What a change costs

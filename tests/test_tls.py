@@ -2,9 +2,11 @@
 
 from itertools import permutations
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from sniproxy.errors import CloseReason, KeyringError, SessionEnded
 from sniproxy.objects import Ssl
 from sniproxy.tls import Certificate, Certificates, Closed
 from tests.support.certificates import authority_pem, pair
@@ -14,7 +16,7 @@ def certificate(ssl_id: str, *names: str, revision: int = 1, **members: Any) -> 
     """An ssl object for these names; which certificate is in it does not matter here."""
     chain, key = pair()
     value = {"cert": chain, "key": key, "snis": list(names)} | members
-    return Certificate(ssl_id, revision, Ssl.model_validate(value))
+    return Certificate(ssl_id, revision, lambda: Ssl.model_validate(value))
 
 
 def index(*certificates: Certificate) -> Certificates:
@@ -148,6 +150,23 @@ def test_what_a_handshake_is_told() -> None:
 def test_what_cannot_be_served_is_refused_at_once(members: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=f"^{why}$"):
         certificate("1", "x.com", **members)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a key in clear"), RecursionError(), KeyringError("a key in clear")]
+)
+def test_what_does_not_open_any_more_is_no_certificate(error: Exception) -> None:
+    chain, key = pair()
+    ssl = Ssl.model_validate({"cert": chain, "key": key, "sni": "x.com"})
+    read = Mock(side_effect=[ssl, error, ssl])
+    made = Certificate("1", 1, read)
+    with pytest.raises(SessionEnded) as ended:
+        _ = made.server_tls
+    assert ended.value.reason is CloseReason.NO_CERTIFICATE
+    assert ended.value.detail == "ssl 1 does not open any more"
+    assert made.server_tls.pairs == ((chain, key),)  # asked anew
+    assert made.server_tls is made.server_tls
+    assert read.call_count == 3
 
 
 MUTUAL: dict[str, Any] = {"client": {"ca": authority_pem()}}

@@ -24,11 +24,6 @@ class Node(Lenient):
     priority: int = 0
     metadata: dict[str, Any] | None = None
 
-    @property
-    def bare_host(self) -> str:
-        """The host without the brackets of an IPv6 literal."""
-        return self.host.strip("[]")
-
 
 def _node_list(value: Any) -> Any:
     """{"host:port": weight} becomes the list form; anything else goes on to validation as it is."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sniproxy.objects import Node, Upstream
+from sniproxy.objects import Upstream
 from tests.objects.reading import (
     ACCEPTED,
     NOT_A_HOST,
@@ -231,13 +231,6 @@ def test_both_forms_of_nodes_are_one() -> None:
         }
     )
     assert short == long
-
-
-@pytest.mark.parametrize(
-    ("host", "bare"), [("[::1]", "::1"), ("::1", "::1"), ("10.0.0.1", "10.0.0.1"), ("gs", "gs")]
-)
-def test_bare_host(host: str, bare: str) -> None:
-    assert Node(host=host, weight=1).bare_host == bare
 
 
 def test_defaults_are_those_of_apisix() -> None:
