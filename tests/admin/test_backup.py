@@ -1,7 +1,6 @@
-"""dump and restore: all of a store in one file and back again, and every file and store that must be refused."""
+"""dump and restore: all of a store in one file and back again, and a dump that says what is wrong with it."""
 
 import json
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,16 @@ import anyio
 import pytest
 import yaml
 
-from admin.backup import Dump, dump_api, dump_store, read_backup, restore
+from admin.backup import dump_api, dump_store, read_backup
 from admin.bulk import ApiDestination
 from admin.resources import Resources
 from admin.rules import reveal
-from sniproxy.errors import Conflict, ObjectRefused, StoreUnavailable
+from sniproxy.errors import ObjectRefused
 from sniproxy.keyring import Keyring, is_encrypted
 from sniproxy.objects import KINDS
 from sniproxy.store import Store
 from sniproxy.store.sqlite import SqliteStore
+from tests.admin.backups import EVERYTHING, NEW, dumped, on, put_all, restored
 from tests.admin.gateway import (
     KEYRING,
     NODES,
@@ -25,13 +25,11 @@ from tests.admin.gateway import (
     VIEWER_KEY,
     Doubtful,
     Gateway,
-    client_ssl,
     inline_tls,
     key_lines,
     settings_on,
     ssl_object,
 )
-from tests.admin.test_bulk import EVERYTHING
 from tests.support.certificates import pair
 from tests.test_keyring import APISIX_16, apisix
 
@@ -39,23 +37,7 @@ pytestmark = pytest.mark.anyio
 
 CERT, KEY = pair("play.example.com")
 OTHER_CERT, OTHER_KEY = pair("other.example.com")
-NEW = "bmV3IGtleSwgdGhpcnR5LXR3byBieXRlcyBsb25nLi4="
 NAMES = ("play.example.com", "other.example.com", "inline.example.com", "client.example.com")
-
-
-def on(store: Store, *keyring: str, prefix: str = "/apisix") -> Resources:
-    return Resources(store, prefix, Keyring(keyring or [SECRET]), lambda: 1_795_543_200.5)
-
-
-async def dumped(resources: Resources) -> str:
-    """A dump with which nothing is wrong."""
-    dump = await dump_store(resources, "1.2.3")
-    assert dump.problems == []
-    return dump.text
-
-
-async def restored(text: str, resources: Resources) -> int:
-    return await restore(read_backup(text), resources, lambda done, total: None)
 
 
 async def shown(gateway: Gateway) -> dict[str, Any]:
@@ -78,14 +60,6 @@ async def clear(resources: Resources) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture
-async def empty(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    """Another store."""
-    store = SqliteStore(tmp_path / "empty" / "config.db")
-    yield store
-    await store.aclose()
-
-
 # -- there and back
 
 
@@ -97,7 +71,7 @@ async def fill(gateway: Gateway) -> None:
     many = {f"10.{n // 250}.0.{n % 250}:7777": n for n in range(2000)}
     await gateway.put("/upstreams/many", {"nodes": many})
     await gateway.put("/upstreams/mtls", inline_tls() | {"desc": "two ends\n\n\n"})
-    pairs = {"certs": [OTHER_CERT, CERT], "keys": [OTHER_KEY, KEY]}
+    pairs: dict[str, Any] = {"certs": [OTHER_CERT, CERT], "keys": [OTHER_KEY, KEY]}
     await gateway.put("/ssls/three", ssl_object(**pairs, labels={"schön": "日本"}))
     theirs = ssl_object(id="theirs", key=apisix(KEY.encode(), APISIX_16), create_time=7)
     await gateway.store.put(f"{gateway.prefix}/ssls/theirs", json.dumps(theirs).encode())
@@ -212,14 +186,6 @@ async def test_a_dump_through_the_api_has_no_keys(gateway: Gateway) -> None:
 # -- what is broken in the store
 
 
-async def put_all(store: Store, values: dict[str, Any]) -> Dump:
-    """A dump of a store that somebody else has written."""
-    for key, value in values.items():
-        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
-        await store.put(f"/apisix/{key}", raw)
-    return await dump_store(on(store), "0")
-
-
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b"\xff", b'{"a": NaN}', b"[" * 9999])
 async def test_what_is_no_object_is_told_and_the_rest_is_there(store: Store, raw: bytes) -> None:
     good = {"id": "2", "nodes": NODES}
@@ -237,7 +203,7 @@ async def test_what_is_not_ours_is_left_out(store: Store) -> None:
 
 
 async def test_the_key_in_the_store_decides_on_the_id(store: Store, empty: SqliteStore) -> None:
-    ids = {"upstreams/1": {"id": 1}, "upstreams/2": {}, "upstreams/3": {"id": "x"}}
+    ids: dict[str, dict[str, Any]] = {"upstreams/1": {"id": 1}, "upstreams/2": {}, "upstreams/3": {"id": "x"}}
     dump = await put_all(store, {key: value | {"nodes": []} for key, value in ids.items()})
     assert [one["id"] for one in yaml.safe_load(dump.text)["upstreams"]] == [1, "2", "3"]
     await restored(dump.text, on(empty))
@@ -280,7 +246,7 @@ async def test_what_restore_would_refuse_is_told_by_the_dump(
     assert there.keys() == value.keys() | {"id"}
 
 
-# -- files that are refused
+# -- and what became of the file
 
 
 async def test_a_dump_that_is_cut_off_anywhere_is_refused(gateway: Gateway) -> None:
@@ -295,130 +261,3 @@ async def test_a_dump_that_is_cut_off_anywhere_is_refused(gateway: Gateway) -> N
     for lost in range(2, len(lines[-1]) + 2):
         with pytest.raises(ObjectRefused, match=r"^no whole backup: "):
             read_backup(text[:-lost])
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("", "no whole backup: the last line is not '# end: N objects'"),
-        ("upstreams: [{id: 1, nodes: {}}]", "no whole backup: the last line is not"),
-        ("# end: 1 objects\nupstreams: [{id: 1}]", "no whole backup: the last line is not"),
-        ("upstreams:\n- id: 1\n  desc: |\n    # end: 1 objects", "no whole backup: the last line is"),
-        ("# end: 1 objects ...", "no whole backup: the last line is not"),
-        ("# end: -1 objects", "no whole backup: the last line is not"),
-        ("upstreams: [{id: 1}]\n# end: 2 objects", "no whole backup: the last line says 2 objects, and "),
-        ("upstreams: [{id: 1}]\n# end: 0 objects", "no whole backup: the last line says 0 objects, and "),
-        ("# end: 0 objects", "expected lists named "),
-        ("routes: []\n# end: 0 objects", "routes: unknown"),
-        ("upstreams: [\n# end: 0 objects", "neither YAML nor JSON: "),
-    ],
-)  # fmt: skip
-def test_files_that_are_refused(text: str, why: str) -> None:
-    with pytest.raises(ObjectRefused) as caught:
-        read_backup(text)
-    assert str(caught.value).startswith(why)
-
-
-# -- stores that are refused, and restores that broke off
-
-
-def whole(**lists: Any) -> str:
-    """A file as dump would have written it."""
-    count = sum(map(len, lists.values()))
-    return json.dumps(lists) + f"\n# end: {count} objects\n"
-
-
-THREE = whole(
-    ssls=[ssl_object(id="a", create_time=1)],
-    upstreams=[{"id": "b", "nodes": NODES, "update_time": 2}],
-    stream_routes=[{"id": "c", "upstream_id": "b"}],
-)
-
-
-async def test_a_wrong_keyring_is_named_and_nothing_is_written(
-    store: Store, empty: SqliteStore
-) -> None:
-    await on(store).replace(KINDS["ssls"], "1", ssl_object(), None)
-    text = await dumped(on(store))
-    key_id = KEYRING.encrypt("", "").split(":")[1]
-    with pytest.raises(ObjectRefused) as caught:
-        await restored(text, on(empty, NEW))
-    assert str(caught.value).startswith(
-        f"ssls[0] (id 1): ssls/1/key: encrypted under key {key_id}, which the keyring lacks: add that "
-        "key to encryption.keyring"
-    )
-    assert (await empty.list("")).entries == ()
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("upstreams/z", {"id": "z", "nodes": []}),
-        ("upstreams/b", {"id": "b", "nodes": NODES}),
-        ("upstreams/b", {"id": "b", "nodes": NODES, "update_time": 3}),
-        ("upstreams/b", b"{"),
-        ("services/b", b"{"),
-        ("ssls/a", ssl_object(id="a", create_time=1, key=OTHER_KEY)),
-        ("ssls/a", ssl_object(id="a", create_time=1, key="aes256gcm:00000000:AAAA")),
-    ],
-)
-async def test_a_store_that_is_not_empty(store: Store, key: str, value: Any) -> None:
-    await put_all(store, {key: value})
-    before = await store.list("")
-    with pytest.raises(ObjectRefused) as caught:
-        await restored(THREE, on(store))
-    assert str(caught.value).startswith(
-        "the store is not empty: 1 of its objects are not in the file"
-    )
-    assert f"such as {key};" in str(caught.value)
-    assert await store.list("") == before
-
-
-async def test_what_is_not_ours_does_not_fill_a_store(store: Store) -> None:
-    await put_all(store, {"ssls/": b"init_dir", "gen_id": b"1", "routes/1": {"uri": "/"}})
-    await store.put("/apisix2/upstreams/1", b"{}")
-    assert await restored(THREE, on(store)) == 3
-
-
-@pytest.mark.parametrize("fails_at", [2, 3, 4])
-async def test_a_restore_that_broke_off_is_run_again(store: Store, fails_at: int) -> None:
-    broken = on(Doubtful(store, fails_at))
-    with pytest.raises(
-        StoreUnavailable,
-        match=rf"^{fails_at - 2} of 3 restored, then .*: connection refused: run the same command",
-    ):
-        await restored(THREE, broken)
-    done = await store.list("")
-    assert len(done.entries) == fails_at - 2
-    assert await restored(THREE, on(store, NEW, SECRET)) == 5 - fails_at
-    assert set(done.entries) <= set((await store.list("")).entries)
-    assert await restored(THREE, on(store, NEW, SECRET)) == 0
-
-
-async def test_who_writes_meanwhile_is_not_overwritten(store: Store) -> None:
-    doubtful = Doubtful(store)
-
-    async def other(key: str) -> None:
-        if key.endswith("/b"):
-            await store.put(key, b'{"id": "b"}')
-
-    doubtful.before_put = other
-    with pytest.raises(Conflict, match=r"^1 of 3 restored, then somebody else wrote upstreams/b, "):
-        await restored(THREE, on(doubtful))
-    entry = await store.get("/apisix/upstreams/b")
-    assert entry is not None
-    assert entry.value == b'{"id": "b"}'
-
-
-async def test_progress_is_told(store: Store) -> None:
-    heard: list[tuple[int, int]] = []
-    say: Callable[[int, int], None] = lambda done, total: heard.append((done, total))  # noqa: E731
-    await restore(read_backup(THREE), on(store), say)
-    assert heard == [(0, 3), (1, 3), (2, 3), (3, 3)]
-
-
-async def test_references_must_be_in_the_file(store: Store) -> None:
-    text = whole(upstreams=[{"id": 1, "nodes": [], "tls": {"client_cert_id": 7}}])
-    await store.put("/apisix/ssls/7", json.dumps(client_ssl(id=7)).encode())
-    with pytest.raises(ObjectRefused, match=r"^upstreams\[0\] \(id 1\): failed to fetch ssl info"):
-        await restored(text, on(store))

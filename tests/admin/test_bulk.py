@@ -8,7 +8,7 @@ import httpx
 import pytest
 import yaml
 
-from admin.backup import dump_api, dump_store
+from admin.backup import dump_api
 from admin.bulk import ApiDestination, Destination, Item, StoreDestination, apply, read_items
 from admin.resources import Resources
 from admin.rules import reveal
@@ -16,6 +16,7 @@ from sniproxy.errors import ObjectRefused, StoreUnavailable
 from sniproxy.settings import Settings
 from sniproxy.store import Store
 from sniproxy.store.sqlite import SqliteStore
+from tests.admin.backups import EVERYTHING, dumped, on
 from tests.admin.gateway import (
     ADMIN_KEY,
     BASE,
@@ -24,7 +25,6 @@ from tests.admin.gateway import (
     Doubtful,
     Gateway,
     client_ssl,
-    inline_tls,
     key_lines,
     settings_on,
     ssl_object,
@@ -36,39 +36,9 @@ pytestmark = pytest.mark.anyio
 CERT, KEY = pair("play.example.com")
 _, OTHER_KEY = pair("other.example.com")
 
-EVERYTHING: dict[str, list[dict[str, Any]]] = {
-    "stream_routes": [
-        {"id": "lobby", "sni": "lobby.example.com", "upstream_id": "lobby", "service_id": 1},
-        {"id": 2, "snis": ["*.example.com"], "upstream": inline_tls(), "tls_passthrough": True},
-    ],
-    "upstreams": [
-        {"id": "lobby", "nodes": NODES, "scheme": "tls", "tls": {"client_cert_id": "shown"}},
-        {
-            "id": "odd",
-            "nodes": [],
-            "desc": " two\r\nlines\t\n\n",
-            "labels": {"yes": "1e5", "~": "="},
-        },
-        {"id": "2024-01-01", "nodes": {"[::1]:1": 0}, "name": "日本\u2028\x85 #: {", "retries": 0},
-    ],
-    "services": [{"id": 1, "upstream": inline_tls("other.example.com"), "desc": "null"}],
-    "ssls": [
-        ssl_object(id="play", certs=[CERT], keys=[KEY], desc="~"),
-        client_ssl(id="shown"),
-        ssl_object(id="crlf", cert=CERT.replace("\n", "\r\n"), key=KEY.replace("\n", "\r\n")),
-    ],
-}
-
 
 def to_store(store: Store) -> StoreDestination:
     return StoreDestination(Resources(store, "/apisix", KEYRING))
-
-
-async def dumped(store: Store) -> str:
-    """What a dump says; nothing is wrong with it."""
-    dump = await dump_store(Resources(store, "/apisix", KEYRING), "0")
-    assert dump.problems == []
-    return dump.text
 
 
 async def said(items: list[Item], destination: Destination) -> list[str]:
@@ -271,19 +241,17 @@ def by_place(lists: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]
 
 @pytest.mark.parametrize("way", ["store", "api"])
 async def test_dump_and_apply_are_there_and_back(
-    gateway: Gateway, tmp_path: Path, way: str
+    gateway: Gateway, empty: SqliteStore, tmp_path: Path, way: str
 ) -> None:
     await said(as_file(EVERYTHING), to_store(gateway.store))
-    text = await dumped(gateway.store)
+    text = await dumped(on(gateway.store))
     assert by_place(yaml.safe_load(text)) == by_place(EVERYTHING)
-    empty = SqliteStore(tmp_path / "empty" / "config.db")
     elsewhere = Gateway(settings_on(f"sqlite://{tmp_path}/empty/config.db"), empty)
     async with elsewhere.client() as client:
         destination = to_store(empty) if way == "store" else ApiDestination(client)
         assert len(await said(read_items(text), destination)) == 9
-    assert by_place(yaml.safe_load(await dumped(empty))) == by_place(EVERYTHING)
+    assert by_place(yaml.safe_load(await dumped(on(empty)))) == by_place(EVERYTHING)
     assert await elsewhere.keys() == await gateway.keys()
-    await empty.aclose()
 
 
 @pytest.mark.parametrize("way", ["store", "api"])
