@@ -203,7 +203,11 @@ async def test_what_is_not_ours_is_left_out(store: Store) -> None:
 
 
 async def test_the_key_in_the_store_decides_on_the_id(store: Store, empty: SqliteStore) -> None:
-    ids: dict[str, dict[str, Any]] = {"upstreams/1": {"id": 1}, "upstreams/2": {}, "upstreams/3": {"id": "x"}}
+    ids: dict[str, dict[str, Any]] = {
+        "upstreams/1": {"id": 1},
+        "upstreams/2": {},
+        "upstreams/3": {"id": "x"},
+    }
     dump = await put_all(store, {key: value | {"nodes": []} for key, value in ids.items()})
     assert [one["id"] for one in yaml.safe_load(dump.text)["upstreams"]] == [1, "2", "3"]
     await restored(dump.text, on(empty))
