@@ -67,9 +67,8 @@ async def dump_store(resources: Resources, version: str) -> Dump:
     problems += await _refusals(lists, resources.keyring)
     about = [f"{_origin(version, resources.now())}, store revision {listing.revision}"]
     if key_ids:
-        names = ", ".join(
-            sorted(filter(str.isalnum, key_ids))
-        )  # nothing that could end the comment
+        # Whoever wrote the store wrote these: nothing in them may end the comment.
+        names = ", ".join(sorted(filter(str.isalnum, key_ids)))
         about.append(f"private keys are encrypted; encryption.keyring must have {names}")
     return _dump(lists, about, problems)
 
