@@ -1,28 +1,33 @@
-"""apply and dump: a file of objects into a configuration, and a configuration into a file.
+"""apply: a file of objects into a configuration.
 
     upstreams: [{id: lobby, nodes: {"10.0.0.5:7777": 1}}]
     stream_routes: [{id: lobby, sni: lobby.example.com, upstream_id: lobby}]
 
 Everything is checked before the first object is written: schema, certificates, and that what is referred to stands in the
-file or at the destination already. Objects that the file does not name are left alone.
+file or at the destination already. Objects that the file does not name are left alone. Times that stand in the file (a dump
+has them) are left out: when an object was written is the destination's to say.
 """
 
 import io
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import anyio
 import httpx
 import yaml
 
 from admin.body import check_plain
 from admin.resources import NotFound, RaceLost, Resources
-from admin.rules import check, check_references, decode, prepare, refuse_times
-from sniproxy.errors import KeyringError, ObjectRefused, StoreUnavailable
-from sniproxy.keyring import is_encrypted
+from admin.rules import Find, check, check_references, prepare
+from sniproxy.errors import ObjectRefused, SettingsError, StoreUnavailable
+from sniproxy.keyring import is_encrypted, open_keyring
 from sniproxy.objects import KINDS, Kind
 from sniproxy.objects.secrets import map_secrets
+from sniproxy.settings import Settings
+from sniproxy.store.opening import open_store
 
 TIMES = ("create_time", "update_time")
 
@@ -50,10 +55,6 @@ class Destination(Protocol):
 
     async def write(self, item: Item) -> bool:
         """Creates or replaces; whether it is new."""
-        ...
-
-    async def objects(self, kind: Kind) -> list[dict[str, Any]]:
-        """All objects of a kind, private keys encrypted or left out."""
         ...
 
 
@@ -104,22 +105,27 @@ def _as_json(value: dict[str, Any], place: str) -> dict[str, Any]:
     return as_json
 
 
+async def check_item(item: Item, check_alone: Callable[[Item], None], find: Find) -> None:
+    """One object by itself, then what it refers to; ObjectRefused with its place in the file."""
+    try:
+        check_alone(item)
+        await check_references(item.value, find)
+    except ObjectRefused as refused:
+        raise ObjectRefused(f"{item.place} (id {item.object_id}): {refused}") from None
+
+
 async def apply(
     items: list[Item], destination: Destination, progress: Callable[[str], None]
 ) -> None:
     """Checks all, then writes all. ObjectRefused before the first write; StoreUnavailable names how far it came."""
+    items = [replace(item, value=_without_times(item.value)) for item in items]
     named = {(item.kind.collection, item.object_id): item.value for item in items}
 
     async def find(collection: str, object_id: str) -> dict[str, Any] | None:
         return named.get((collection, object_id)) or await destination.find(collection, object_id)
 
     for item in items:
-        try:
-            refuse_times(item.value)
-            destination.check(item)
-            await check_references(item.value, find)
-        except ObjectRefused as refused:
-            raise ObjectRefused(f"{item.place} (id {item.object_id}): {refused}") from None
+        await check_item(item, destination.check, find)
     for done, item in enumerate(items):
         try:
             created = await destination.write(item)
@@ -130,17 +136,8 @@ async def apply(
         progress(f"{'created' if created else 'replaced'} {item.kind.collection}/{item.object_id}")
 
 
-async def dump(source: Destination) -> str:
-    """A file that `apply` takes."""
-    lists = {
-        kind.collection: [_without_times(value) for value in await source.objects(kind)]
-        for kind in KINDS.values()
-    }
-    return yaml.dump(lists, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
 def _without_times(value: dict[str, Any]) -> dict[str, Any]:
-    """Times are the destination's to set, those of an inline upstream too."""
+    """Also without those of an inline upstream."""
     kept = {member: content for member, content in value.items() if member not in TIMES}
     upstream = kept.get("upstream")
     return kept | {"upstream": _without_times(upstream)} if isinstance(upstream, dict) else kept
@@ -167,29 +164,17 @@ class StoreDestination:
         written = await self._resources.replace(item.kind, item.object_id, item.value, None)
         return written.created
 
-    async def objects(self, kind: Kind) -> list[dict[str, Any]]:
-        prefix = self._resources.key(kind.collection, "")
-        entries = (await self._resources.store.list(prefix)).entries
-        values = [(entry.key, decode(entry.value)) for entry in entries]
-        return [
-            {"id": key.removeprefix(prefix)} | self._sealed(kind, key.removeprefix(prefix), value)
-            for key, value in values
-            if value is not None
-        ]
 
-    def _sealed(self, kind: Kind, object_id: str, value: dict[str, Any]) -> dict[str, Any]:
-        """Private keys under our keyring, also those that an APISIX wrote; one that does not open stays as it is."""
-
-        def seal(text: str, place: str) -> str:
-            if is_encrypted(text):
-                return text
-            try:
-                clear = self._resources.keyring.decrypt(text, place)
-            except KeyringError:
-                return text
-            return self._resources.keyring.encrypt(clear, place)
-
-        return map_secrets(kind.collection, object_id, value, seal)
+@asynccontextmanager
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """The store of the settings with its keyring. SettingsError when the keyring cannot be used."""
+    keyring = open_keyring(settings)
+    store = open_store(settings)
+    try:
+        yield Resources(store, settings.where.prefix, keyring)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await store.aclose()
 
 
 class ApiDestination:
@@ -225,6 +210,7 @@ class ApiDestination:
         return response.status_code == 201
 
     async def objects(self, kind: Kind) -> list[dict[str, Any]]:
+        """All objects of a kind, without private keys."""
         listed = _checked(await self._request("GET", f"/{kind.collection}"))["list"]
         return [{"id": one["key"].rpartition("/")[2]} | one["value"] for one in listed]
 
@@ -234,6 +220,18 @@ class ApiDestination:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             where = self._client.base_url
             raise StoreUnavailable(f"{where}: {str(error) or type(error).__name__}") from error
+
+
+@asynccontextmanager
+async def open_api(url: str, key: str | None) -> AsyncIterator[ApiDestination]:
+    """The admin API at an address, with or without its path. SettingsError when the key cannot be used."""
+    if key is None:
+        raise SettingsError("--key: not set: the admin API wants one; set SNIPROXY_KEY")
+    if not key.isascii() or not key.isprintable():
+        raise SettingsError("--key: a character that no header can carry; set SNIPROXY_KEY anew")
+    base = url.rstrip("/").removesuffix("/apisix/admin") + "/apisix/admin"
+    async with httpx.AsyncClient(base_url=base, headers={"X-API-KEY": key}, timeout=30) as client:
+        yield ApiDestination(client)
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:
@@ -251,15 +249,3 @@ def _checked(response: httpx.Response) -> dict[str, Any]:
         cause = body.get("description") or body.get("error_msg") or "no reason given"
         raise StoreUnavailable(f"HTTP {response.status_code}: {cause}")
     return body
-
-
-class _Dumper(yaml.SafeDumper):
-    """PEM text as block scalars, so that a dump can be read."""
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _text)

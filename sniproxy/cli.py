@@ -3,19 +3,21 @@
 Exit codes: 0 done, 1 failed while running, 2 refused before anything was done (a setting, a file, a port).
 """
 
+import re
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 import trio
 
 from admin.app import create_app
-from admin.bulk import ApiDestination, Destination, StoreDestination, apply, dump, read_items
-from admin.resources import Resources
+from admin.backup import Dump, dump_api, dump_store, read_backup, restore
+from admin.backup_files import dump_until_signalled, write_whole
+from admin.bulk import Item, StoreDestination, apply, open_api, open_resources, read_items
 from admin.server import serve
 from sniproxy import __version__
 from sniproxy.conformance import Setup, render
@@ -125,31 +127,98 @@ def _destination(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@main.command(name="apply")
-@click.option(
+_source = click.option(
     "-f",
     "source",
     type=click.File("r", encoding="utf-8", errors="surrogateescape"),  # which YAML refuses
     required=True,
     help="YAML or JSON; - for stdin.",
 )
+
+
+@main.command(name="apply")
+@_source
 @_destination
 def apply_command(source: Any, file: Path | None, url: str | None, key: str | None) -> None:
     """Create or replace each object of a file; all are checked before the first is written."""
     items = read_items(source.read())
-    _run(_with_destination, file, url, key, partial(_apply, items))
+    _run(_apply, items, file, url, key)
     click.echo(f"{len(items)} objects applied")
+
+
+def _duration(text: str) -> int:
+    """Seconds."""
+    found = re.fullmatch("([1-9][0-9]{0,4})([smhd])", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r}: expected such as 90s, 15m, 1h or 1d")
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 @main.command(name="dump")
 @_destination
-def dump_command(file: Path | None, url: str | None, key: str | None) -> None:
-    """Print all objects as a file that `apply` takes. Private keys: encrypted with -c, left out with --admin."""
-    if url is not None:
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write this file instead of stdout: the whole of it, or it stays as it is.",
+)
+@click.option(
+    "--every",
+    type=_duration,
+    metavar="DURATION",
+    help="Until SIGTERM or Ctrl-C, such as 15m or 1h; the time goes into each file's name.",
+)
+@click.option("--keep", type=click.IntRange(1), help="With --every: how many files to keep.")
+def dump_command(
+    file: Path | None,
+    url: str | None,
+    key: str | None,
+    target: Path | None,
+    every: int | None,
+    keep: int | None,
+) -> None:
+    """Write all objects into a file that `restore` and `apply` take.
+
+    With -c: of one revision, private keys encrypted. With --admin: private keys are left out.
+    Exit code 1: an object cannot be read, or restored; the rest is in the file.
+    """
+    if target is not None and not target.parent.is_dir():
+        raise SettingsError(f"--output: {target.parent} is no directory: make it first")
+    if every is not None or keep is not None:
+        if every is None or keep is None or target is None or url is not None:
+            raise click.UsageError("--every, --keep and -o go together, and not with --admin")
+        make = partial(_dump_store, load_settings(file))
+        _run(dump_until_signalled, every, make, target, keep, open_log("dump"))
+        return
+    if url is None:
+        dump = _run(_dump_store, load_settings(file))
+    else:
         click.echo(
             "sniproxy: the API gives out no private keys: use -c to dump the store itself", err=True
         )
-    _run(_with_destination, file, url, key, _dump)
+        dump = _run(_dump_api, url, key)
+    if target is None:
+        click.echo(dump.text, nl=False)
+    else:
+        write_whole(target, dump.text)
+    for problem in dump.problems:
+        click.echo(f"sniproxy: {problem}", err=True)
+    raise SystemExit(1 if dump.problems else 0)
+
+
+@main.command(name="restore")
+@_source
+@_config
+def restore_command(source: Any, file: Path | None) -> None:
+    """Fill an empty store with what `dump -c` has written. A restore that broke off can be run again.
+
+    All is checked before the first object is written. Not through the API, which takes neither times nor keys that
+    are encrypted under an older key. Stop `sniproxy admin` until it is done.
+    """
+    items = read_backup(source.read())
+    written = _run(_restore, items, load_settings(file))
+    click.echo(f"{len(items)} objects: {written} restored, {len(items) - written} there already")
 
 
 def _print_names(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -257,53 +326,40 @@ def _address(option: str, text: str) -> IpAddress:
 
 
 async def _load_snapshot(settings: Settings) -> Snapshot:
-    snapshot = Snapshot(settings.where.prefix, open_keyring(settings))
-    store = open_store(settings)
-    try:
-        for broken in snapshot.load(await store.list(settings.where.prefix + "/")):
+    async with open_resources(settings) as resources:
+        snapshot = Snapshot(resources.prefix, resources.keyring)
+        for broken in snapshot.load(await resources.store.list(resources.prefix + "/")):
             click.echo(f"sniproxy: {broken.key} cannot be used: {broken.why}", err=True)
-    finally:
-        with trio.CancelScope(shield=True):
-            await store.aclose()
     return snapshot
 
 
-async def _apply(items: Any, destination: Destination) -> None:
-    await apply(items, destination, click.echo)
-
-
-async def _dump(destination: Destination) -> None:
-    click.echo(await dump(destination), nl=False)
-
-
-async def _with_destination(
-    file: Path | None,
-    url: str | None,
-    key: str | None,
-    work: Callable[[Destination], Awaitable[None]],
-) -> None:
+async def _apply(items: list[Item], file: Path | None, url: str | None, key: str | None) -> None:
     if url is None:
-        settings = load_settings(file)
-        await _with_store(settings, work)
-        return
-    if key is None:
-        raise SettingsError("--key: not set: the admin API wants one; set SNIPROXY_KEY")
-    if not key.isascii() or not key.isprintable():
-        raise SettingsError("--key: a character that no header can carry; set SNIPROXY_KEY anew")
-    base = url.rstrip("/").removesuffix("/apisix/admin") + "/apisix/admin"
-    async with httpx.AsyncClient(base_url=base, headers={"X-API-KEY": key}, timeout=30) as client:
-        await work(ApiDestination(client))
+        async with open_resources(load_settings(file)) as resources:
+            await apply(items, StoreDestination(resources), click.echo)
+    else:
+        async with open_api(url, key) as api:
+            await apply(items, api, click.echo)
 
 
-async def _with_store(settings: Settings, work: Callable[[Destination], Awaitable[None]]) -> None:
-    store = open_store(settings)
-    try:
-        await work(
-            StoreDestination(Resources(store, settings.where.prefix, open_keyring(settings)))
-        )
-    finally:
-        with trio.CancelScope(shield=True):
-            await store.aclose()
+async def _dump_store(settings: Settings) -> Dump:
+    async with open_resources(settings) as resources:
+        return await dump_store(resources, __version__)
+
+
+async def _dump_api(url: str, key: str | None) -> Dump:
+    async with open_api(url, key) as api:
+        return await dump_api(api, __version__, time.time())
+
+
+async def _restore(items: list[Item], settings: Settings) -> int:
+    async with open_resources(settings) as resources:
+        return await restore(items, resources, _show_progress)
+
+
+def _show_progress(done: int, total: int) -> None:
+    if done and done % 100 == 0:
+        click.echo(f"{done} of {total} restored", err=True)
 
 
 def _run(work: Callable[..., Awaitable[Any]], *args: Any) -> Any:

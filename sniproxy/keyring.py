@@ -57,7 +57,8 @@ class Keyring:
         key = self._ours.get(key_id)
         if key is None:
             raise KeyringError(
-                f"{place}: encrypted under key {key_id[:8]}, which the keyring lacks"
+                f"{place}: encrypted under key {key_id[:8]}, which the keyring lacks: add that key to "
+                "encryption.keyring (of a store in SQLite it may lie in the file keyring in state_dir)"
             )
         try:
             sealed = base64.b64decode(sealed_text, validate=True)
@@ -86,6 +87,11 @@ class Keyring:
 def is_encrypted(value: str) -> bool:
     """Whether a value is one that `encrypt` made."""
     return value.startswith(MARK)
+
+
+def sealed_under(value: str) -> str:
+    """The id of the key that an encrypted value is under."""
+    return value.removeprefix(MARK).partition(":")[0][:8]
 
 
 def open_keyring(settings: Settings) -> Keyring:

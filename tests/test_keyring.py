@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sniproxy.errors import KeyringError, SettingsError
-from sniproxy.keyring import MARK, Keyring, is_encrypted, open_keyring
+from sniproxy.keyring import MARK, Keyring, is_encrypted, open_keyring, sealed_under
 from sniproxy.settings import Encryption, Settings
 
 PEM = "-----BEGIN PRIVATE KEY-----\nsesame öffne dich\n-----END PRIVATE KEY-----\n"
@@ -100,8 +100,9 @@ def test_the_first_key_writes_and_all_of_them_read() -> None:
     assert during.decrypt(old, PLACE) == PEM
     assert after.decrypt(new, PLACE) == PEM
     key_id = old.split(":")[1]
-    why = f"{PLACE}: encrypted under key {key_id}, which the keyring lacks"
-    assert refusal(after, old) == why
+    why = f"{PLACE}: encrypted under key {key_id}, which the keyring lacks: add that key to "
+    assert refusal(after, old).startswith(why)
+    assert sealed_under(old) == key_id
 
 
 @pytest.mark.parametrize("secret", [APISIX_16, APISIX_32])

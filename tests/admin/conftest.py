@@ -46,6 +46,14 @@ async def store(anyio_backend: str, database: Path, clock: Clock) -> AsyncIterat
 
 
 @pytest.fixture
+async def empty(anyio_backend: str, tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """Another store, in which nothing is."""
+    store = SqliteStore(tmp_path / "empty" / "config.db")
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
 def settings(database: Path) -> Settings:
     """An administrator and a viewer."""
     return settings_on(f"sqlite://{database}")

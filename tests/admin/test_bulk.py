@@ -1,4 +1,4 @@
-"""apply and dump: files that are read or refused with their place, nothing written by halves, and there and back."""
+"""apply: files that are read or refused with their place, nothing written by halves, and a dump put in again."""
 
 import json
 from pathlib import Path
@@ -8,23 +8,23 @@ import httpx
 import pytest
 import yaml
 
-from admin.bulk import ApiDestination, Destination, Item, StoreDestination, apply, dump, read_items
+from admin.backup import dump_api
+from admin.bulk import ApiDestination, Destination, Item, StoreDestination, apply, read_items
 from admin.resources import Resources
 from admin.rules import reveal
 from sniproxy.errors import ObjectRefused, StoreUnavailable
 from sniproxy.settings import Settings
 from sniproxy.store import Store
 from sniproxy.store.sqlite import SqliteStore
+from tests.admin.backups import EVERYTHING, dumped, on
 from tests.admin.gateway import (
     ADMIN_KEY,
     BASE,
     KEYRING,
     NODES,
-    VIEWER_KEY,
     Doubtful,
     Gateway,
     client_ssl,
-    inline_tls,
     key_lines,
     settings_on,
     ssl_object,
@@ -35,29 +35,6 @@ pytestmark = pytest.mark.anyio
 
 CERT, KEY = pair("play.example.com")
 _, OTHER_KEY = pair("other.example.com")
-
-EVERYTHING: dict[str, list[dict[str, Any]]] = {
-    "stream_routes": [
-        {"id": "lobby", "sni": "lobby.example.com", "upstream_id": "lobby", "service_id": 1},
-        {"id": 2, "snis": ["*.example.com"], "upstream": inline_tls(), "tls_passthrough": True},
-    ],
-    "upstreams": [
-        {"id": "lobby", "nodes": NODES, "scheme": "tls", "tls": {"client_cert_id": "shown"}},
-        {
-            "id": "odd",
-            "nodes": [],
-            "desc": " two\r\nlines\t\n\n",
-            "labels": {"yes": "1e5", "~": "="},
-        },
-        {"id": "2024-01-01", "nodes": {"[::1]:1": 0}, "name": "日本\u2028\x85 #: {", "retries": 0},
-    ],
-    "services": [{"id": 1, "upstream": inline_tls("other.example.com"), "desc": "null"}],
-    "ssls": [
-        ssl_object(id="play", certs=[CERT], keys=[KEY], desc="~"),
-        client_ssl(id="shown"),
-        ssl_object(id="crlf", cert=CERT.replace("\n", "\r\n"), key=KEY.replace("\n", "\r\n")),
-    ],
-}
 
 
 def to_store(store: Store) -> StoreDestination:
@@ -174,8 +151,6 @@ GOOD = {"upstreams": [{"id": "1", "nodes": NODES}, {"id": 2, "nodes": NODES}]}
          "stream_routes[0] (id 1): failed to fetch upstream info by upstream id [3]"),
         ({"stream_routes": [{"id": 1, "service_id": "1"}]},
          "stream_routes[0] (id 1): failed to fetch service info by service id [1]"),
-        ({"services": [{"id": 1, "update_time": 1}]},
-         "services[0] (id 1): the property is forbidden:  update_time"),
         ({"ssls": [ssl_object(id=1, key=OTHER_KEY)]},
          "ssls[0] (id 1): invalid configuration: the key does not belong to the certificate"),
         ({"ssls": [ssl_object(id=1, desc=KEY)]},
@@ -252,64 +227,46 @@ async def test_races_that_are_lost_while_applying(store: Store) -> None:
 
 
 def by_place(lists: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Every object of a file, its keys in clear."""
-    return {
+    """Every object of a file, its keys in clear, without the times of its writing."""
+    clear = {
         f"{name}/{value['id']}": reveal(name, str(value["id"]), value, KEYRING)
         for name, values in lists.items()
         for value in values
     }
-
-
-async def stored(store: Store) -> dict[str, dict[str, Any]]:
-    """What a dump says, its keys in clear."""
-    return by_place(yaml.safe_load(await dump(to_store(store))))
+    for value in clear.values():
+        value.pop("create_time", None)
+        value.pop("update_time", None)
+    return clear
 
 
 @pytest.mark.parametrize("way", ["store", "api"])
 async def test_dump_and_apply_are_there_and_back(
-    gateway: Gateway, tmp_path: Path, way: str
+    gateway: Gateway, empty: SqliteStore, tmp_path: Path, way: str
 ) -> None:
     await said(as_file(EVERYTHING), to_store(gateway.store))
-    assert await stored(gateway.store) == by_place(EVERYTHING)
-    text = await dump(to_store(gateway.store))
-    assert not any(line in text for line in key_lines("play.example.com", "inline.example.com"))
-    assert "PRIVATE KEY" not in text
-    assert "create_time" not in text
-    empty = SqliteStore(tmp_path / "empty" / "config.db")
+    text = await dumped(on(gateway.store))
+    assert by_place(yaml.safe_load(text)) == by_place(EVERYTHING)
     elsewhere = Gateway(settings_on(f"sqlite://{tmp_path}/empty/config.db"), empty)
     async with elsewhere.client() as client:
         destination = to_store(empty) if way == "store" else ApiDestination(client)
         assert len(await said(read_items(text), destination)) == 9
-    assert await stored(empty) == await stored(gateway.store)
+    assert by_place(yaml.safe_load(await dumped(on(empty)))) == by_place(EVERYTHING)
     assert await elsewhere.keys() == await gateway.keys()
-    await empty.aclose()
 
 
-async def test_dump_through_the_api_has_no_keys(gateway: Gateway) -> None:
-    await said(as_file(EVERYTHING), to_store(gateway.store))
-    async with gateway.client(VIEWER_KEY) as client:
-        text = await dump(ApiDestination(client))
-    assert "aes256gcm" not in text
-    assert "PRIVATE KEY" not in text
-    lists = yaml.safe_load(text)
-    for name, values in EVERYTHING.items():
-        assert sorted(str(value["id"]) for value in lists[name]) == sorted(
-            str(value["id"]) for value in values
-        )
-    assert all("key" not in value and "keys" not in value for value in lists["ssls"])
-
-
-async def test_dump_of_what_somebody_else_wrote(store: Store) -> None:
-    """Markers are left out, an id comes from the key, clear keys are sealed, and what does not open stays."""
-    await store.put("/apisix/ssls/", b"init_dir")
-    await store.put("/apisix/upstreams/x", b"{}")
-    await store.put("/apisix/ssls/clear", json.dumps(ssl_object()).encode())
-    await store.put("/apisix/ssls/theirs", json.dumps(ssl_object(key="b3RoZXI=")).encode())
-    lists = yaml.safe_load(await dump(to_store(store)))
-    assert lists["upstreams"] == [{"id": "x"}]
-    clear, theirs = lists["ssls"]
-    assert KEYRING.decrypt(clear["key"], "ssls/clear/key") == KEY
-    assert theirs["key"] == "b3RoZXI="
+@pytest.mark.parametrize("way", ["store", "api"])
+async def test_times_are_the_destinations_to_say(gateway: Gateway, way: str) -> None:
+    """A file may have them, as a dump does."""
+    old = {"create_time": 1, "update_time": 2}
+    upstream = {"id": 1, "nodes": NODES} | old
+    file = {"upstreams": [upstream], "services": [{"id": 2, "upstream": upstream} | old]}
+    async with gateway.client() as client:
+        destination = to_store(gateway.store) if way == "store" else ApiDestination(client)
+        await said(as_file(file), destination)
+    for path in ("/upstreams/1", "/services/2"):
+        value = (await gateway.ask("GET", path))[1]["value"]
+        assert min(value["create_time"], value["update_time"]) > 1_000_000_000
+    assert value["upstream"] == {"id": 1, "nodes": NODES}
 
 
 # -- an API that is no API
@@ -319,7 +276,10 @@ async def tried(transport: httpx.AsyncBaseTransport, base: str = "http://admin" 
     headers = {"X-API-KEY": ADMIN_KEY}
     whys = []
     async with httpx.AsyncClient(transport=transport, base_url=base, headers=headers) as client:
-        for work in (dump(ApiDestination(client)), said(as_file(GOOD), ApiDestination(client))):
+        for work in (
+            dump_api(ApiDestination(client), "0", 0),
+            said(as_file(GOOD), ApiDestination(client)),
+        ):
             with pytest.raises(StoreUnavailable) as caught:
                 await work
             whys.append(str(caught.value).removeprefix("0 of 2 written, then upstreams[0]: "))
@@ -365,4 +325,4 @@ async def test_an_answer_that_is_none(answer: httpx.Response, why: str) -> None:
 async def test_a_wrong_key(gateway: Gateway) -> None:
     async with gateway.client("wrong") as client:
         with pytest.raises(StoreUnavailable, match="HTTP 401: wrong apikey"):
-            await dump(ApiDestination(client))
+            await dump_api(ApiDestination(client), "0", 0)
