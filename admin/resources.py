@@ -29,6 +29,7 @@ from sniproxy.objects.secrets import without_secrets
 from sniproxy.store import Entry, Store
 
 RACES = 5  # how often a write that lost a race is tried on the new value
+IDS = 100  # that are tried for a new object
 
 
 class NotFound(Exception):
@@ -37,6 +38,10 @@ class NotFound(Exception):
 
 class RaceLost(Exception):
     """503: others kept writing the same object."""
+
+
+class _Taken(Exception):
+    """The id of a new object is that of an old one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +87,22 @@ class Resources:
         return found
 
     async def create(self, kind: Kind, value: dict[str, Any], ttl: int | None) -> Written:
-        """A new object under an id of ours: a revision of the store, so it is unique and sorts by age."""
+        """A new object under an id of ours: a revision of the store, so it sorts by age.
+
+        In a store that was restored revisions begin anew, and an id may be taken: then the next one.
+        """
         if "id" in value:
             raise ObjectRefused(f"wrong {kind.title} id, do not need it")
         refuse_times(value)
         prepare(kind.collection, "new", value | {"id": "new"}, self.keyring)
-        revision = await self.store.put(f"{self.prefix}/gen_id", b"1")
-        return await self.replace(kind, f"{revision:020d}", value, ttl)
+        for _ in range(IDS):
+            revision = await self.store.put(f"{self.prefix}/gen_id", b"1")
+            object_id = f"{revision:020d}"
+            try:
+                return await self._write(kind, object_id, _new(object_id, value), ttl)
+            except _Taken:
+                continue
+        raise RaceLost(f"{IDS} ids of new objects are taken, up to {object_id}: ask again")
 
     async def replace(
         self, kind: Kind, path_id: str | None, value: dict[str, Any], ttl: int | None
@@ -132,14 +146,20 @@ class Resources:
     ) -> tuple[dict[str, Any], int]:
         """Deletes; the answer and the revision. NotFound; ObjectRefused while it is in use, unless forced."""
         key = self.key(kind.collection, object_id)
-        if not object_id or await self.store.get(key) is None:
-            raise NotFound
-        if not force:
-            await check_unused(kind.collection, object_id, self.store, self.prefix)
-        revision = await self.store.delete(key)
-        if revision is None:
-            raise NotFound
-        return {"deleted": "1", "key": key}, revision
+        for _ in range(RACES):
+            old = await self.store.get(key) if object_id else None
+            if old is None:
+                raise NotFound
+            if not force:
+                await check_unused(kind.collection, object_id, self.store, self.prefix)
+            try:
+                # Only what was there now: a store that was away may carry out late what it was asked long ago.
+                revision = await self.store.delete(key, expect=old.mod_revision)
+            except Conflict:
+                continue
+            if revision is not None:
+                return {"deleted": "1", "key": key}, revision
+        raise RaceLost("value changed before deleted")
 
     async def _write(
         self,
@@ -166,6 +186,19 @@ class Resources:
     async def _find(self, collection: str, object_id: str) -> dict[str, Any] | None:
         entry = await self.store.get(self.key(collection, object_id))
         return decode(entry.value) if entry else None
+
+
+def _new(
+    object_id: str, value: dict[str, Any]
+) -> Callable[[dict[str, Any] | None, int], dict[str, Any]]:
+    """A change for `_write` that makes an object where there is none; _Taken."""
+
+    def made(old: dict[str, Any] | None, now: int) -> dict[str, Any]:
+        if old is not None:
+            raise _Taken
+        return {"id": object_id} | value | {"create_time": now, "update_time": now}
+
+    return made
 
 
 def _envelope(kind: Kind, entry: Entry) -> dict[str, Any] | None:
