@@ -52,7 +52,7 @@ class Snapshot:
     def __init__(self, prefix: str, keyring: Keyring) -> None:
         self._prefix = prefix + "/"
         self._keyring = keyring
-        self._revisions: dict[str, int] = {}  # of every key that was looked at, broken ones too
+        self._seen: dict[str, tuple[int, int]] = {}  # every key that was looked at, broken ones too
         self._loaded: dict[str, Any] = {}  # the last good version by key
         self._closed: dict[str, Closed] = {}  # names of broken ssl objects by key
         self._upstreams: dict[str, Target] = {}
@@ -87,15 +87,13 @@ class Snapshot:
 
     def revisions(self) -> dict[str, int]:
         """Every key that was looked at, broken ones too, with the revision that wrote it."""
-        return dict(self._revisions)
+        return {key: revision for key, (revision, _) in self._seen.items()}
 
     def load(self, listing: Listing) -> list[Broken]:
         """Takes over a full list: what is not in it goes, what has changed is read, the rest is left alone."""
-        # A store that went back was restored from a backup: the same revision may be another value.
-        known = self._revisions if listing.revision >= self.revision else {}
         present = {entry.key for entry in listing.entries}
-        gone = [Deleted(key, listing.revision) for key in self._revisions if key not in present]
-        changed = [one for one in listing.entries if known.get(one.key) != one.mod_revision]
+        gone = [Deleted(key, listing.revision) for key in self._seen if key not in present]
+        changed = [one for one in listing.entries if self._seen.get(one.key) != _version(one)]
         broken = self.apply([*gone, *changed])
         self.revision = listing.revision
         return broken
@@ -111,7 +109,7 @@ class Snapshot:
                 if (closed := self._closed.pop(event.key, None)) is not None:
                     self.certificates.remove(closed)
                 if isinstance(event, Deleted):
-                    self._revisions.pop(event.key, None)
+                    self._seen.pop(event.key, None)
                     self._swap(kind, event.key, object_id, None)
                 elif (problem := self._put(kind, object_id, event)) is not None:
                     self.broken[event.key] = problem
@@ -120,7 +118,7 @@ class Snapshot:
         return broken
 
     def _put(self, kind: str, object_id: str, entry: Entry) -> Broken | None:
-        self._revisions[entry.key] = entry.mod_revision
+        self._seen[entry.key] = _version(entry)
         try:
             loaded = _READERS[kind](self, object_id, entry)
         except ValidationError as error:
@@ -213,6 +211,11 @@ def _exchange(
         remove(old)
     if new is not None:
         add(new)
+
+
+def _version(entry: Entry) -> tuple[int, int]:
+    """What tells two writes of a key apart. In a store that was restored a revision may be another value than it was."""
+    return entry.mod_revision, hash(entry.value)
 
 
 def _json_object(value: bytes) -> dict[str, Any]:

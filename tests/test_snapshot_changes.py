@@ -113,3 +113,22 @@ def test_a_new_list_is_told_as_the_changes_in_it() -> None:
     assert told == []
     snapshot.load(Listing((*before[1:], entry("upstreams/2", to("new"), 102)), 103))
     assert told == ["no route"] * 2
+
+
+@pytest.mark.parametrize("revision", [90, 100, 130])
+def test_a_restored_store_may_have_another_value_under_a_revision_that_is_known(
+    revision: int,
+) -> None:
+    """Whether its revisions have passed ours by now or not; and what is the same is not read anew."""
+    same = entry("stream_routes/1", {"sni": "x", "upstream_id": 1}, 50)
+    snapshot = fill({})
+    snapshot.load(Listing((same, entry("upstreams/1", to("first"), 51)), 100))
+    kept = snapshot.router.match(Arrival("x", ANYBODY, ANYBODY, 8888))
+    snapshot.load(Listing((same, entry("upstreams/1", to("other"), 51)), revision))
+    assert leads(snapshot, "x") == "other"
+    again = snapshot.router.match(Arrival("x", ANYBODY, ANYBODY, 8888))
+    assert kept is not None
+    assert again is not None
+    assert again.route is kept.route
+    assert snapshot.revision == revision
+    assert snapshot.revisions() == {f"{PREFIX}/stream_routes/1": 50, f"{PREFIX}/upstreams/1": 51}
