@@ -14,7 +14,7 @@ from starlette.routing import Route
 from admin.auth import Authenticator, Unauthorized
 from admin.body import BadBody, read_json
 from admin.resources import NotFound, RaceLost, Resources
-from admin.waiting import find_node, list_nodes, read_wait, wait_for_all
+from admin.waiting import Reached, find_node, list_nodes, read_wait, wait_for_all
 from sniproxy.errors import KeyringError, ObjectRefused, StoreError
 from sniproxy.keyring import Keyring
 from sniproxy.logs import Log
@@ -82,16 +82,19 @@ class Api:
         """Every request comes through here."""
         answer = await self._answer(request)
         code, body, headers = answer.code, answer.body, API_VERSION
-        if answer.revision is not None and answer.wait is not None:
-            resources = self._resources
-            reached = await wait_for_all(
-                resources.store, resources.prefix, answer.revision, answer.wait
-            )
-            headers = API_VERSION | {"X-In-Force-On": str(len(reached.applied))}
-            if not reached.all:
-                stragglers = [one.model_dump() for one in reached.stragglers]
-                code, body = 202, body | {"revision": answer.revision, "stragglers": stragglers}
+        if answer.revision is not None:
+            headers = headers | {"X-Revision": str(answer.revision)}
+            if answer.wait is not None:
+                reached = await self._wait_for_all(answer.revision, answer.wait)
+                headers = headers | {"X-In-Force-On": str(len(reached.applied))}
+                if not reached.all:
+                    stragglers = [one.model_dump() for one in reached.stragglers]
+                    code, body = 202, body | {"stragglers": stragglers}
         return JSONResponse(body, status_code=code, headers=headers)
+
+    async def _wait_for_all(self, revision: int, seconds: float) -> Reached:
+        resources = self._resources
+        return await wait_for_all(resources.store, resources.prefix, revision, seconds)
 
     async def _answer(self, request: Request) -> Answer:
         try:

@@ -38,6 +38,11 @@ class Plane:
             base_url=f"http://127.0.0.1:{stack.status_port}", trust_env=False, timeout=PATIENCE
         )
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._stack.proxy.pid
+
     def config(self) -> dict[str, Any]:
         """What it has in force, and how sure it is."""
         answer = self._status.get("/config")
