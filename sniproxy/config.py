@@ -1,9 +1,11 @@
 """Keeping the snapshot equal to the store: list, then watch from that revision, for ever.
 
-A watch that is lost goes on from the last revision that was applied; a history that was compacted means a new list, of which
-only the difference is applied. Meanwhile the last configuration stays in force.
+A watch that is lost goes on from the last revision that was given out; a history that was compacted means a new list, of
+which only the difference is applied. Meanwhile the last configuration stays in force. Pauses are left to chance by half: a
+fleet that lost its store at one instant shall not come back at one.
 """
 
+import random
 from collections.abc import Callable, Iterable
 
 import trio
@@ -24,9 +26,13 @@ async def follow(
     settings: Proxy,
     metrics: Metrics,
     log: Log,
+    chance: Callable[[], float] = random.random,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Never returns. `started` once the first full list is in force: before that there is nothing to serve by."""
+    """Never returns. `started` once the first full list is in force: before that there is nothing to serve by.
+
+    chance: from 0 to 1, how much of the second half of a pause is kept.
+    """
     ready: Callable[[], None] | None = task_status.started
     listed = False
     pause = settings.store_retry
@@ -42,8 +48,11 @@ async def follow(
             async with store.watch(prefix + "/", after=snapshot.revision) as batches:
                 metrics.store_connected.set(1)
                 async for batch in batches:
-                    pause = settings.store_retry
+                    if batch.events:
+                        pause = settings.store_retry
                     broken = snapshot.apply(batch.events)
+                    # beyond the last event when it was quiet: a watch that starts there is not compacted away
+                    snapshot.revision = max(snapshot.revision, batch.revision)
                     _report(broken, metrics, log, snapshot)
         except Compacted as compacted:
             listed = False
@@ -51,15 +60,22 @@ async def follow(
             if (
                 trio.current_time() - begun < settings.store_retry
             ):  # it vanishes faster than we list
-                await trio.sleep(settings.store_retry)
+                await trio.sleep(_spread(settings.store_retry, chance))
         except StoreUnavailable as error:
             metrics.store_connected.set(0)
             # It was followed, though perhaps nothing changed, or it was slow to fail: no need to spare it.
             if trio.current_time() - begun > settings.store_retry_max:
                 pause = settings.store_retry
-            log.warning("store lost", cause=str(error), retry_s=pause, revision=snapshot.revision)
-            await trio.sleep(pause)
+            slept = _spread(pause, chance)
+            retry_s = round(slept, 3)
+            log.warning("store lost", cause=str(error), retry_s=retry_s, revision=snapshot.revision)
+            await trio.sleep(slept)
             pause = min(pause * 2, settings.store_retry_max)
+
+
+def _spread(pause: float, chance: Callable[[], float]) -> float:
+    """Between half of a pause and the whole."""
+    return pause * (1 + chance()) / 2
 
 
 def _report(broken: Iterable[Broken], metrics: Metrics, log: Log, snapshot: Snapshot) -> None:

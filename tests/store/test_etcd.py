@@ -20,7 +20,7 @@ from tests.support.etcd_store import (
     CALLS,
     opened,
 )
-from tests.support.stores import PATIENCE, take, told
+from tests.support.stores import PATIENCE, next_batch, take, told
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +46,7 @@ async def test_a_killed_etcd_is_noticed_at_once_and_used_again(etcd: EtcdServer)
 
 async def ends(watch: AsyncIterator[object]) -> None:
     with anyio.fail_after(PATIENCE), pytest.raises(StoreUnavailable):
-        await anext(watch)
+        await next_batch(watch)
 
 
 async def test_what_was_acknowledged_outlives_a_killed_etcd(etcd: EtcdServer) -> None:
@@ -95,7 +95,7 @@ async def test_a_frozen_etcd_ends_a_watch_within_its_silence(etcd: EtcdServer) -
             await take(watch, 1)
             etcd.pause()
             with anyio.fail_after(0.6 + 0.4), pytest.raises(StoreUnavailable):
-                await anext(watch)
+                await next_batch(watch)
 
 
 async def test_a_quiet_watch_of_a_sound_etcd_does_not_end(etcd: EtcdServer) -> None:
