@@ -246,18 +246,20 @@ class EtcdWatch:
         That is for history that is gone, and for an etcd that was restored from a backup. The `created` answer of a
         watch has a header too, but that of one member, which may lag behind.
         """
-        body = {"key": b64(self._prefix or EVERYTHING), "keys_only": True}
-        answer = await self._gateway.read("/v3/kv/range", body, deadline)
+        # As of `after`, so that etcd says if it does not know that revision any more. The watch itself may begin at the
+        # very revision of the compaction, and many an etcd has forgotten the deletions of that one (etcd#18089).
+        question = {**self._one_key(), "revision": str(after)}
+        answer = await self._ask("/v3/kv/range", question, deadline)
         with understood("the revision of a range"):
             now = revision(answer)
             if now < after or not self._lineage.continues(answer):
                 raise Compacted(now)
         if now > after and anyio.current_time() >= self._prove_at:
             self._prove_at = _soon()
-            return await self._prove_quiet(after, now, deadline)
+            return await self._prove_quiet(after, deadline)
         return after
 
-    async def _prove_quiet(self, after: int, now: int, deadline: float) -> int:
+    async def _prove_quiet(self, after: int, deadline: float) -> int:
         """The revision of etcd's answer if nothing was written or deleted after `after`, which it is otherwise."""
         keys = key_range(self._prefix)
         count = {**keys, "count_only": True}
@@ -270,18 +272,28 @@ class EtcdWatch:
                 {"request_range": {**count, "revision": str(after)}},
             ],
         }
-        try:
-            answer = await self._gateway.read("/v3/kv/txn", question, deadline)
-        except Refused as refused:
-            if refused.code == OUT_OF_RANGE:
-                raise Compacted(now) from refused
-            raise
+        answer = await self._ask("/v3/kv/txn", question, deadline)
         with understood("a proof that nothing happened"):
             counts = {
                 int(one["response_range"].get("count", 0)) for one in answer.get("responses", ())
             }
             quiet = bool(answer.get("succeeded")) and len(counts) == 1
             return revision(answer) if quiet else after
+
+    def _one_key(self) -> Json:
+        """The least that a reader of the prefix may ask for."""
+        return {"key": b64(self._prefix or EVERYTHING), "keys_only": True}
+
+    async def _ask(self, path: str, body: Json, deadline: float) -> Json:
+        """The answer to a question about a revision; Compacted when etcd does not have that one."""
+        try:
+            return await self._gateway.read(path, body, deadline)
+        except Refused as refused:
+            if refused.code != OUT_OF_RANGE:
+                raise
+        answer = await self._gateway.read("/v3/kv/range", self._one_key(), deadline)
+        with understood("the revision of a range"):
+            raise Compacted(revision(answer))
 
 
 def _soon() -> float:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from sniproxy.errors import Conflict, StoreUnavailable
-from sniproxy.store import Store, etcd_gateway
+from sniproxy.store import Batch, Store, etcd_gateway
 from sniproxy.store.etcd_gateway import TooLarge
 from sniproxy.store.etcd_watch import b64
 from tests.support.etcd import EtcdServer
@@ -44,7 +44,7 @@ async def test_a_killed_etcd_is_noticed_at_once_and_used_again(etcd: EtcdServer)
             assert told(await take(watch, 1)) == [("/2", b"w")]
 
 
-async def ends(watch: AsyncIterator[object]) -> None:
+async def ends(watch: AsyncIterator[Batch]) -> None:
     with anyio.fail_after(PATIENCE), pytest.raises(StoreUnavailable):
         await next_batch(watch)
 
