@@ -274,11 +274,9 @@ class EtcdWatch:
         }
         answer = await self._ask("/v3/kv/txn", question, deadline)
         with understood("a proof that nothing happened"):
-            counts = {
-                int(one["response_range"].get("count", 0)) for one in answer.get("responses", ())
-            }
-            quiet = bool(answer.get("succeeded")) and len(counts) == 1
-            return revision(answer) if quiet else after
+            found = answer.get("responses", ())  # none when a key was written
+            counts = {int(one["response_range"].get("count", 0)) for one in found}
+            return revision(answer) if len(counts) == 1 else after
 
     def _one_key(self) -> Json:
         """The least that a reader of the prefix may ask for."""
