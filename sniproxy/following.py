@@ -15,8 +15,6 @@ from sniproxy.logs import Log
 from sniproxy.settings import Proxy
 from sniproxy.store import Batch, Listing, Store
 
-LEAST_PAUSE = 0.5  # of a pause, by chance: a fleet that lost its store must not come back in step
-
 
 class OutOfStep(StoreError):
     """A follower may have missed something: list anew."""
@@ -79,10 +77,13 @@ async def follow(
     settings: Proxy,
     freshness: Freshness,
     log: Log,
-    chance: Callable[[float, float], float] = random.uniform,
+    chance: Callable[[], float] = random.random,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Never returns. `started` once the first full list was taken over. `chance(a, b)`: a number between."""
+    """Never returns. `started` once the first full list was taken over.
+
+    chance: from 0 to 1, how much of the second half of a pause is kept: a fleet must not come back in step.
+    """
     ready: Callable[[], None] | None = task_status.started
     listed = False
     pause = settings.store_retry
@@ -99,7 +100,8 @@ async def follow(
             async with store.watch(prefix + "/", after=follower.revision) as batches:
                 freshness.proven()
                 async for batch in batches:
-                    pause = settings.store_retry
+                    if batch.events:
+                        pause = settings.store_retry
                     await follower.apply(batch)
                     freshness.proven()
         except (Compacted, OutOfStep) as missed:
@@ -108,13 +110,19 @@ async def follow(
             if (
                 trio.current_time() - begun < settings.store_retry
             ):  # it vanishes faster than we list
-                await trio.sleep(settings.store_retry)
+                await trio.sleep(_spread(settings.store_retry, chance))
         except StoreUnavailable as error:
             freshness.lost()
             # It was followed, though perhaps nothing changed, or it was slow to fail: no need to spare it.
             if trio.current_time() - begun > settings.store_retry_max:
                 pause = settings.store_retry
-            slept = pause * chance(LEAST_PAUSE, 1)
-            log.warning("store lost", cause=str(error), retry_s=slept, revision=follower.revision)
+            slept = _spread(pause, chance)
+            retry_s = round(slept, 3)
+            log.warning("store lost", cause=str(error), retry_s=retry_s, revision=follower.revision)
             await trio.sleep(slept)
             pause = min(pause * 2, settings.store_retry_max)
+
+
+def _spread(pause: float, chance: Callable[[], float]) -> float:
+    """Between half of a pause and the whole."""
+    return pause * (1 + chance()) / 2

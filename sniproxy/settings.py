@@ -186,11 +186,9 @@ class Proxy(Section):
     relay_pipes: Annotated[int, Field(ge=0, le=1024)] = 16  # for bulk, of 1 MiB each; 0: none
     refused_log_interval: Annotated[float, Field(ge=0)] = 1 * SECOND  # between lines of one reason
     refused_kept: Annotated[int, Field(ge=0)] = 1 * MIB  # bytes of the latest refused first flights
-    store_retry: PositiveSeconds = 0.1 * SECOND  # first pause before asking a lost store again
+    store_retry: PositiveSeconds = 0.1 * SECOND  # first pause before asking a lost store
     store_retry_max: PositiveSeconds = 3 * SECOND  # it doubles up to this
-    store_wait: PositiveSeconds = (
-        2 * SECOND
-    )  # at start, before the copy of last time is served from
+    store_wait: PositiveSeconds = 2 * SECOND  # at start, before the old copy is served from
 
     @model_validator(mode="after")
     def _headers_have_a_source(self) -> Self:
@@ -244,7 +242,7 @@ class Etcd(Section):
     cert_file: Path | None = None
     key_file: Path | None = None
     timeout: PositiveSeconds = 5 * SECOND  # per call, all endpoints together
-    watch_silence: PositiveSeconds = 30 * SECOND  # without a byte a watch counts as lost
+    watch_silence: PositiveSeconds = 10 * SECOND  # without a sign of life a watch counts as lost
 
 
 class Encryption(Section):

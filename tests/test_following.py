@@ -1,11 +1,7 @@
 """Following a store through its outages, on virtual time: what is asked when, and what is in force meanwhile."""
 
 import io
-import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -15,14 +11,21 @@ import trio
 import trio.testing
 
 from sniproxy.config import InForce
-from sniproxy.errors import Compacted, StoreUnavailable
-from sniproxy.following import Freshness, OutOfStep, follow
-from sniproxy.keyring import Keyring
+from sniproxy.errors import Compacted
+from sniproxy.following import Freshness, OutOfStep
 from sniproxy.logs import open_log
-from sniproxy.metrics import Metrics
-from sniproxy.settings import Proxy
-from sniproxy.snapshot import Snapshot
-from sniproxy.store import Batch, Deleted, Entry, Event, Listing
+from sniproxy.store import Batch, Entry
+from tests.support.following import (
+    AWAY,
+    BOUND,
+    Following,
+    ScriptedStore,
+    alive,
+    batch,
+    gone,
+    listing,
+    put,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -31,162 +34,6 @@ pytestmark = pytest.mark.anyio
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """trio on virtual time: it jumps when every task waits."""
     return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
-
-
-AWAY = StoreUnavailable("away")
-BOUND = 10.0  # seconds without a sign of life
-SETTINGS = Proxy(store_retry=1, store_retry_max=8)
-
-# What a store does, in order: waits so many seconds, gives this, fails like that. At the end it waits for ever.
-Outcome = float | Listing | Batch | Exception
-Script = Sequence[Outcome]
-
-
-@dataclass
-class ScriptedStore:
-    """A store whose outcomes are data. Obeys the contract: a watch gives nothing that is not after its start."""
-
-    lists: list[Script]
-    watches: list[Script] = field(default_factory=list)
-    asked: list[tuple[float, str]] = field(default_factory=list)  # when, and what
-    watching: int = 0
-
-    async def list(self, prefix: str) -> Listing:
-        self._ask(prefix, "list")
-        listing = await _outcome(iter(self.lists.pop(0)))
-        assert isinstance(listing, Listing)
-        return listing
-
-    @asynccontextmanager
-    async def watch(self, prefix: str, *, after: int) -> AsyncIterator[AsyncIterator[Batch]]:
-        self._ask(prefix, f"watch {after}")
-        self.watching += 1
-        try:
-            yield _Batches(iter(self.watches.pop(0) if self.watches else ()), after)
-        finally:
-            self.watching -= 1
-
-    def _ask(self, prefix: str, what: str) -> None:
-        assert prefix == "/apisix/"
-        self.asked.append((trio.current_time(), what))
-
-    async def get(self, key: str) -> Entry | None:
-        raise AssertionError(key)
-
-    async def put(
-        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
-    ) -> int:
-        raise AssertionError(key)
-
-    async def delete(self, key: str, *, expect: int | None = None) -> int | None:
-        raise AssertionError(key)
-
-    async def aclose(self) -> None:
-        raise AssertionError("it is not ours to close")
-
-
-class _Batches:
-    def __init__(self, script: Iterator[Outcome], after: int) -> None:
-        self._script = script
-        self._after = after
-
-    def __aiter__(self) -> "_Batches":
-        return self
-
-    async def __anext__(self) -> Batch:
-        batch = await _outcome(self._script)
-        assert isinstance(batch, Batch)
-        if batch.events:
-            assert self._after < batch.revision == batch.events[-1].mod_revision
-        self._after = batch.revision
-        return batch
-
-
-async def _outcome(script: Iterator[Outcome]) -> Listing | Batch:
-    for outcome in script:
-        if isinstance(outcome, Exception):
-            await trio.lowlevel.checkpoint()
-            raise outcome
-        if isinstance(outcome, Listing | Batch):
-            await trio.lowlevel.checkpoint()
-            return outcome
-        await trio.sleep(outcome)
-    await trio.sleep_forever()
-
-
-@dataclass
-class Following:
-    """What `follow` works on, and what came of it."""
-
-    store: ScriptedStore
-    snapshot: Snapshot = field(
-        default_factory=lambda: Snapshot("/apisix", Keyring(["a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="]))
-    )  # fmt: skip
-    metrics: Metrics = field(default_factory=Metrics)
-    output: io.StringIO = field(default_factory=io.StringIO)
-    started: list[float] = field(default_factory=list)
-    changed: list[tuple[float, int]] = field(
-        default_factory=list
-    )  # when, and the revision in force
-    follower: InForce | None = None
-
-    async def run(self, *, until: float) -> None:
-        """Follows up to that time of the clock, with the longest pauses that chance may give."""
-        log = open_log("t", self.output)
-        freshness = Freshness(BOUND)
-        self.metrics.show_freshness(freshness)
-        with trio.move_on_at(until):
-            async with trio.open_nursery() as nursery:
-                work = partial(
-                    follow, settings=SETTINGS, freshness=freshness, log=log, chance=self.chance
-                )
-                follower = self.follower or InForce(self.snapshot, self.metrics, log, self._note)
-                await nursery.start(work, self.store, "/apisix", follower)
-                self.started.append(trio.current_time())
-
-    def _note(self) -> None:
-        self.changed.append((trio.current_time(), self.snapshot.revision))
-
-    @staticmethod
-    def chance(low: float, high: float) -> float:
-        assert (low, high) == (0.5, 1)
-        return high
-
-    def metric(self, name: str) -> float | None:
-        """A gauge as /metrics shows it."""
-        return self.metrics.registry.get_sample_value(f"sniproxy_{name}")
-
-    def log(self) -> list[dict[str, Any]]:
-        """The lines without what is the same in all of them."""
-        lines = [json.loads(line) for line in self.output.getvalue().splitlines()]
-        return [
-            {name: value for name, value in line.items() if name not in ("time", "component", "level")}
-            for line in lines
-        ]  # fmt: skip
-
-    def upstreams(self) -> set[str]:
-        """The ids in force."""
-        return {key.removeprefix("/apisix/upstreams/") for key in self.snapshot._loaded}
-
-
-def put(upstream: str, revision: int, value: bytes = b'{"nodes": {}}') -> Entry:
-    """An upstream was written."""
-    return Entry(f"/apisix/upstreams/{upstream}", value, revision, revision)
-
-
-def gone(upstream: str, revision: int) -> Deleted:
-    """An upstream was deleted."""
-    return Deleted(f"/apisix/upstreams/{upstream}", revision)
-
-
-def listing(revision: int, *entries: Entry) -> Listing:
-    """A full list."""
-    return Listing(entries, revision)
-
-
-def batch(*events: Event) -> Batch:
-    """A batch as the contract has it."""
-    return Batch(events[-1].mod_revision, events)
 
 
 async def test_started_once_the_first_list_is_in_force() -> None:
@@ -314,6 +161,51 @@ async def test_a_store_that_was_restored_from_a_backup_is_read_from_the_start() 
     assert store.asked[-1] == (1, "watch 8")
 
 
+async def test_a_sign_of_life_moves_the_revision_and_nothing_else() -> None:
+    store = ScriptedStore(
+        [[listing(7, put("a", 3))]],
+        [[alive(7), alive(30), 1, AWAY], [alive(30), batch(put("b", 31)), alive(31), AWAY]],
+    )
+    following = Following(store)
+    changes: list[int] = []
+    following.snapshot.on_change = lambda: changes.append(following.snapshot.revision)
+    await following.run(until=60)
+    assert [question for _, question in store.asked] == ["list", "watch 7", "watch 30", "watch 31"]
+    assert following.upstreams() == {"a", "b"}
+    assert len(changes) == 2
+    assert following.metric("config_revision") == 31
+
+
+async def test_a_watch_that_only_shows_life_before_it_is_lost_is_no_success() -> None:
+    """Else a store that lets everybody in and then breaks off would be asked as fast as can be."""
+    store = ScriptedStore([[listing(7)]], [[alive(7), AWAY]] * 4)
+    await Following(store).run(until=100)
+    times = [at for at, _ in store.asked[1:]]
+    assert [later - before for before, later in pairwise(times)] == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(("chance", "share"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
+async def test_a_pause_is_left_to_chance_by_half(chance: float, share: float) -> None:
+    store = ScriptedStore([*([AWAY] for _ in range(5)), [listing(7)]], [[Compacted(8)], [5.0]])
+    store.lists.append([listing(9)])
+    following = Following(store, chance=chance)
+    await following.run(until=100)
+    times = [at for at, _ in store.asked]
+    pauses = [later - before for before, later in pairwise(times)]
+    assert pauses == [*(share * pause for pause in (1, 2, 4, 8, 8)), 0, share, 0]
+    logged = [line["retry_s"] for line in following.log() if line["event"] == "store lost"]
+    assert logged == pauses[:5]
+
+
+async def test_a_history_that_vanishes_again_and_again_is_one_line_and_a_pause_each() -> None:
+    rounds = 5
+    store = ScriptedStore([[listing(7)] for _ in range(rounds + 1)], [[Compacted(8)]] * rounds)
+    following = Following(store)
+    await following.run(until=100)
+    assert [at for at, what in store.asked if what == "list"] == [0, 1, 2, 3, 4, 5]
+    assert [line["event"] for line in following.log()] == ["listing anew"] * rounds
+
+
 async def test_a_broken_object_is_logged_once() -> None:
     broken = put("b", 8, b'"text"')
     store = ScriptedStore(
@@ -379,26 +271,6 @@ async def test_a_defect_is_not_taken_for_an_outage() -> None:
     ):
         await following.run(until=60)
     assert following.store.watching == 0
-
-
-@pytest.mark.parametrize("share", [0.5, 0.75, 1.0])
-async def test_a_pause_is_shortened_by_chance_and_its_doubling_is_not(share: float) -> None:
-    """A fleet that has lost its store comes back scattered."""
-    following = Following(ScriptedStore([[AWAY], [AWAY], [AWAY], [listing(7)]]))
-    following.chance = lambda low, high: share  # type: ignore[method-assign]
-    await following.run(until=60)
-    times = [at for at, question in following.store.asked if question == "list"]
-    pauses = [later - before for before, later in pairwise(times)]
-    assert pauses == [share * 1, share * 2, share * 4]
-
-
-async def test_a_sign_of_life_moves_the_revision_and_is_no_change() -> None:
-    store = ScriptedStore([[listing(7, put("a", 3))]], [[5, Batch(30, ()), 5, AWAY], [AWAY]])
-    following = Following(store)
-    await following.run(until=15)
-    assert following.metric("config_revision") == 30
-    assert store.asked[-1][1] == "watch 30"
-    assert following.changed == [(0, 7)]  # the list
 
 
 async def test_age_and_staleness_through_silence_and_an_outage() -> None:

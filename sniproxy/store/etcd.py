@@ -21,7 +21,16 @@ from sniproxy.store.etcd_gateway import (
     TooLarge,
     understood,
 )
-from sniproxy.store.etcd_watch import EVERYTHING, EtcdWatch, b64, entry, key_range, revision, unb64
+from sniproxy.store.etcd_watch import (
+    EVERYTHING,
+    EtcdWatch,
+    Lineage,
+    b64,
+    entry,
+    key_range,
+    revision,
+    unb64,
+)
 from sniproxy.store.keys import check_ttl, encode
 
 __all__ = ["EtcdConfig", "EtcdStore"]
@@ -42,6 +51,7 @@ class EtcdStore:
     ) -> None:
         self._config = config
         self._gateway = Gateway(config, transport)
+        self._lineage = Lineage()  # of the last list, and of the watches since
 
     async def get(self, key: str) -> Entry | None:
         """The entry, or None. Raises StoreUnavailable."""
@@ -66,7 +76,12 @@ class EtcdStore:
                 limit = max(1, limit // PAGE_SHRINK)
                 continue
             with understood("a range"):
-                at = at or revision(page)
+                if not at:
+                    at = revision(page)
+                    if not self._lineage.continues(page):
+                        # another object: the watches of before keep theirs, and notice
+                        self._lineage = Lineage()
+                        self._lineage.continues(page)
                 entries += map(entry, page.get("kvs", ()))
                 more = bool(page.get("more"))
                 if more:
@@ -112,9 +127,12 @@ class EtcdStore:
     async def watch(self, prefix: str, *, after: int) -> AsyncIterator[AsyncIterator[Batch]]:
         """Every event under `prefix` after revision `after`. Raises Compacted and StoreUnavailable.
 
-        `after` beyond the store's revision means that etcd was restored from a backup: Compacted as well.
+        An etcd that was restored from a backup since the last list means Compacted as well, as far as it shows: by a
+        revision below `after`, another cluster id or a lower Raft term.
         """
-        watch = EtcdWatch(self._gateway, encode(prefix), after, self._config.watch_silence)
+        watch = EtcdWatch(
+            self._gateway, encode(prefix), after, self._config.watch_silence, self._lineage
+        )
         try:
             await watch.begin()
             yield watch

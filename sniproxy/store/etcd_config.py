@@ -25,7 +25,7 @@ class EtcdConfig:
     cert_file: Path | None = None
     key_file: Path | None = None
     timeout: float = 5.0
-    watch_silence: float = 30.0
+    watch_silence: float = 10.0
 
 
 def base_url(url: str) -> str:

@@ -3,7 +3,16 @@
 Silence. etcd reports progress on a quiet watch only every ten minutes unless it is told otherwise, and a member that
 hangs says nothing either. So a watch that heard nothing for half of `watch_silence` asks etcd for its revision, a read
 that needs the quorum, and opens itself anew after the last revision it knows. If that fails, the watch is over: within
-`watch_silence` in all. Nothing is missed or repeated, because a watch is resumed by revision.
+`watch_silence` in all; if not, that is a sign of life. Nothing is missed or repeated, because a watch is resumed by
+revision. How long exactly it waits is left to chance: many watches that heard the same event shall not ask in step.
+
+Compaction. Where nothing is written under the prefix while others write elsewhere, that revision would stay behind
+until it is compacted, and each time a full list would be the way out. So now and then one transaction proves that
+nothing happened: no key under the prefix was written after it, and there are as many keys as there were at it, so
+none was deleted either. Then the revision of that answer is the new one. Silence alone proves nothing.
+
+Restored from a backup. Such an etcd may have reached our revision again, with another history. It shows by another
+cluster id or a lower Raft term than before, in the answers that need the quorum: only these do not lag.
 
 Large answers. etcd cuts an answer into fragments anywhere between events. All revisions but the last of a fragment
 are whole; only the events of the last wait for the next fragment, so one transaction is held back, not the answer.
@@ -11,6 +20,7 @@ are whole; only the events of the last wait for the next fragment, so one transa
 
 import base64
 import json
+import random
 from collections import deque
 from contextlib import suppress
 from typing import Any
@@ -25,11 +35,16 @@ from sniproxy.store.etcd_gateway import (
     Answer,
     Gateway,
     Json,
+    Refused,
     TooLarge,
     understood,
 )
 from sniproxy.store.keys import decode, prefix_end
 
+PROVE_EVERY = 120.0  # seconds at most between two proofs; etcd keeps history for longer (Kubernetes: 5 to 10 minutes)
+PROVE_SPREAD = 0.5  # of PROVE_EVERY at least: a proof costs etcd a look at every key
+WAIT_SPREAD = 0.8  # of half of `watch_silence` at least
+OUT_OF_RANGE = 11  # gRPC's code for a revision that etcd does not have, or not any more
 EVERYTHING = b"\0"  # etcd's way to write the first key, and "no end" as the end of a range
 
 
@@ -61,6 +76,22 @@ def entry(kv: Json) -> Entry:
 def revision(answer: Json) -> int:
     """The revision in an answer's header. What has none is not etcd's answer, and never to be read as "nothing there"."""
     return int(answer["header"]["revision"])
+
+
+class Lineage:
+    """Which history the answers are of, by what was heard so far."""
+
+    def __init__(self) -> None:
+        self._cluster = self._term = 0
+
+    def continues(self, answer: Json) -> bool:
+        """Whether an answer that needed the quorum is of the same history; remembers it if so."""
+        header = answer["header"]
+        cluster, term = int(header.get("cluster_id", 0)), int(header.get("raft_term", 0))
+        if self._cluster and (cluster != self._cluster or term < self._term):
+            return False
+        self._cluster, self._term = cluster, term
+        return True
 
 
 class Lines:
@@ -98,7 +129,7 @@ class Decoder:
         self._held: list[Event] = []
 
     def feed(self, line: bytes) -> Batch | None:
-        """The batch that one line completes. Raises Compacted, StoreUnavailable."""
+        """The batch that one line completes; without events for a sign of life. Raises Compacted, StoreUnavailable."""
         with understood("a line of a watch"):
             message = json.loads(line)
             if "error" in message:
@@ -115,10 +146,12 @@ class Decoder:
         fragment = bool(result.get("fragment"))
         if self._held:
             return self._whole(fragment=fragment)
-        if not (result.get("created") or fragment):
+        if fragment:
+            return None
+        if not result.get("created"):
             # progress: nothing more comes up to this revision
             self.after = max(self.after, revision(result))
-        return None
+        return Batch(self.after, ())
 
     def _whole(self, *, fragment: bool) -> Batch | None:
         """What may be given out of the held events: all, or all but the last revision's."""
@@ -134,15 +167,19 @@ class Decoder:
 class EtcdWatch:
     """An iterator of batches that may be cancelled anywhere and iterated again; see the contract for what it raises."""
 
-    def __init__(self, gateway: Gateway, prefix: bytes, after: int, silence: float) -> None:
+    def __init__(
+        self, gateway: Gateway, prefix: bytes, after: int, silence: float, lineage: Lineage
+    ) -> None:
         self._gateway = gateway
         self._prefix = prefix
+        self._lineage = lineage
         self._patience = silence / 2  # seconds of silence before asking, and for the answer
         self._ready: deque[Batch] = deque()
         self._answer: Answer | None = None
         self._lines = Lines()
         self._decoder = Decoder(after)
         self._heard = False
+        self._prove_at = _soon()
 
     def __aiter__(self) -> "EtcdWatch":
         return self
@@ -171,7 +208,7 @@ class EtcdWatch:
         """Wait for the next bytes; open, or open anew, as needed."""
         await self.begin()
         assert self._answer is not None
-        with anyio.move_on_after(self._patience) as waiting:
+        with anyio.move_on_after(self._patience * random.uniform(WAIT_SPREAD, 1)) as waiting:
             chunk = await self._answer.read()
         if waiting.cancelled_caught:
             endpoint = self._answer.endpoint
@@ -183,13 +220,15 @@ class EtcdWatch:
             raise StoreUnavailable(f"etcd at {self._answer.endpoint}: the watch came to its end")
         self._heard = True
         for line in self._lines.feed(chunk):
+            before = self._decoder.after
             if batch := self._decoder.feed(line):
                 self._ready.append(batch)
+            if self._decoder.after > before:
+                self._prove_at = _soon()
 
     async def _open(self) -> None:
-        after = self._decoder.after
         deadline = min(self._gateway.deadline(), anyio.current_time() + self._patience)
-        await self._check_revision(after, deadline)
+        after = await self._check_history(self._decoder.after, deadline)
         request = {
             **key_range(self._prefix),
             "start_revision": str(after + 1),
@@ -201,17 +240,63 @@ class EtcdWatch:
             "/v3/watch", {"create_request": request}, deadline
         )
 
-    async def _check_revision(self, after: int, deadline: float) -> None:
-        """Compacted when the caller has seen revisions that this etcd never had: it was restored from a backup.
+    async def _check_history(self, after: int, deadline: float) -> int:
+        """The revision to go on from: `after`, or a later one up to which nothing happened. Raises Compacted.
 
-        The `created` answer of a watch has a revision too, but that of one member, which may lag behind.
+        That is for history that is gone, and for an etcd that was restored from a backup. The `created` answer of a
+        watch has a header too, but that of one member, which may lag behind.
         """
-        body = {"key": b64(self._prefix or EVERYTHING), "keys_only": True}
-        answer = await self._gateway.read("/v3/kv/range", body, deadline)
+        # As of `after`, so that etcd says if it does not know that revision any more. The watch itself may begin at the
+        # very revision of the compaction, and many an etcd has forgotten the deletions of that one (etcd#18089).
+        question = {**self._one_key(), "revision": str(after)}
+        answer = await self._ask("/v3/kv/range", question, deadline)
         with understood("the revision of a range"):
             now = revision(answer)
-        if now < after:
-            raise Compacted(now)
+            if now < after or not self._lineage.continues(answer):
+                raise Compacted(now)
+        if now > after and anyio.current_time() >= self._prove_at:
+            self._prove_at = _soon()
+            return await self._prove_quiet(after, deadline)
+        return after
+
+    async def _prove_quiet(self, after: int, deadline: float) -> int:
+        """The revision of etcd's answer if nothing was written or deleted after `after`, which it is otherwise."""
+        keys = key_range(self._prefix)
+        count = {**keys, "count_only": True}
+        question = {
+            "compare": [
+                {**keys, "target": "MOD", "result": "LESS", "mod_revision": str(after + 1)}
+            ],
+            "success": [
+                {"request_range": count},
+                {"request_range": {**count, "revision": str(after)}},
+            ],
+        }
+        answer = await self._ask("/v3/kv/txn", question, deadline)
+        with understood("a proof that nothing happened"):
+            found = answer.get("responses", ())  # none when a key was written
+            counts = {int(one["response_range"].get("count", 0)) for one in found}
+            return revision(answer) if len(counts) == 1 else after
+
+    def _one_key(self) -> Json:
+        """The least that a reader of the prefix may ask for."""
+        return {"key": b64(self._prefix or EVERYTHING), "keys_only": True}
+
+    async def _ask(self, path: str, body: Json, deadline: float) -> Json:
+        """The answer to a question about a revision; Compacted when etcd does not have that one."""
+        try:
+            return await self._gateway.read(path, body, deadline)
+        except Refused as refused:
+            if refused.code != OUT_OF_RANGE:
+                raise
+        answer = await self._gateway.read("/v3/kv/range", self._one_key(), deadline)
+        with understood("the revision of a range"):
+            raise Compacted(revision(answer))
+
+
+def _soon() -> float:
+    """When to prove next."""
+    return anyio.current_time() + PROVE_EVERY * random.uniform(PROVE_SPREAD, 1)
 
 
 def _event(event: Json) -> Event:

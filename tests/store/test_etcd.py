@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from sniproxy.errors import Conflict, StoreUnavailable
-from sniproxy.store import Store, etcd_gateway
+from sniproxy.store import Batch, Store, etcd_gateway
 from sniproxy.store.etcd_gateway import TooLarge
 from sniproxy.store.etcd_watch import b64
 from tests.support.etcd import EtcdServer
@@ -20,7 +20,7 @@ from tests.support.etcd_store import (
     CALLS,
     opened,
 )
-from tests.support.stores import PATIENCE, take, told
+from tests.support.stores import PATIENCE, next_batch, take, told
 
 pytestmark = pytest.mark.anyio
 
@@ -44,9 +44,9 @@ async def test_a_killed_etcd_is_noticed_at_once_and_used_again(etcd: EtcdServer)
             assert told(await take(watch, 1)) == [("/2", b"w")]
 
 
-async def ends(watch: AsyncIterator[object]) -> None:
+async def ends(watch: AsyncIterator[Batch]) -> None:
     with anyio.fail_after(PATIENCE), pytest.raises(StoreUnavailable):
-        await anext(watch)
+        await next_batch(watch)
 
 
 async def test_what_was_acknowledged_outlives_a_killed_etcd(etcd: EtcdServer) -> None:
@@ -95,7 +95,7 @@ async def test_a_frozen_etcd_ends_a_watch_within_its_silence(etcd: EtcdServer) -
             await take(watch, 1)
             etcd.pause()
             with anyio.fail_after(0.6 + 0.4), pytest.raises(StoreUnavailable):
-                await anext(watch)
+                await next_batch(watch)
 
 
 async def test_a_quiet_watch_of_a_sound_etcd_does_not_end(etcd: EtcdServer) -> None:

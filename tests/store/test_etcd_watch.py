@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sniproxy.errors import Compacted, StoreUnavailable
-from sniproxy.store import Deleted, Entry
+from sniproxy.store import Batch, Deleted, Entry
 from sniproxy.store.etcd_gateway import TooLarge
 from sniproxy.store.etcd_watch import Decoder, Lines, b64
 from tests.support.etcd_store import GOOD, opened, watch_once
@@ -108,12 +108,14 @@ def test_a_revision_is_not_split_over_fragments() -> None:
     assert decoder.after == 5
 
 
-def test_progress_moves_the_revision_and_gives_nothing() -> None:
+def test_created_and_progress_are_signs_of_life() -> None:
     decoder = Decoder(4)
-    assert decoder.feed(answer_line(header={"revision": "9"}, created=True)) is None
+    # of one member, which may have more to say about what is between
+    assert decoder.feed(answer_line(header={"revision": "9"}, created=True)) == Batch(4, ())
     assert decoder.after == 4
-    assert decoder.feed(answer_line(header={"revision": "9"})) is None
+    assert decoder.feed(answer_line(header={"revision": "9"})) == Batch(9, ())
     assert decoder.after == 9
+    assert decoder.feed(answer_line(header={"revision": "8"})) == Batch(9, ())
     assert decoder.feed(answer_line(12)) is not None
     assert decoder.after == 12
 

@@ -111,17 +111,17 @@ class EtcdSource:
         """Nothing to do: the test waits for the event."""
 
 
-async def next_batch(watch: AsyncIterator[Batch]) -> Batch:
+async def next_batch(watch: AsyncIterator[Batch], patience: float = PATIENCE) -> Batch:
     """The next batch with events, or TimeoutError. Signs of life are passed over."""
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(patience):
         while not (batch := await anext(watch)).events:
             pass
         return batch
 
 
-async def sign_of_life(watch: AsyncIterator[Batch]) -> int:
+async def sign_of_life(watch: AsyncIterator[Batch], patience: float = PATIENCE) -> int:
     """The revision of the next batch, which has no events; or TimeoutError."""
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(patience):
         batch = await anext(watch)
     assert not batch.events
     return batch.revision
