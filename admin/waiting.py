@@ -16,7 +16,7 @@ from sniproxy.store import Entry, Event, Store
 
 DEFAULT = 5.0  # seconds
 RETRY = 0.1  # seconds before a store that was lost is asked again
-DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|m)?")
+DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m)?")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 
 
@@ -61,13 +61,13 @@ async def find_node(store: Store, prefix: str, node: str) -> NodeRecord | None:
 async def wait_for_all(store: Store, prefix: str, revision: int, seconds: float) -> Reached:
     """Until every live data plane has that revision in force, or the time is over."""
     seen = _Seen(revision)
-    with anyio.move_on_after(seconds) as time:
+    with anyio.move_on_after(seconds):
         while not seen.complete:
             try:
                 await _follow(store, records_prefix(prefix), seen)
             except (Compacted, StoreUnavailable):  # lost: the time that is left is for asking again
                 await anyio.sleep(RETRY)
-    return seen.reached(in_time=not time.cancelled_caught)
+    return seen.reached()
 
 
 async def _follow(store: Store, prefix: str, seen: "_Seen") -> None:
@@ -102,10 +102,10 @@ class _Seen:
         self.complete = all(one.revision >= self._revision for one in self._records.values())
         return self.complete
 
-    def reached(self, *, in_time: bool) -> Reached:
+    def reached(self) -> Reached:
         records = self._records.values()
         return Reached(
-            all=in_time,
+            all=self.complete,
             applied=[one for one in records if one.revision >= self._revision],
             stragglers=[one for one in records if one.revision < self._revision],
         )

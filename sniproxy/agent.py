@@ -22,8 +22,8 @@ from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
 from sniproxy.settings import EtcdUrl, Settings
 from sniproxy.store import Batch, Listing, Store
-from sniproxy.store.mirror import Kept, Mirror, Origin
-from sniproxy.store.sqlite import SqliteStore
+from sniproxy.store.mirror import Copy, Kept, Mirror, Origin
+from sniproxy.store.sqlite_file import translated
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class Agent:
         self._listed = trio.Event()
         self._revision = 0
         self.freshness = Freshness(settings.etcd.watch_silence)
-        self.copy = SqliteStore(self._disk.path)
+        self.copy = Copy(self._disk.path)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Never returns. `started` once the copy has a configuration: the store's, or after a while that of last time."""
@@ -134,7 +134,8 @@ class Agent:
         if self._memory is None:
             advice = "changes are followed in memory; started without the store, it would be behind"
             self._log.warning("mirror not on disk", cause=str(error), advice=advice)
-            folder = Path(tempfile.mkdtemp(prefix="sniproxy-", dir=self._scratch))
+            with translated(self._scratch):
+                folder = Path(tempfile.mkdtemp(prefix="sniproxy-", dir=self._scratch))
             self._memory = Mirror(folder / FILE, self._origin)
         self._try_disk_at = trio.current_time() + DISK_RETRY
         await self._in_thread(self._memory.take_over, listing, self._now())
@@ -144,8 +145,8 @@ class Agent:
         if self._memory is not None:
             self._log.info("mirror on disk again")
             self.copy.move(self._disk.path)
-            memory, self._memory = self._memory, None
-            await self._in_thread(_remove, memory)
+            await self._in_thread(_remove, self._memory)  # cancelled before that, `_close` does it
+            self._memory = None
 
     # -- the files
 
@@ -161,6 +162,7 @@ class Agent:
             self._log.warning("mirror set aside", file=str(self._disk.path), cause=why)
         if kept is not None:
             self._revision = kept.revision
+            self._metrics.config_mirror_on_disk.set(1)
             self.freshness.begin_old(max(0.0, self._now() - kept.proven_at))
         return kept
 

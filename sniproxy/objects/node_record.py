@@ -9,8 +9,12 @@ from sniproxy.objects.fields import Strict
 
 
 def records_prefix(prefix: str) -> str:
-    """Where the records of all data planes lie that follow the objects under `prefix`: outside APISIX's space."""
-    return f"/sniproxy{prefix}/nodes/"
+    """Where the records of all data planes lie that follow the objects under `prefix`.
+
+    Every prefix begins with a slash and this does not, so a record is never a change that some data plane follows: one
+    that followed its own would write it for ever.
+    """
+    return f"sniproxy{prefix}/nodes/"
 
 
 class NodeRecord(Strict):

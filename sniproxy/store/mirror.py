@@ -8,6 +8,8 @@ One process writes it; any number follow it as they follow any store file (`Sqli
 - Each row carries a digest of what it says, and `meta` their sum and the origin of the copy. A file in which these do not
   agree, or that is a copy of another store, is set aside and never served from. SQLite would not notice a flipped bit.
 - The writer holds a lock on a file beside it. A second one would write what it has missed over what is there.
+- Only the writer makes the file, and nobody reads it before a list was taken over: what is missing or not whole yet is no
+  empty configuration. A file that was removed under the writer's feet is made again, beginning with a list.
 - Commits are not waited for until they are on the disk (`synchronous = NORMAL`): after a power cut the copy may be some
   changes old, and whole. The store has the rest.
 """
@@ -27,10 +29,13 @@ from sniproxy.errors import StoreUnavailable
 from sniproxy.store import Batch, Deleted, Entry, Listing
 from sniproxy.store.bell import ring
 from sniproxy.store.keys import decode, encode
+from sniproxy.store.sqlite import SqliteStore
 from sniproxy.store.sqlite_file import (
     DIRECTORY_MODE,
     FILE_MODE,
     PRIMARY_CODE,
+    Identity,
+    identity,
     open_file,
     transaction,
     translated,
@@ -90,6 +95,7 @@ class Mirror:
         self.path = path
         self._origin = origin
         self._conn: sqlite3.Connection | None = None
+        self._identity: Identity | None = None
         self._lock: int | None = None
 
     def open(self) -> tuple[Kept | None, str]:
@@ -116,6 +122,7 @@ class Mirror:
                 went_back = listing.revision < _get(conn, "revision")
                 changes = self._replace(conn, listing)
                 _set(conn, revision=listing.revision, proven_at=at, whole=1)
+                _set(conn, origin=str(self._origin))  # its members may be others by now
                 if changes or went_back:
                     # Whoever follows lists too: which of the changes came when is not known.
                     conn.execute("DELETE FROM history")
@@ -127,6 +134,8 @@ class Mirror:
         """Writes what a watch has given, proven at that time."""
         with translated(self.path):
             conn = self._opened()
+            if not _get(conn, "whole"):
+                raise StoreUnavailable(f"store file {self.path}: no list was taken over into it")
             with transaction(conn):
                 digest = _get(conn, "digest")
                 for event in batch.events:
@@ -169,8 +178,10 @@ class Mirror:
 
     def _opened(self) -> sqlite3.Connection:
         self._hold()
+        if self._conn is not None and identity(self.path) != self._identity:
+            self._disconnect()  # nobody who opens the file by its name would see what is written
         if self._conn is None:
-            conn, _ = open_file(self.path, BUSY)
+            conn, self._identity = open_file(self.path, BUSY)
             try:
                 conn.execute("PRAGMA synchronous = NORMAL")
                 if not _is_mirror(conn):
@@ -263,6 +274,27 @@ class Mirror:
         conn.execute("INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?)", row)
 
 
+class Copy(SqliteStore):
+    """The reading side: the contract on whichever file the copy lies in. It makes none, and reads none that is not whole."""
+
+    makes = False
+
+    def move(self, path: Path) -> None:
+        """From now on the file at `path`: calls open it, watches end."""
+        self._path = path
+
+    def open_own(self) -> tuple[sqlite3.Connection, Identity]:
+        """A new connection, for one watch or for all calls."""
+        conn, found = super().open_own()
+        try:
+            if not _is_mirror(conn) or not _get(conn, "whole"):
+                raise StoreUnavailable(f"store file {self._path}: it holds no full list yet")
+        except BaseException:
+            conn.close()
+            raise
+        return conn, found
+
+
 def _forget(conn: sqlite3.Connection) -> None:
     """Drops what is more than HISTORY rows old, whole revisions of it."""
     oldest = conn.execute(
@@ -277,7 +309,8 @@ def _is_spoiled(error: Exception) -> bool:
     """Whether it was the file's content that could not be used."""
     cause = error.__cause__ or error
     if isinstance(cause, sqlite3.Error):
-        return getattr(cause, "sqlite_errorcode", 0) & PRIMARY_CODE in SPOILED
+        code = getattr(cause, "sqlite_errorcode", None)  # None: text that Python could not decode
+        return code is None or code & PRIMARY_CODE in SPOILED
     return not isinstance(cause, OSError)
 
 

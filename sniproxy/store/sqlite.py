@@ -51,6 +51,8 @@ class SqliteStore:
     looks of a watch that no bell wakes. busy: seconds to wait for another process's lock before StoreUnavailable.
     """
 
+    makes = True  # the file, where there is none
+
     def __init__(
         self,
         path: Path,
@@ -114,15 +116,11 @@ class SqliteStore:
         """Delete what has outlived its time to live. Every call does so first; a watch does when the time has come."""
         await self._run(self._sweep)
 
-    def move(self, path: Path) -> None:
-        """From now on the file at `path`: calls open it, watches end."""
-        self._path = path
-
     def open_own(self) -> tuple[sqlite3.Connection, Identity]:
         """A new connection, such as a watch needs for itself; call it in a thread, and use it under `translated`."""
         if self._closed:
             raise StoreUnavailable(f"store file {self._path}: closed by this process")
-        return open_file(self._path, self._busy)
+        return open_file(self._path, self._busy, make=self.makes)
 
     def lineage_to_expect(self, found: int) -> int:
         """The lineage that a watch holds the file to: the one found when there was none before."""

@@ -78,19 +78,29 @@ def transaction(conn: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[N
 
 
 def connect(path: Path, busy: float) -> sqlite3.Connection:
-    """A plain connection that waits up to `busy` seconds for locks; usable from any one thread at a time."""
-    return sqlite3.connect(path, timeout=busy, isolation_level=None, check_same_thread=False)
+    """A plain connection that waits up to `busy` seconds for locks; usable from any one thread at a time.
+
+    It makes no file, which would be one that others can read.
+    """
+    uri = path.absolute().as_uri() + "?mode=rw"
+    return sqlite3.connect(
+        uri, uri=True, timeout=busy, isolation_level=None, check_same_thread=False
+    )
 
 
-def open_file(path: Path, busy: float) -> tuple[sqlite3.Connection, Identity]:
-    """Make the file if nobody has, check that it is ours, and return a connection. Raises StoreUnavailable."""
+def open_file(path: Path, busy: float, *, make: bool = True) -> tuple[sqlite3.Connection, Identity]:
+    """Make the file if nobody has and `make` is set, check that it is ours, and return a connection.
+
+    Raises StoreUnavailable.
+    """
     with translated(path):
         while True:
-            _create(path)
+            if make:
+                _create(path)
             before = identity(path)
             conn = connect(path, busy)
             try:
-                _prepare(conn, path, busy)
+                _prepare(conn, path, busy, make=make)
                 if before is not None and before == identity(path):
                     return conn, before
             except BaseException:
@@ -114,8 +124,9 @@ def _create(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
 
 
-def _prepare(conn: sqlite3.Connection, path: Path, busy: float) -> None:
-    _is_empty(conn, path)
+def _prepare(conn: sqlite3.Connection, path: Path, busy: float, *, make: bool) -> None:
+    if _is_empty(conn, path) and not make:
+        raise StoreUnavailable(f"store file {path}: nothing is in it yet")
     _use_wal(conn, path, busy)
     conn.execute("PRAGMA synchronous = FULL")
     if _is_empty(conn, path):

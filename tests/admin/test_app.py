@@ -177,7 +177,7 @@ async def test_what_is_done_is_logged_with_who_did_it(gateway: Gateway) -> None:
         ("object written", "/apisix/upstreams/1", "ops"),
         ("object deleted", "/apisix/upstreams/1", "ops"),
     ]
-    assert [line.get("revision") for line in lines] == [1, 2, 3]
+    assert [line["revision"] for line in lines] == [1, 2, 3]
     assert "the-key-of" not in gateway.log.getvalue()
 
 

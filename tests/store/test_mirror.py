@@ -310,6 +310,10 @@ SPOILERS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "no_digest": (statement("DELETE FROM meta WHERE name = 'digest'"), ""),
     "no_tables": (statement("DROP TABLE kv"), "no such table"),
+    "origin_is_no_text": (
+        statement("UPDATE meta SET value = CAST(x'7bff7d' AS TEXT) WHERE name = 'origin'"),
+        "decode",
+    ),
     "origin_is_a_number": (
         statement("UPDATE meta SET value = 7 WHERE name = 'origin'"),
         "copy of another store",
@@ -337,8 +341,33 @@ async def test_what_cannot_be_trusted_is_set_aside(
 
 
 def test_one_that_was_never_whole_is_not_served_from(mirror: Mirror, path: Path) -> None:
-    mirror.apply(batch(put("a", 9)), NOW)  # as if it had been killed before the first list ended
-    assert mirror.open() == (None, "")
+    with pytest.raises(StoreUnavailable, match="no list"):
+        mirror.apply(batch(put("a", 9)), NOW)
+    assert mirror.open() == (None, "")  # as if it had been killed before the first list ended
+
+
+def test_an_origin_moves_on_with_the_members_of_the_cluster(path: Path) -> None:
+    """a and b, then b and c, then c and d: each knows the one before, so it is one cluster all the time."""
+    filled(path)
+    for members in ("bc", "cd", "de"):
+        origin = Origin("/apisix", frozenset(f"http://{name}:2379" for name in members))
+        mirror = Mirror(path, origin)
+        kept, why = mirror.open()
+        assert (kept is not None, why) == (True, "")
+        mirror.take_over(listing(72, put("b", 12), put("c", 71)), NOW)
+        mirror.close()
+
+
+def test_what_is_taken_over_is_of_this_store_whatever_it_was_before(path: Path) -> None:
+    """Where the file could not be looked at first, because another data plane had it."""
+    filled(path, Origin("/apisix", frozenset({"http://c:2379"})))
+    mirror = Mirror(path, ORIGIN)
+    mirror.take_over(listing(72, put("b", 12)), NOW)
+    mirror.close()
+    assert mirror.open() == (Kept(72, NOW), "")
+    mirror.close()
+    _, why = Mirror(path, Origin("/apisix", frozenset({"http://c:2379"}))).open()
+    assert "copy of another store" in why
 
 
 def test_an_empty_file_is_as_none(mirror: Mirror, path: Path) -> None:

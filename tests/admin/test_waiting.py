@@ -1,0 +1,468 @@
+"""Waiting until every data plane has a write in force, and what the data planes say of themselves."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from admin.waiting import Reached, find_node, list_nodes, read_wait, wait_for_all
+from sniproxy.errors import Compacted, ObjectRefused, StoreUnavailable
+from sniproxy.objects.node_record import NodeRecord, records_prefix
+from sniproxy.settings import Settings
+from sniproxy.store import Batch, Listing, Store
+from tests.admin.gateway import NODES, NOT_FOUND, VIEWER_KEY, Doubtful, Gateway
+
+pytestmark = pytest.mark.anyio
+
+PREFIX = "/apisix"
+LONG = 10.0  # seconds: whoever waits so long has failed
+SHORT = 0.3  # seconds: whoever waits for a straggler waits so long
+UPSTREAM: dict[str, Any] = {"nodes": NODES}
+GARBAGE = (b"", b"garbage", b"{}", b"[" * 100_000, b'{"id": "x", "revision": "far"}', b"\xff")
+
+
+def record(node: str, revision: int) -> NodeRecord:
+    return NodeRecord(
+        id=node, version="0", revision=revision, age=0.5, stale=False, sessions=3, started=1
+    )
+
+
+async def tell(store: Store, node: str, revision: int, ttl: int | None = None) -> None:
+    """A data plane writes its record."""
+    await store.put(records_prefix(PREFIX) + node, record(node, revision).encode(), ttl=ttl)
+
+
+def names(records: list[NodeRecord]) -> list[str]:
+    return sorted(one.id for one in records)
+
+
+# -- what a request may ask for
+
+
+@pytest.mark.parametrize(
+    ("wait", "timeout", "seconds"),
+    [
+        (None, None, None),
+        (None, "nonsense", None),
+        ("all", None, 5),
+        ("all", "5s", 5),
+        ("all", "5", 5),
+        ("all", "2.5s", 2.5),
+        ("all", "500ms", 0.5),
+        ("all", "0.5ms", 0.0005),
+        ("all", "1m", 60),
+        ("all", "60s", 60),
+        ("all", "60000ms", 60),
+        ("all", "0060", 60),
+    ],
+)
+def test_how_long_is_waited(wait: str | None, timeout: str | None, seconds: float | None) -> None:
+    assert read_wait(wait, timeout, 60) == seconds
+
+
+def test_the_default_is_no_longer_than_what_is_allowed() -> None:
+    assert read_wait("all", None, 2) == 2
+
+
+WRONG_WAITS = ["", "ALL", "any", "1", "true", "all ", "all,all"]
+WRONG_TIMEOUTS = [
+    *("", "0", "0s", "0ms", "0.0s", "-1", "-1s", "+1s", "60.001s", "61", "2m", "1h", "1e1", "inf", "nan"),
+    *("5 s", " 5s", "5s ", "5s\n", "s", "ms", ".5s", "5.s", "1.2345s", "1_0", "0x5", "5S", "1234567ms"),
+    *("٥", "५s", "5s5s", "9" * 5000),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wait", WRONG_WAITS)
+def test_what_cannot_be_waited_for(wait: str) -> None:
+    with pytest.raises(ObjectRefused, match="argument wait"):
+        read_wait(wait, None, 60)
+
+
+@pytest.mark.parametrize("timeout", WRONG_TIMEOUTS)
+def test_times_that_cannot_be_waited(timeout: str) -> None:
+    with pytest.raises(ObjectRefused, match="argument timeout"):
+        read_wait("all", timeout, 60)
+
+
+# -- waiting
+
+
+async def waited(
+    store: Store, revision: int, seconds: float = LONG, *, then: Callable[[], Awaitable[object]]
+) -> Reached:
+    """What comes of waiting while `then` happens, a moment after it began."""
+    found: list[Reached] = []
+
+    async def wait() -> None:
+        with anyio.fail_after(LONG - 1):  # it must not be the time that ends it
+            found.append(await wait_for_all(store, PREFIX, revision, seconds))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await anyio.sleep(0.1)
+        assert not found
+        await then()
+    return found[0]
+
+
+async def test_all_have_it(store: Store) -> None:
+    for node in ("a", "b"):
+        await tell(store, node, 70)
+    await tell(store, "c", 99)
+    reached = await wait_for_all(store, PREFIX, 70, LONG)
+    assert (reached.all, names(reached.applied), reached.stragglers) == (True, ["a", "b", "c"], [])
+
+
+async def test_there_is_no_data_plane(store: Store) -> None:
+    assert await wait_for_all(store, PREFIX, 70, LONG) == Reached(True, [], [])
+
+
+async def test_one_is_behind_and_catches_up(store: Store) -> None:
+    await tell(store, "a", 70)
+    await tell(store, "b", 68)
+
+    async def catch_up() -> None:
+        await tell(store, "b", 69)  # not far enough
+        await anyio.sleep(0.1)
+        await tell(store, "b", 71)
+
+    reached = await waited(store, 70, then=catch_up)
+    assert (reached.all, names(reached.applied), reached.stragglers) == (True, ["a", "b"], [])
+
+
+async def test_one_dies_while_it_is_waited_for(store: Store) -> None:
+    await tell(store, "a", 70)
+    await tell(store, "b", 68)
+    reached = await waited(store, 70, then=lambda: store.delete(records_prefix(PREFIX) + "b"))
+    assert (reached.all, names(reached.applied), reached.stragglers) == (True, ["a"], [])
+
+
+async def test_one_appears_while_another_is_waited_for(store: Store) -> None:
+    await tell(store, "a", 68)
+
+    async def appear() -> None:
+        await tell(store, "b", 60)
+        await tell(store, "a", 70)
+        await anyio.sleep(0.1)
+        await tell(store, "b", 70)
+
+    reached = await waited(store, 70, then=appear)
+    assert (reached.all, names(reached.applied), reached.stragglers) == (True, ["a", "b"], [])
+
+
+async def test_time_that_runs_out_names_who_is_behind(store: Store) -> None:
+    await tell(store, "a", 70)
+    await tell(store, "b", 69)
+    await tell(store, "c", 0)
+    reached = await wait_for_all(store, PREFIX, 70, SHORT)
+    assert not reached.all
+    assert names(reached.applied) == ["a"]
+    assert reached.stragglers == [record("b", 69), record("c", 0)]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=range(len(GARBAGE)))
+async def test_what_is_no_record_is_not_waited_for(store: Store, garbage: bytes) -> None:
+    await tell(store, "a", 70)
+    await store.put(records_prefix(PREFIX) + "odd", garbage)
+    assert names((await wait_for_all(store, PREFIX, 70, LONG)).applied) == ["a"]
+    assert names(await list_nodes(store, PREFIX)) == ["a"]
+    assert await find_node(store, PREFIX, "odd") is None
+
+
+async def test_a_record_that_becomes_garbage_is_not_waited_for(store: Store) -> None:
+    await tell(store, "a", 1)
+    key = records_prefix(PREFIX) + "a"
+    reached = await waited(store, 70, then=lambda: store.put(key, b"garbage"))
+    assert reached == Reached(True, [], [])
+
+
+async def test_data_planes_of_another_prefix_are_not_waited_for(store: Store) -> None:
+    await store.put(records_prefix("/other") + "a", record("a", 1).encode())
+    assert await wait_for_all(store, PREFIX, 70, LONG) == Reached(True, [], [])
+    assert await list_nodes(store, PREFIX) == []
+    assert await find_node(store, PREFIX, "a") is None
+
+
+class Lossy(Doubtful):
+    """A store whose watches end so, and whose lists fail while it is away."""
+
+    def __init__(self, real: Store, *ends: Exception) -> None:
+        super().__init__(real)
+        self.ends = list(ends)
+        self.away = 0  # lists that fail
+
+    async def list(self, prefix: str) -> Listing:
+        if self.away:
+            self.away -= 1
+            raise StoreUnavailable("away")
+        return await super().list(prefix)
+
+    def watch(
+        self, prefix: str, *, after: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
+        if self.ends:
+            return self._ending(self.ends.pop(0))
+        return super().watch(prefix, after=after)
+
+    @asynccontextmanager
+    async def _ending(self, end: Exception) -> AsyncIterator[AsyncIterator[Batch]]:
+        yield _that_end(end)
+
+
+async def _that_end(end: Exception) -> AsyncIterator[Batch]:
+    for one in (end,):
+        raise one
+    yield Batch(0, ())
+
+
+async def test_a_store_that_is_lost_while_waiting_is_asked_again(store: Store) -> None:
+    await tell(store, "a", 1)
+    lossy = Lossy(store, StoreUnavailable("lost"), Compacted(7))
+    lossy.away = 2
+
+    async def be_back() -> None:
+        while lossy.ends or lossy.away:  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+        await tell(store, "a", 70)
+
+    reached = await waited(lossy, 70, then=be_back)
+    assert (reached.all, names(reached.applied)) == (True, ["a"])
+    assert (lossy.ends, lossy.away) == ([], 0)
+
+
+async def test_a_store_that_stays_away_is_not_everywhere_in_force(store: Store) -> None:
+    lossy = Lossy(store)
+    lossy.away = 10**6
+    assert await wait_for_all(lossy, PREFIX, 70, SHORT) == Reached(False, [], [])
+
+
+async def test_what_was_known_before_the_store_was_lost_is_told(store: Store) -> None:
+    await tell(store, "a", 70)
+    await tell(store, "b", 1)
+
+    class Once(Lossy):
+        async def list(self, prefix: str) -> Listing:
+            listing = await super().list(prefix)
+            self.away = 10**6
+            return listing
+
+    reached = await wait_for_all(Once(store, StoreUnavailable("lost")), PREFIX, 70, SHORT)
+    assert (reached.all, names(reached.applied), names(reached.stragglers)) == (False, ["a"], ["b"])
+
+
+async def test_time_that_runs_out_while_the_watch_is_closed_changes_nothing(store: Store) -> None:
+    class Slow(Doubtful):
+        @asynccontextmanager
+        async def watch(self, prefix: str, *, after: int) -> AsyncIterator[AsyncIterator[Batch]]:
+            async with self.real.watch(prefix, after=after) as batches:
+                yield batches
+                await anyio.sleep(LONG)
+
+    await tell(store, "a", 1)
+    reached = await waited(Slow(store), 70, 1, then=lambda: tell(store, "a", 70))
+    assert (reached.all, names(reached.applied)) == (True, ["a"])
+
+
+# -- the same by HTTP
+
+
+async def write(
+    gateway: Gateway, method: str, query: str
+) -> tuple[int, dict[str, Any], str | None]:
+    """A write of that kind, of an object that is there where it must be: code, body and X-In-Force-On."""
+    paths = {"POST": "/upstreams", "PUT": "/upstreams/2"}
+    content = "" if method == "DELETE" else json.dumps(UPSTREAM)
+    answer = await gateway.send(method, paths.get(method, "/upstreams/1") + query, content)
+    return answer.status_code, answer.json(), answer.headers.get("X-In-Force-On")
+
+
+WRITES = pytest.mark.parametrize(
+    ("method", "code"), [("POST", 201), ("PUT", 201), ("PATCH", 200), ("DELETE", 200)]
+)
+
+
+@WRITES
+async def test_a_write_that_is_in_force_everywhere(
+    gateway: Gateway, store: Store, method: str, code: int
+) -> None:
+    await gateway.put("/upstreams/1", UPSTREAM)
+    for node in ("a", "b"):
+        await tell(store, node, 10**6)
+    told, body, on = await write(gateway, method, "?wait=all&timeout=9s")
+    assert (told, on) == (code, "2")
+    assert set(body) == ({"deleted", "key"} if method == "DELETE" else {"key", "value"})
+
+
+@WRITES
+async def test_a_write_that_is_not_in_force_everywhere(
+    gateway: Gateway, store: Store, method: str, code: int
+) -> None:
+    await gateway.put("/upstreams/1", UPSTREAM)
+    await tell(store, "fast", 10**6)
+    await tell(store, "slow", 1)
+    told, body, on = await write(gateway, method, "?wait=all&timeout=200ms")
+    assert (told, on) == (202, "1")
+    assert body["stragglers"] == [record("slow", 1).model_dump()]
+    assert body["revision"] == (await store.list("")).revision  # nothing was written after it
+    assert body["key"].startswith("/apisix/upstreams/")
+    assert ("deleted" in body) == (method == "DELETE")
+
+
+@WRITES
+async def test_nobody_waits_who_does_not_ask(
+    gateway: Gateway, store: Store, method: str, code: int
+) -> None:
+    await gateway.put("/upstreams/1", UPSTREAM)
+    await tell(store, "slow", 1)
+    told, body, on = await write(gateway, method, "")
+    assert (told, on, "stragglers" in body) == (code, None, False)
+
+
+async def test_the_revision_that_is_waited_for_is_that_of_the_write(
+    gateway: Gateway, store: Store
+) -> None:
+    await tell(store, "a", 1)
+
+    async def follow() -> None:
+        """As a data plane does."""
+        async with store.watch("/apisix/", after=1) as watch:
+            async for batch in watch:
+                if batch.events:
+                    await tell(store, "a", batch.revision)
+                    return
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow)
+        assert (await write(gateway, "PUT", "?wait=all&timeout=9s"))[0] == 201
+
+
+@WRITES
+@pytest.mark.parametrize(
+    "query", ["?wait=some", "?wait=", "?wait=all&timeout=soon", "?wait=all&timeout=61s"]
+)
+async def test_a_wait_that_cannot_be_is_refused_before_anything_is_written(
+    gateway: Gateway, store: Store, method: str, code: int, query: str
+) -> None:
+    await gateway.put("/upstreams/1", UPSTREAM)
+    before = await store.list("")
+    told, body, on = await write(gateway, method, query)
+    assert (told, on) == (400, None)
+    assert "invalid argument" in body["error_msg"]
+    assert await store.list("") == before
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("PUT", "/upstreams/1", 400),  # not an upstream
+        ("PATCH", "/upstreams/none", 404),
+        ("DELETE", "/upstreams/none", 404),
+        ("GET", "/upstreams", 200),
+    ],
+)
+async def test_what_writes_nothing_does_not_wait(
+    gateway: Gateway, store: Store, method: str, path: str, code: int
+) -> None:
+    await tell(store, "slow", 0)
+    answer = await gateway.send(method, path + "?wait=all", '{"nodes": 7}')
+    assert (answer.status_code, "X-In-Force-On" in answer.headers) == (code, False)
+
+
+async def test_a_wait_is_not_bounded_by_the_time_for_the_store(
+    settings: Settings, store: Store
+) -> None:
+    admin = settings.admin.model_copy(update={"store_timeout": 0.2, "body_timeout": 0.2})
+    gateway = Gateway(settings.model_copy(update={"admin": admin}), store)
+    await tell(store, "slow", 0)
+    told, body, _ = await write(gateway, "PUT", "?wait=all&timeout=600ms")
+    assert (told, len(body["stragglers"])) == (202, 1)
+
+
+@WRITES
+async def test_waiting_on_each_store(any_gateway: Gateway, method: str, code: int) -> None:
+    store, prefix = any_gateway.store, any_gateway.prefix
+    written = await any_gateway.put("/upstreams/1", UPSTREAM)
+    assert written["nodes"] == NODES
+    key = records_prefix(prefix) + "a"
+    await store.put(key, record("a", 2**60).encode(), ttl=60)
+    assert (await write(any_gateway, method, "?wait=all"))[::2] == (code, "1")
+    await any_gateway.put("/upstreams/1", UPSTREAM)
+    await store.put(key, record("a", 1).encode(), ttl=60)
+    if method == "PUT":
+        code = 200  # there by now
+    told, body, on = await write(any_gateway, method, "?wait=all&timeout=100ms")
+    assert (told, on) == (202, "0")
+    assert [one["id"] for one in body["stragglers"]] == ["a"]
+
+
+# -- /nodes
+
+
+async def test_what_there_is_of_data_planes(gateway: Gateway, store: Store) -> None:
+    assert await gateway.ask("GET", "/nodes") == (200, {"list": [], "total": 0})
+    for node, revision in (("edge-2:7085", 70), ("edge-1", 69)):
+        await tell(store, node, revision)
+    one, two = record("edge-1", 69).model_dump(), record("edge-2:7085", 70).model_dump()
+    for path in ("/nodes", "/nodes/"):
+        assert await gateway.ask("GET", path) == (200, {"list": [one, two], "total": 2})
+    assert await gateway.ask("GET", "/nodes/edge-1") == (200, one)
+    assert await gateway.ask("GET", "/nodes/edge-2:7085") == (200, two)
+    async with gateway.client() as client:
+        assert (await client.get("http://admin/admin/nodes")).json()["total"] == 2
+        assert (await client.get("http://admin/admin/nodes/edge-1")).json() == one
+
+
+@pytest.mark.parametrize("node", ["edge", "edge-12", "edge-1%00", "%FF", "a" * 5000])
+async def test_a_data_plane_that_is_not_there(gateway: Gateway, store: Store, node: str) -> None:
+    await tell(store, "edge-1", 69)
+    assert await gateway.ask("GET", f"/nodes/{node}") == NOT_FOUND
+
+
+async def test_a_data_plane_whose_time_is_over(gateway: Gateway, store: Store, clock: Any) -> None:
+    await tell(store, "a", 69, ttl=15)
+    clock.now += 14
+    assert (await gateway.ask("GET", "/nodes"))[1]["total"] == 1
+    clock.now += 1
+    assert (await gateway.ask("GET", "/nodes"))[1]["total"] == 0
+    assert await gateway.ask("GET", "/nodes/a") == NOT_FOUND
+
+
+async def test_who_may_read_them(gateway: Gateway, store: Store) -> None:
+    await tell(store, "a", 69)
+    for path in ("/nodes", "/nodes/a"):
+        assert (await gateway.send("GET", path, key=VIEWER_KEY)).status_code == 200
+        for key in (None, "a-key-that-nobody-has"):
+            answer = await gateway.send("GET", path, key=key)
+            assert answer.status_code == 401
+            assert "69" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/nodes", "/nodes/a", "/nodes/a/revision"])
+@pytest.mark.parametrize("method", ["PUT", "POST", "PATCH", "DELETE"])
+async def test_they_are_not_written_by_the_api(
+    gateway: Gateway, store: Store, method: str, path: str
+) -> None:
+    await tell(store, "a", 69)
+    before = await store.list("")
+    answer = await gateway.send(method, path + "?wait=all", record("a", 70).encode())
+    assert answer.status_code == 404
+    assert (await gateway.send(method, path, key=VIEWER_KEY)).status_code == 401
+    assert await store.list("") == before
+
+
+@pytest.mark.parametrize(("path", "code"), [("/nodes", 200), ("/nodes/a", 200), ("/nodes/b", 404)])
+async def test_head_tells_what_get_would(
+    gateway: Gateway, store: Store, path: str, code: int
+) -> None:
+    await tell(store, "a", 69)
+    assert (await gateway.send("HEAD", path)).status_code == code
+
+
+@pytest.mark.parametrize("path", ["/nodes", "/nodes/a"])
+async def test_nodes_of_a_store_that_is_away(settings: Settings, store: Store, path: str) -> None:
+    gateway = Gateway(settings, Doubtful(store, fails_at=1))
+    code, body = await gateway.ask("GET", path)
+    assert (code, body) == (503, {"error_msg": "http://127.0.0.1:2379: connection refused"})
