@@ -89,7 +89,7 @@ class Api:
                 headers = headers | {"X-In-Force-On": str(len(reached.applied))}
                 if not reached.all:
                     stragglers = [one.model_dump() for one in reached.stragglers]
-                    code, body = 202, body | {"stragglers": stragglers}
+                    code, body = 202, body | {"revision": answer.revision, "stragglers": stragglers}
         return JSONResponse(body, status_code=code, headers=headers)
 
     async def _wait_for_all(self, revision: int, seconds: float) -> Reached:

@@ -113,20 +113,19 @@ class Agent:
             await self._load_in_memory(listing, error)
         else:
             await self._leave_memory()
-        self._metrics.config_mirror_on_disk.set(self._memory is None)
         self._revision = listing.revision
         self._listed.set()
 
     async def apply(self, batch: Batch) -> None:
-        """Writes what has changed; OutOfStep where it cannot be written, or may go back to the disk."""
-        if self._memory is not None and trio.current_time() >= self._try_disk_at:
-            raise OutOfStep("trying to write the mirror to disk again")
+        """Writes what has changed; OutOfStep where it cannot be written."""
         mirror = self._memory or self._disk
         try:
             await self._in_thread(mirror.apply, batch, self._now())
         except StoreUnavailable as error:
             raise OutOfStep(str(error)) from error
         self._revision = batch.revision
+        if self._memory is not None and trio.current_time() >= self._try_disk_at:
+            await self._try_disk(self._memory)
 
     # -- where the copy lies
 
@@ -137,9 +136,23 @@ class Agent:
             with translated(self._scratch):
                 folder = Path(tempfile.mkdtemp(prefix="sniproxy-", dir=self._scratch))
             self._memory = Mirror(folder / FILE, self._origin)
+            self._metrics.config_mirror_on_disk.set(0)
         self._try_disk_at = trio.current_time() + DISK_RETRY
         await self._in_thread(self._memory.take_over, listing, self._now())
         self.copy.move(self._memory.path)
+
+    async def _try_disk(self, memory: Mirror) -> None:
+        """A full list out of memory, which costs the store nothing."""
+        self._try_disk_at = trio.current_time() + DISK_RETRY
+        try:
+            await (
+                self._look_at_disk()
+            )  # it may be damaged by now: then it is set aside, and made anew
+            listing = await self._in_thread(memory.listing)
+            await self._in_thread(self._disk.take_over, listing, self._now())
+        except StoreUnavailable:
+            return  # as before, and told when it began
+        await self._leave_memory()
 
     async def _leave_memory(self) -> None:
         if self._memory is not None:
@@ -147,23 +160,28 @@ class Agent:
             self.copy.move(self._disk.path)
             await self._in_thread(_remove, self._memory)  # cancelled before that, `_close` does it
             self._memory = None
+        self._metrics.config_mirror_on_disk.set(1)
 
     # -- the files
 
     async def _open(self) -> Kept | None:
         """What is there from last time, if it can be trusted."""
         try:
-            kept, why = await self._in_thread(self._disk.open)
+            kept = await self._look_at_disk()
         except StoreUnavailable as error:
             self._log.warning("mirror not usable", cause=str(error))
             return None
-        if why:
-            self._metrics.config_mirror_set_aside.inc()
-            self._log.warning("mirror set aside", file=str(self._disk.path), cause=why)
         if kept is not None:
             self._revision = kept.revision
             self._metrics.config_mirror_on_disk.set(1)
             self.freshness.begin_old(max(0.0, self._now() - kept.proven_at))
+        return kept
+
+    async def _look_at_disk(self) -> Kept | None:
+        kept, why = await self._in_thread(self._disk.open)
+        if why:
+            self._metrics.config_mirror_set_aside.inc()
+            self._log.warning("mirror set aside", file=str(self._disk.path), cause=why)
         return kept
 
     async def _in_thread(self, work: Callable[..., T], *args: object) -> T:

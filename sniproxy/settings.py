@@ -37,6 +37,8 @@ SECOND = 1.0
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 
+OWN_SPACE = "/sniproxy/"  # in the store: what is not an object of the operator's
+
 # Keys that APISIX published as defaults: whoever scans for APISIX tries them first (CVE-2020-13945).
 PUBLISHED_KEYS = frozenset({"edd1c9f034335f136f87ad84b625c8f1", "4054f7cf07e344346cd3f287985e76a2"})
 
@@ -285,6 +287,10 @@ def store_url(url: str) -> SqliteUrl | EtcdUrl:
         if not hosts:
             raise ValueError("expected etcd://HOST:2379,HOST:2379/apisix")
         prefix = parts.path.rstrip("/") or "/apisix"
+        if (prefix + "/").startswith(OWN_SPACE):
+            raise ValueError(
+                f"{OWN_SPACE} is where sniproxy keeps its own keys: name another prefix"
+            )
         return EtcdUrl(endpoints=tuple(f"{scheme}://{host}" for host in hosts), prefix=prefix)
     raise ValueError("expected sqlite:///PATH, etcd://HOST:PORT/PREFIX or etcds://HOST:PORT/PREFIX")
 

@@ -21,7 +21,7 @@ from tests.support.gateway import Lines, open_lines
 pytestmark = pytest.mark.anyio
 
 TTL = 15
-KEY = "sniproxy/apisix/nodes/edge-1"
+KEY = "/sniproxy/apisix/nodes/edge-1"
 
 
 @pytest.fixture

@@ -114,6 +114,7 @@ def test_files_that_cannot_be_read(file: Path) -> None:
 LIMITS = [name for name, value in Proxy().model_dump().items() if isinstance(value, int | float)]
 MAY_BE_OFF = {"refused_log_interval", "refused_kept", "relay_pipes", "defer_accept"}  # by 0
 NOT_AN_ADDRESS = "expected HOST:PORT, such as 127.0.0.1:8888 or [::]:8888"
+OURS = "/sniproxy/ is where sniproxy keeps its own keys: name another prefix"
 NOT_A_STORE = "expected sqlite:///PATH, etcd://HOST:PORT/PREFIX or etcds://HOST:PORT/PREFIX"
 
 
@@ -256,6 +257,8 @@ def test_stores(url: str, expected: SqliteUrl | EtcdUrl) -> None:
         ("sqlite:x.db", "expected sqlite:///absolute/path/config.db, with three slashes"),
         ("etcd://", "expected etcd://HOST:2379,HOST:2379/apisix"),
         ("etcd:///apisix", "expected etcd://HOST:2379,HOST:2379/apisix"),
+        ("etcd://h:1/sniproxy", OURS),
+        ("etcd://h:1/sniproxy/apisix/", OURS),
         ("etcd://h", NOT_AN_ADDRESS),
         ("etcd://h:1,k", NOT_AN_ADDRESS),
         ("etcd://h:65536", NOT_AN_ADDRESS),

@@ -11,10 +11,9 @@ from sniproxy.objects.fields import Strict
 def records_prefix(prefix: str) -> str:
     """Where the records of all data planes lie that follow the objects under `prefix`.
 
-    Every prefix begins with a slash and this does not, so a record is never a change that some data plane follows: one
-    that followed its own would write it for ever.
+    In a space of our own, which nobody's objects may lie in: a record is never a change that some data plane follows.
     """
-    return f"sniproxy{prefix}/nodes/"
+    return f"/sniproxy{prefix}/nodes/"
 
 
 class NodeRecord(Strict):

@@ -73,7 +73,8 @@ class Store(Protocol):
         """Write and return the revision.
 
         expect: the mod_revision that the key must have now, 0 for a key that must not exist, None for any; else Conflict.
-        ttl: seconds (>= 1) after which the key is deleted by itself; every put sets it anew, None takes it away.
+        ttl: seconds (>= 1) after which the key is deleted by itself, if not put again; None takes it away. A third of it may
+        be gone already when the key was put not long ago.
         """
         ...
 

@@ -1,11 +1,13 @@
 """The store in etcd 3.4 and later, over its JSON gateway. Keeps the contract of the package.
 
 The parts: `etcd_gateway` asks and hears (endpoints, deadlines, tokens, TLS), `etcd_watch` follows, and this file says what
-the contract's words are in etcd's: `expect` is a compare on the key's mod revision, `ttl` a lease made for that one put.
+the contract's words are in etcd's: `expect` is a compare on the key's mod revision, `ttl` a lease of that key alone, which
+later puts with the same time to live renew: one that is renewed often leaves no leases behind.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 import anyio
 import httpx
@@ -15,6 +17,7 @@ from sniproxy.store import Batch, Entry, Listing
 from sniproxy.store.etcd_config import EtcdConfig
 from sniproxy.store.etcd_gateway import (
     MAYBE,
+    NOT_FOUND,
     Gateway,
     Json,
     Refused,
@@ -38,6 +41,17 @@ __all__ = ["EtcdConfig", "EtcdStore"]
 PAGE = 1000  # entries asked for at once in a list; fewer when they are large
 PAGE_SHRINK = 8  # by how much to divide the page when an answer was too large
 REVOKE_TIME = 1.0  # seconds for giving back a lease that was not used
+MAX_LEASES = 1024  # that are remembered; those beyond end by themselves
+FRESH = 1 / 3  # of a time to live: for so long after it was renewed a lease is as good as new
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """A lease of one key; `renewed_at` is of the loop's clock."""
+
+    id: str
+    ttl: int
+    renewed_at: float
 
 
 class EtcdStore:
@@ -51,6 +65,7 @@ class EtcdStore:
     ) -> None:
         self._config = config
         self._gateway = Gateway(config, transport)
+        self._leases: dict[str, _Lease] = {}  # by key, of its last put with a time to live
         self._lineage = Lineage()  # of the last list, and of the watches since
 
     async def get(self, key: str) -> Entry | None:
@@ -100,13 +115,21 @@ class EtcdStore:
         put = {"key": b64(encode(key)), "value": b64(value)}
         if ttl is None:
             return await self._put(key, put, expect, deadline)
+        if (lease := await self._renewed(key, ttl, deadline)) is not None:
+            try:
+                return await self._put(key, {**put, "lease": lease.id}, expect, deadline)
+            except Refused as refused:
+                if refused.code != NOT_FOUND:  # it has ended meanwhile, and nothing was written
+                    raise
         lease = await self._grant(ttl, deadline)
         try:
-            return await self._put(key, {**put, "lease": lease}, expect, deadline)
+            written = await self._put(key, {**put, "lease": lease.id}, expect, deadline)
         except (Conflict, Refused):
             # after any other failure the key may have been written: the lease must live, and ends by itself
-            await self._revoke(lease)
+            await self._revoke(lease.id)
             raise
+        self._remember(key, lease)
+        return written
 
     async def delete(self, key: str, *, expect: int | None = None) -> int | None:
         """Delete; the revision, or None when there was nothing. Raises Conflict, StoreUnavailable."""
@@ -165,11 +188,32 @@ class EtcdStore:
             raise Conflict(f"{key}: not at the expected revision {expect}")
         return answer
 
-    async def _grant(self, ttl: int, deadline: float) -> str:
-        """The id of a new lease. Asked again freely: one that nobody uses ends by itself."""
+    async def _grant(self, ttl: int, deadline: float) -> _Lease:
+        """A new lease. Asked again freely: one that nobody uses ends by itself."""
+        begun = anyio.current_time()
         answer = await self._gateway.read("/v3/lease/grant", {"TTL": str(ttl)}, deadline)
         with understood("a lease"):
-            return str(int(answer["ID"]))
+            return _Lease(str(int(answer["ID"])), ttl, begun)
+
+    async def _renewed(self, key: str, ttl: int, deadline: float) -> _Lease | None:
+        """The key's lease of last time, with all of its time before it; None when there is none, or it has ended."""
+        lease = self._leases.pop(key, None)
+        if lease is None or lease.ttl != ttl:
+            return None
+        begun = anyio.current_time()
+        if begun - lease.renewed_at > ttl * FRESH:
+            answer = await self._gateway.read("/v3/lease/keepalive", {"ID": lease.id}, deadline)
+            with understood("a lease that was renewed"):
+                if not int(answer["result"].get("TTL", 0)):
+                    return None
+            lease = _Lease(lease.id, ttl, begun)
+        self._remember(key, lease)
+        return lease
+
+    def _remember(self, key: str, lease: _Lease) -> None:
+        if len(self._leases) >= MAX_LEASES:
+            del self._leases[next(iter(self._leases))]  # the one that was used longest ago
+        self._leases[key] = lease
 
     async def _revoke(self, lease: str) -> None:
         deadline = anyio.current_time() + REVOKE_TIME

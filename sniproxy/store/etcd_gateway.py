@@ -32,6 +32,7 @@ IDLE_CONNECTIONS = 20  # kept open between calls; those in use have no limit, a 
 UNAVAILABLE = 14  # gRPC's codes: no leader, or the leader does not answer
 UNAUTHENTICATED = 16
 AUTH_NOT_ENABLED = 9
+NOT_FOUND = 5
 SIGN_IN_AGAIN = ("invalid auth token", "user name is empty", "revision of auth store is old")
 NO_LEADER = "etcdserver: no leader"  # said before anything is done, thanks to the last of HEADERS
 HEADERS = {

@@ -146,6 +146,15 @@ class Mirror:
         if batch.events:
             ring(self.path)
 
+    def listing(self) -> Listing:
+        """All that it holds."""
+        with translated(self.path):
+            conn = self._opened()
+            with transaction(conn, "DEFERRED"):
+                rows = conn.execute("SELECT key, value, create_revision, mod_revision FROM kv")
+                entries = tuple(Entry(decode(key), *others) for key, *others in rows)
+                return Listing(entries, _get(conn, "revision"))
+
     def close(self) -> None:
         """Closes the file and lets another process have it; the next call opens it again."""
         self._disconnect()

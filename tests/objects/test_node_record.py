@@ -103,8 +103,8 @@ def test_no_bytes_are_an_exception(raw: bytes) -> None:
     assert NodeRecord.decode(raw) is None
 
 
-@pytest.mark.parametrize("prefix", ["/apisix", "/sniproxy", "/sniproxy/sniproxy", "/", "/a/nodes"])
-@pytest.mark.parametrize("followed", ["/apisix", "/sniproxy", "/sniproxy/apisix", "", "/a"])
+@pytest.mark.parametrize("prefix", ["/apisix", "/sniproxies", "/a/nodes"])
+@pytest.mark.parametrize("followed", ["/apisix", "/sniproxies", "/sn", "/a", "/a/sniproxy"])
 def test_records_are_no_changes_that_a_data_plane_follows(prefix: str, followed: str) -> None:
     assert not records_prefix(prefix).startswith(followed + "/")
 
