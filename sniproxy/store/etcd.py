@@ -24,10 +24,10 @@ from sniproxy.store.etcd_gateway import (
     TooLarge,
     understood,
 )
+from sniproxy.store.etcd_history import Landmarks, Lineage
 from sniproxy.store.etcd_watch import (
     EVERYTHING,
     EtcdWatch,
-    Lineage,
     b64,
     entry,
     key_range,
@@ -41,6 +41,7 @@ __all__ = ["EtcdConfig", "EtcdStore"]
 PAGE = 1000  # entries asked for at once in a list; fewer when they are large
 PAGE_SHRINK = 8  # by how much to divide the page when an answer was too large
 REVOKE_TIME = 1.0  # seconds for giving back a lease that was not used
+MAX_LANDMARKS = 64  # places where a watch may go on that are remembered
 MAX_LEASES = 1024  # that are remembered; those beyond end by themselves
 FRESH = 1 / 3  # of a time to live: for so long after it was renewed a lease is as good as new
 
@@ -67,6 +68,7 @@ class EtcdStore:
         self._gateway = Gateway(config, transport)
         self._leases: dict[str, _Lease] = {}  # by key, of its last put with a time to live
         self._lineage = Lineage()  # of the last list, and of the watches since
+        self._landmarks: dict[tuple[str, int], Landmarks] = {}  # by prefix and revision
 
     async def get(self, key: str) -> Entry | None:
         """The entry, or None. Raises StoreUnavailable."""
@@ -101,6 +103,7 @@ class EtcdStore:
                 more = bool(page.get("more"))
                 if more:
                     wanted["key"] = b64(unb64(page["kvs"][-1]["key"]) + EVERYTHING)
+        self._keep_landmarks(prefix, at, Landmarks.of(entries))
         return Listing(tuple(entries), at)
 
     async def put(
@@ -150,21 +153,33 @@ class EtcdStore:
     async def watch(self, prefix: str, *, after: int) -> AsyncIterator[AsyncIterator[Batch]]:
         """Every event under `prefix` after revision `after`. Raises Compacted and StoreUnavailable.
 
-        An etcd that was restored from a backup since the last list means Compacted as well, as far as it shows: by a
-        revision below `after`, another cluster id or a lower Raft term.
+        An etcd that was restored from a backup since the last list means Compacted as well.
         """
         watch = EtcdWatch(
-            self._gateway, encode(prefix), after, self._config.watch_silence, self._lineage
+            self._gateway,
+            encode(prefix),
+            after,
+            self._config.watch_silence,
+            self._lineage,
+            self._landmarks.pop((prefix, after), None),
         )
         try:
             await watch.begin()
             yield watch
         finally:
             await watch.aclose()
+            if watch.landmarks is not None:
+                self._keep_landmarks(prefix, watch.given, watch.landmarks)
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._gateway.aclose()
+
+    def _keep_landmarks(self, prefix: str, at: int, landmarks: Landmarks) -> None:
+        """For the watch that goes on from there."""
+        if len(self._landmarks) >= MAX_LANDMARKS:
+            del self._landmarks[next(iter(self._landmarks))]  # nobody goes on from the oldest
+        self._landmarks[prefix, at] = landmarks
 
     async def _put(self, key: str, put: Json, expect: int | None, deadline: float) -> int:
         if expect is None:

@@ -11,8 +11,8 @@ until it is compacted, and each time a full list would be the way out. So now an
 nothing happened: no key under the prefix was written after it, and there are as many keys as there were at it, so
 none was deleted either. Then the revision of that answer is the new one. Silence alone proves nothing.
 
-Restored from a backup. Such an etcd may have reached our revision again, with another history. It shows by another
-cluster id or a lower Raft term than before, in the answers that need the quorum: only these do not lag.
+Restored from a backup. Whoever restores etcd stops all of it, so every watch is lost: a new one looks first whether the
+history is still the one that was listed (`etcd_history`).
 
 Large answers. etcd cuts an answer into fragments anywhere between events. All revisions but the last of a fragment
 are whole; only the events of the last wait for the next fragment, so one transaction is held back, not the answer.
@@ -39,7 +39,8 @@ from sniproxy.store.etcd_gateway import (
     TooLarge,
     understood,
 )
-from sniproxy.store.keys import decode, prefix_end
+from sniproxy.store.etcd_history import Landmarks, Lineage
+from sniproxy.store.keys import decode, encode, prefix_end
 
 PROVE_EVERY = 120.0  # seconds at most between two proofs; etcd keeps history for longer (Kubernetes: 5 to 10 minutes)
 PROVE_SPREAD = 0.5  # of PROVE_EVERY at least: a proof costs etcd a look at every key
@@ -76,22 +77,6 @@ def entry(kv: Json) -> Entry:
 def revision(answer: Json) -> int:
     """The revision in an answer's header. What has none is not etcd's answer, and never to be read as "nothing there"."""
     return int(answer["header"]["revision"])
-
-
-class Lineage:
-    """Which history the answers are of, by what was heard so far."""
-
-    def __init__(self) -> None:
-        self._cluster = self._term = 0
-
-    def continues(self, answer: Json) -> bool:
-        """Whether an answer that needed the quorum is of the same history; remembers it if so."""
-        header = answer["header"]
-        cluster, term = int(header.get("cluster_id", 0)), int(header.get("raft_term", 0))
-        if self._cluster and (cluster != self._cluster or term < self._term):
-            return False
-        self._cluster, self._term = cluster, term
-        return True
 
 
 class Lines:
@@ -165,11 +150,22 @@ class Decoder:
 
 
 class EtcdWatch:
-    """An iterator of batches that may be cancelled anywhere and iterated again; see the contract for what it raises."""
+    """An iterator of batches that may be cancelled anywhere and iterated again; see the contract for what it raises.
+
+    given: the revision up to which batches were given out. landmarks: what is known of the history at it.
+    """
 
     def __init__(
-        self, gateway: Gateway, prefix: bytes, after: int, silence: float, lineage: Lineage
+        self,
+        gateway: Gateway,
+        prefix: bytes,
+        after: int,
+        silence: float,
+        lineage: Lineage,
+        landmarks: Landmarks | None,
     ) -> None:
+        self.given = after
+        self.landmarks = landmarks
         self._gateway = gateway
         self._prefix = prefix
         self._lineage = lineage
@@ -191,12 +187,17 @@ class EtcdWatch:
         except BaseException:
             await self.aclose()
             raise
-        return self._ready.popleft()
+        batch = self._ready.popleft()
+        self.given = batch.revision
+        if self.landmarks is not None:
+            self.landmarks = self.landmarks.after(batch.events)
+        return batch
 
     async def begin(self) -> None:
-        """Open the watch, unless it is open. Raises Compacted and StoreUnavailable."""
-        if self._answer is None:
-            await self._open()
+        """Open the watch for the first time. Raises Compacted and StoreUnavailable."""
+        if self.landmarks is not None:
+            await self._look_for(self.landmarks)
+        await self._open()
 
     async def aclose(self) -> None:
         """Close the connection. Iterating again opens another, where this one left off."""
@@ -205,8 +206,9 @@ class EtcdWatch:
             await answer.aclose()
 
     async def _fill(self) -> None:
-        """Wait for the next bytes; open, or open anew, as needed."""
-        await self.begin()
+        """Wait for the next bytes; open anew as needed."""
+        if self._answer is None:
+            await self._open()
         assert self._answer is not None
         with anyio.move_on_after(self._patience * random.uniform(WAIT_SPREAD, 1)) as waiting:
             chunk = await self._answer.read()
@@ -226,8 +228,26 @@ class EtcdWatch:
             if self._decoder.after > before:
                 self._prove_at = _soon()
 
+    async def _look_for(self, marks: Landmarks) -> None:
+        """Compacted unless all is as it was at the revision that the watch begins after."""
+        keys: list[Json] = [{**key_range(self._prefix), "count_only": True}]
+        keys += [{"key": b64(encode(marks.written[0])), "keys_only": True}] if marks.written else []
+        keys += [{"key": b64(encode(marks.deleted)), "keys_only": True}] if marks.deleted else []
+        at = {"revision": str(self.given)}
+        question = {"success": [{"request_range": {**one, **at}} for one in keys]}
+        answer = await self._ask("/v3/kv/txn", question, self._deadline())
+        with understood("what was there before"):
+            total, *found = (one["response_range"] for one in answer["responses"])
+            seen = [int(kv["mod_revision"]) for one in found for kv in one.get("kvs", ())]
+            wanted = [marks.written[1]] if marks.written else []
+            if (int(total.get("count", 0)), seen) != (marks.count, wanted):
+                raise Compacted(revision(answer))
+
+    def _deadline(self) -> float:
+        return min(self._gateway.deadline(), anyio.current_time() + self._patience)
+
     async def _open(self) -> None:
-        deadline = min(self._gateway.deadline(), anyio.current_time() + self._patience)
+        deadline = self._deadline()
         after = await self._check_history(self._decoder.after, deadline)
         request = {
             **key_range(self._prefix),

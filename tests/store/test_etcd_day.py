@@ -23,7 +23,8 @@ from sniproxy.snapshot import Snapshot
 from sniproxy.store import Listing
 from sniproxy.store.etcd import EtcdConfig, EtcdStore
 from sniproxy.store.etcd_gateway import Gateway
-from sniproxy.store.etcd_watch import PROVE_EVERY, PROVE_SPREAD, EtcdWatch, Lineage
+from sniproxy.store.etcd_history import Lineage
+from sniproxy.store.etcd_watch import PROVE_EVERY, PROVE_SPREAD, EtcdWatch
 from tests.support.simulated_etcd import SimulatedEtcd
 from tests.support.stores import next_batch, sign_of_life
 
@@ -233,7 +234,7 @@ async def test_what_is_proven(changes: tuple[Change, ...], quiet: bool) -> None:
     for key in ("/a/1", "/a/2", "/b/1"):
         etcd.put(key)
     gateway = Gateway(EtcdConfig(endpoints=("http://simulated",)), etcd)
-    watch = EtcdWatch(gateway, b"/a/", 4, SILENCE, Lineage())
+    watch = EtcdWatch(gateway, b"/a/", 4, SILENCE, Lineage(), None)
     await trio.sleep(PROVE_EVERY)
     for change in changes:
         change(etcd)
