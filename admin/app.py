@@ -14,7 +14,7 @@ from starlette.routing import Route
 from admin.auth import Authenticator, Unauthorized
 from admin.body import BadBody, read_json
 from admin.resources import NotFound, RaceLost, Resources
-from admin.waiting import Reached, find_node, list_nodes, read_wait, wait_for_all
+from admin.waiting import DataPlanes, read_wait
 from sniproxy.errors import KeyringError, ObjectRefused, StoreError
 from sniproxy.keyring import Keyring
 from sniproxy.logs import Log
@@ -31,7 +31,9 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 def create_app(settings: Settings, store: Store, keyring: Keyring, log: Log) -> Starlette:
     """The ASGI application. It closes the store when it stops."""
-    api = Api(settings, Resources(store, settings.where.prefix, keyring), log)
+    prefix = settings.where.prefix
+    data_planes = DataPlanes(store, prefix)
+    api = Api(settings, Resources(store, prefix, keyring), data_planes, log)
     routes = [
         Route(base + path, api.endpoint, methods=METHODS)
         for base in ("/apisix/admin", "/admin")
@@ -47,7 +49,8 @@ def create_app(settings: Settings, store: Store, keyring: Keyring, log: Log) -> 
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
+        async with data_planes.followed():
+            yield
         await store.aclose()
 
     app = Starlette(
@@ -72,9 +75,12 @@ class Answer:
 class Api:
     """Answers requests: who asks, what for, and what came of it."""
 
-    def __init__(self, settings: Settings, resources: Resources, log: Log) -> None:
+    def __init__(
+        self, settings: Settings, resources: Resources, data_planes: DataPlanes, log: Log
+    ) -> None:
         self._settings = settings.admin
         self._resources = resources
+        self._data_planes = data_planes
         self._authenticator = Authenticator(settings.admin.keys)
         self._log = log
 
@@ -85,16 +91,12 @@ class Api:
         if answer.revision is not None:
             headers = headers | {"X-Revision": str(answer.revision)}
             if answer.wait is not None:
-                reached = await self._wait_for_all(answer.revision, answer.wait)
+                reached = await self._data_planes.wait_for(answer.revision, answer.wait)
                 headers = headers | {"X-In-Force-On": str(len(reached.applied))}
                 if not reached.all:
                     stragglers = [one.model_dump() for one in reached.stragglers]
                     code, body = 202, body | {"revision": answer.revision, "stragglers": stragglers}
         return JSONResponse(body, status_code=code, headers=headers)
-
-    async def _wait_for_all(self, revision: int, seconds: float) -> Reached:
-        resources = self._resources
-        return await wait_for_all(resources.store, resources.prefix, revision, seconds)
 
     async def _answer(self, request: Request) -> Answer:
         try:
@@ -139,13 +141,12 @@ class Api:
         return Answer(404, {"error_msg": "not found"})
 
     async def _nodes(self, node: str | None) -> Answer:
-        resources = self._resources
         if node is not None:
-            found = await self._timely(find_node(resources.store, resources.prefix, node))
+            found = await self._timely(self._data_planes.find(node))
             if found is None:
                 raise NotFound
             return Answer(200, found.model_dump())
-        nodes = await self._timely(list_nodes(resources.store, resources.prefix))
+        nodes = await self._timely(self._data_planes.list())
         return Answer(200, {"list": [one.model_dump() for one in nodes], "total": len(nodes)})
 
     async def _delete(self, request: Request, kind: Kind, object_id: str, who: str) -> Answer:

@@ -5,7 +5,8 @@ once its record's time is over.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
@@ -46,66 +47,84 @@ def read_wait(wait: str | None, timeout: str | None, longest: float) -> float | 
     return seconds
 
 
-async def list_nodes(store: Store, prefix: str) -> list[NodeRecord]:
-    """Every live data plane. StoreUnavailable."""
-    listing = await store.list(records_prefix(prefix))
-    return [record for entry in listing.entries if (record := NodeRecord.decode(entry.value))]
+class DataPlanes:
+    """All data planes by their records. Once somebody waits for them they are followed, by one watch for all who wait.
 
+    A watch that was there before the write tells of it at once; etcd takes 100 ms to begin one where records come in.
+    """
 
-async def find_node(store: Store, prefix: str, node: str) -> NodeRecord | None:
-    """One live data plane. StoreUnavailable."""
-    entry = await store.get(records_prefix(prefix) + node)
-    return NodeRecord.decode(entry.value) if entry is not None else None
-
-
-async def wait_for_all(store: Store, prefix: str, revision: int, seconds: float) -> Reached:
-    """Until every live data plane has that revision in force, or the time is over."""
-    seen = _Seen(revision)
-    with anyio.move_on_after(seconds):
-        while not seen.complete:
-            try:
-                await _follow(store, records_prefix(prefix), seen)
-            except (Compacted, StoreUnavailable):  # lost: the time that is left is for asking again
-                await anyio.sleep(RETRY)
-    return seen.reached()
-
-
-async def _follow(store: Store, prefix: str, seen: "_Seen") -> None:
-    listing = await store.list(prefix)
-    if seen.begin(listing.entries):
-        return
-    async with store.watch(prefix, after=listing.revision) as batches:
-        async for batch in batches:
-            if seen.note(batch.events):
-                return
-
-
-class _Seen:
-    """The records as they change. `complete`: all are known, and all have the revision in force."""
-
-    def __init__(self, revision: int) -> None:
-        self._revision = revision
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store = store
+        self._prefix = records_prefix(prefix)
         self._records: dict[str, NodeRecord] = {}
-        self.complete = False
+        self._known = False  # the records are those of the store, but for what is on its way
+        self._changed = anyio.Event()
+        self._wanted = anyio.Event()
 
-    def begin(self, entries: Iterable[Entry]) -> bool:
-        """What is there; whether that is all that is waited for."""
-        self._records.clear()
-        return self.note(entries)
+    async def list(self) -> list[NodeRecord]:
+        """Every live one. StoreUnavailable."""
+        listing = await self._store.list(self._prefix)
+        return [record for entry in listing.entries if (record := NodeRecord.decode(entry.value))]
 
-    def note(self, events: Iterable[Event]) -> bool:
-        """What has changed; whether that is all that is waited for."""
+    async def find(self, node: str) -> NodeRecord | None:
+        """A live one. StoreUnavailable."""
+        entry = await self._store.get(self._prefix + node)
+        return NodeRecord.decode(entry.value) if entry is not None else None
+
+    async def wait_for(self, revision: int, seconds: float) -> Reached:
+        """Until every live one has that revision in force, or the time is over; within `followed`."""
+        self._wanted.set()
+        complete = False
+        with anyio.move_on_after(seconds):
+            while not (complete := await self._all_have(revision)):
+                await self._changed.wait()
+        records = self._records.values()
+        return Reached(
+            all=complete,
+            applied=[one for one in records if one.revision >= revision],
+            stragglers=[one for one in records if one.revision < revision],
+        )
+
+    async def _all_have(self, revision: int) -> bool:
+        if not self._known or any(one.revision < revision for one in self._records.values()):
+            return False
+        # Who has a write in force says so after it: then whoever was there before it is known, too. Where nobody says
+        # anything, somebody who was there may still be on his way to us.
+        try:
+            return bool(self._records) or not await self.list()
+        except StoreUnavailable:
+            return False
+
+    @asynccontextmanager
+    async def followed(self) -> AsyncIterator[None]:
+        """Follows them while the block lasts, from the first time that somebody waits."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._follow)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def _follow(self) -> None:
+        await self._wanted.wait()
+        while True:
+            try:
+                listing = await self._store.list(self._prefix)
+                self._records.clear()
+                self._note(listing.entries)
+                async with self._store.watch(self._prefix, after=listing.revision) as batches:
+                    async for batch in batches:
+                        self._note(batch.events)
+            except (
+                Compacted,
+                StoreUnavailable,
+            ):  # whoever waits has time left, or says who was behind
+                self._known = False
+                await anyio.sleep(RETRY)
+
+    def _note(self, events: Iterable[Event]) -> None:
         for event in events:
             self._records.pop(event.key, None)
             if isinstance(event, Entry) and (record := NodeRecord.decode(event.value)) is not None:
                 self._records[event.key] = record
-        self.complete = all(one.revision >= self._revision for one in self._records.values())
-        return self.complete
-
-    def reached(self) -> Reached:
-        records = self._records.values()
-        return Reached(
-            all=self.complete,
-            applied=[one for one in records if one.revision >= self._revision],
-            stragglers=[one for one in records if one.revision < self._revision],
-        )
+        self._known = True
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()

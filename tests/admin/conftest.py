@@ -60,9 +60,11 @@ def settings(database: Path) -> Settings:
 
 
 @pytest.fixture
-def gateway(settings: Settings, store: Store) -> Gateway:
+async def gateway(settings: Settings, store: Store) -> AsyncIterator[Gateway]:
     """The API over `store`."""
-    return Gateway(settings, store)
+    gateway = Gateway(settings, store)
+    async with gateway.running():
+        yield gateway
 
 
 @pytest.fixture(scope="session")
@@ -92,5 +94,6 @@ async def any_gateway(
         url = f"{etcds[name].url.replace('http', 'etcd')}/game{next(_numbers)}"
     settings = settings_on(url)
     store = open_store(settings)
-    yield Gateway(settings, store)
-    await store.aclose()
+    gateway = Gateway(settings, store)
+    async with gateway.running():
+        yield gateway

@@ -54,6 +54,10 @@ class Gateway:
     def said(self) -> str:
         return self.log.getvalue() + "\n".join(self.answers)
 
+    def running(self) -> AbstractAsyncContextManager[object]:
+        """What a server does around its requests; at the end the store is closed."""
+        return self.app.router.lifespan_context(self.app)
+
     def client(self, key: str | None = ADMIN_KEY) -> httpx.AsyncClient:
         """What the application raises, the client raises: no test can miss a 500."""
         headers = {} if key is None else {"X-API-KEY": key}

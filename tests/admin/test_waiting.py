@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from admin.waiting import Reached, find_node, list_nodes, read_wait, wait_for_all
+from admin.waiting import DataPlanes, Reached, read_wait
 from sniproxy.errors import Compacted, ObjectRefused, StoreUnavailable
 from sniproxy.objects.node_record import NodeRecord, records_prefix
 from sniproxy.settings import Settings
@@ -33,6 +33,12 @@ def record(node: str, revision: int) -> NodeRecord:
 async def tell(store: Store, node: str, revision: int, ttl: int | None = None) -> None:
     """A data plane writes its record."""
     await store.put(records_prefix(PREFIX) + node, record(node, revision).encode(), ttl=ttl)
+
+
+async def wait_for_all(store: Store, prefix: str, revision: int, seconds: float) -> Reached:
+    data_planes = DataPlanes(store, prefix)
+    async with data_planes.followed():
+        return await data_planes.wait_for(revision, seconds)
 
 
 def names(records: list[NodeRecord]) -> list[str]:
@@ -168,8 +174,8 @@ async def test_what_is_no_record_is_not_waited_for(store: Store, garbage: bytes)
     await tell(store, "a", 70)
     await store.put(records_prefix(PREFIX) + "odd", garbage)
     assert names((await wait_for_all(store, PREFIX, 70, LONG)).applied) == ["a"]
-    assert names(await list_nodes(store, PREFIX)) == ["a"]
-    assert await find_node(store, PREFIX, "odd") is None
+    assert names(await DataPlanes(store, PREFIX).list()) == ["a"]
+    assert await DataPlanes(store, PREFIX).find("odd") is None
 
 
 async def test_a_record_that_becomes_garbage_is_not_waited_for(store: Store) -> None:
@@ -182,8 +188,8 @@ async def test_a_record_that_becomes_garbage_is_not_waited_for(store: Store) -> 
 async def test_data_planes_of_another_prefix_are_not_waited_for(store: Store) -> None:
     await store.put(records_prefix("/other") + "a", record("a", 1).encode())
     assert await wait_for_all(store, PREFIX, 70, LONG) == Reached(True, [], [])
-    assert await list_nodes(store, PREFIX) == []
-    assert await find_node(store, PREFIX, "a") is None
+    assert await DataPlanes(store, PREFIX).list() == []
+    assert await DataPlanes(store, PREFIX).find("a") is None
 
 
 class Lossy(Doubtful):
@@ -377,7 +383,8 @@ async def test_a_wait_is_not_bounded_by_the_time_for_the_store(
     admin = settings.admin.model_copy(update={"store_timeout": 0.2, "body_timeout": 0.2})
     gateway = Gateway(settings.model_copy(update={"admin": admin}), store)
     await tell(store, "slow", 0)
-    told, body, _ = await write(gateway, "PUT", "?wait=all&timeout=600ms")
+    async with gateway.running():
+        told, body, _ = await write(gateway, "PUT", "?wait=all&timeout=600ms")
     assert (told, len(body["stragglers"])) == (202, 1)
 
 
@@ -387,15 +394,15 @@ async def test_waiting_on_each_store(any_gateway: Gateway, method: str, code: in
     written = await any_gateway.put("/upstreams/1", UPSTREAM)
     assert written["nodes"] == NODES
     key = records_prefix(prefix) + "a"
-    await store.put(key, record("a", 2**60).encode(), ttl=60)
-    assert (await write(any_gateway, method, "?wait=all"))[::2] == (code, "1")
-    await any_gateway.put("/upstreams/1", UPSTREAM)
     await store.put(key, record("a", 1).encode(), ttl=60)
-    if method == "PUT":
-        code = 200  # there by now
-    told, body, on = await write(any_gateway, method, "?wait=all&timeout=100ms")
+    told, body, on = await write(any_gateway, method, "?wait=all&timeout=1s")
     assert (told, on) == (202, "0")
     assert [one["id"] for one in body["stragglers"]] == ["a"]
+    await any_gateway.put("/upstreams/1", UPSTREAM)
+    await store.put(key, record("a", 2**60).encode(), ttl=60)
+    if method == "PUT":
+        code = 200  # there by now
+    assert (await write(any_gateway, method, "?wait=all"))[::2] == (code, "1")
 
 
 # -- /nodes
