@@ -31,6 +31,7 @@ from bench.side_by_side import say
 from bench.site import Plane, Site
 from bench.traffic import Players, Writers, playing
 from tests.support.history import Outcome, violations
+from tests.support.small_disk import empty, fill
 from tests.support.stack import retry_until
 
 CATCH_UP = (
@@ -135,6 +136,19 @@ def compact_while_cut(scene: Scene) -> Iterator[None]:
 
 
 @contextmanager
+def full_disk(scene: Scene) -> Iterator[None]:
+    """The local copy of a data plane cannot be written, where small disks may be mounted."""
+    disk = scene.plane().disk
+    if disk is not None:
+        fill(disk)
+    try:
+        yield
+    finally:
+        if disk is not None:
+            empty(disk)
+
+
+@contextmanager
 def restart_admin(scene: Scene) -> Iterator[None]:
     admin = scene.site.admin
     admin.admin.kill()
@@ -203,6 +217,7 @@ FAULTS = {
         Fault(silent_plane, 4),
         Fault(half_open, 15),  # as long as a silent watch may take to be noticed
         Fault(compact_while_cut),
+        Fault(full_disk, 2),
         Fault(restart_admin, 1),
         Fault(restore),
         Fault(restore_while_cut),

@@ -4,12 +4,13 @@
 
 First writes with `?wait=all`, one after the other: milliseconds from the request to the answer, which says that every data
 plane has it in force. Then, on three data planes, `routes` routes of which a quarter are wildcards, players whose sessions
-stand on a route that nobody touches, and `rate` changes of routes a second: milliseconds from the answer to a change until
-each data plane says that it has it. No session may be lost and every new connection must be served meanwhile.
+stand on a route that nobody touches, and `rate` changes of routes a second in etcd: milliseconds from the answer to a
+change until each data plane says that it has it. No session may be lost and every new connection must be served meanwhile.
 
 Everything runs on this machine: three members of etcd, the admin, the data planes, the players and the writers.
 """
 
+import json
 import sys
 import tempfile
 import threading
@@ -22,7 +23,7 @@ from pathlib import Path
 import click
 import httpx
 
-from bench.configuration import make_configuration
+from bench.configuration import PREFIX, make_configuration
 from bench.faults import differences
 from bench.machine import describe_machine, percentile
 from bench.processes import cpu_seconds
@@ -36,7 +37,7 @@ PLANES_UNDER_LOAD = 3
 SESSIONS = 20  # on each data plane
 WRITERS = 8  # threads that share the rate
 TRANSACTION = 100  # objects that are written at once while loading
-LOOK = 0.01  # seconds between two looks at what the data planes say
+LOOK = 0.05  # seconds between two looks at what the data planes say
 CHANGED = 500  # routes that are changed in turn
 PATIENCE = 60.0  # seconds until all data planes must have what was loaded
 
@@ -130,15 +131,19 @@ def change(site: Site, rate: float, seconds: float) -> tuple[list[float], float]
     local = threading.local()
 
     def write(number: int) -> None:
-        if not hasattr(local, "api"):
-            local.api = _client(site)
+        if not hasattr(local, "etcd"):
+            local.etcd = httpx.Client(base_url=site.etcd.urls[0], trust_env=False, timeout=15)
         time.sleep(max(0.0, begun + number / rate - time.perf_counter()))
         name = f"changed-{number % CHANGED}"
         node = f"10.0.0.1:{1 + number % 60_000}"
-        route = {"sni": f"{name}.example.com", "upstream": {"nodes": {node: 1}}}
-        answer = local.api.put(f"/stream_routes/{name}", json=route)
-        assert answer.is_success, answer.text
-        writes.append((time.perf_counter(), int(answer.headers["X-Revision"])))
+        value = {"id": name, "sni": f"{name}.example.com", "upstream": {"nodes": {node: 1}}}
+        put = {
+            "key": _b64(f"{PREFIX}/stream_routes/{name}".encode()),
+            "value": _b64(json.dumps(value).encode()),
+        }
+        answer = local.etcd.post("/v3/kv/put", json=put)
+        answer.raise_for_status()
+        writes.append((time.perf_counter(), int(answer.json()["header"]["revision"])))
 
     watcher = Watcher(site)
     watcher.start()

@@ -4,7 +4,7 @@ All are real processes on loopback. Each data plane reaches each member through 
 """
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ import httpx
 
 from tests.support.echo import echo_process
 from tests.support.etcd_cluster import EtcdCluster
+from tests.support.small_disk import NotPermitted, small_disk
 from tests.support.stack import Stack
 from tests.support.tcp_relay import TcpRelay
 
@@ -19,6 +20,7 @@ PREFIX = "/apisix/"
 COLLECTIONS = ("ssls", "stream_routes", "upstreams", "services")  # what a data plane follows
 ROUTE = "stays.example.com"  # the name of the route that never changes
 PATIENCE = 5.0  # seconds for an answer of a status port
+DISK = "64m"  # for the state of a data plane
 
 
 def followed(key: str) -> bool:
@@ -29,8 +31,12 @@ def followed(key: str) -> bool:
 class Plane:
     """A data plane, and its network towards etcd."""
 
-    def __init__(self, number: int, stack: Stack, relays: list[TcpRelay]) -> None:
+    def __init__(
+        self, number: int, stack: Stack, relays: list[TcpRelay], disk: Path | None
+    ) -> None:
+        """disk: where its state lies, if that is a small disk of its own."""
         self.name = f"plane-{number}"
+        self.disk = disk
         self.relays = relays
         self.port = stack.port
         self._stack = stack
@@ -114,17 +120,21 @@ class Site:
         route = {"sni": ROUTE, "upstream": {"nodes": {f"127.0.0.1:{self.game}": 1}}}
         self.admin.put("/stream_routes/stays", route)
         for number in range(self._count):
+            folder = self._folder / f"plane-{number}"
+            disk = None
+            with suppress(NotPermitted):
+                disk = enter(small_disk(folder / "state", DISK))
             relays = [enter(TcpRelay(port)) for port in self.etcd.ports]
             store = _store([f"127.0.0.1:{relay.port}" for relay in relays])
             stack = enter(
                 Stack(
-                    self._folder / f"plane-{number}",
+                    folder,
                     store,
                     parts=["proxy"],
                     listener={"tls_passthrough": True},
                 )
             )
-            plane = Plane(number, stack, relays)
+            plane = Plane(number, stack, relays, disk)
             self._running.callback(plane.close)
             self.planes.append(plane)
 

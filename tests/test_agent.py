@@ -11,7 +11,6 @@ from contextlib import (
     ExitStack,
     asynccontextmanager,
     contextmanager,
-    suppress,
 )
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +29,7 @@ from sniproxy.store import Batch, Deleted, Entry, Listing
 from sniproxy.store.mirror import Mirror, Origin
 from tests.support.gateway import Lines, open_lines
 from tests.support.memory_store import MemoryStore
+from tests.support.small_disk import NotPermitted, empty, fill, small_disk
 
 pytestmark = pytest.mark.anyio
 
@@ -540,37 +540,21 @@ async def test_without_a_memory_file_system_it_is_the_directory_for_temporary_fi
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with little room."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "none", folder],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip("mounting is not permitted here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A disk with little room."""
+    try:
+        with small_disk(tmp_path / "small", "512k") as folder:
+            yield folder
+    except NotPermitted as error:
+        pytest.skip(str(error))
 
 
-def fill(file: Path) -> None:
-    """Takes all room that there is."""
-    with file.open("wb", buffering=0) as filler:
-        for size in (4096, 1):
-            with suppress(OSError):
-                while filler.write(b"x" * size):
-                    pass
-
-
-async def test_a_disk_that_is_full_costs_no_change(pod: Pod, small_disk: Path) -> None:
-    pod.state_dir = small_disk / "state"
+async def test_a_disk_that_is_full_costs_no_change(pod: Pod, small: Path) -> None:
+    pod.state_dir = small / "state"
     async with running(pod) as process:
         await process.in_step()
         assert process.metric("mirror_on_disk") == 1
-        filler = small_disk / "filler"
-        await trio.to_thread.run_sync(fill, filler)
+        await trio.to_thread.run_sync(fill, small)
         for number in range(40):
             pod.store.write(f"n{number}", b"x" * 2000)
             if number % 3 == 0:
@@ -580,7 +564,7 @@ async def test_a_disk_that_is_full_costs_no_change(pod: Pod, small_disk: Path) -
         assert process.metric("mirror_on_disk") == 0
         assert process.metric("stale") == 0
         assert len(process.logged("mirror not on disk")) == 1
-        filler.unlink()
+        empty(small)
         await process.on_disk()
         pod.store.write("after")
         await process.in_step()
