@@ -128,11 +128,9 @@ def change(site: Site, rate: float, seconds: float) -> tuple[list[float], float]
     """Milliseconds until each of `rate` changes a second is everywhere; and how many a second there were."""
     count = round(rate * seconds)
     writes: list[tuple[float, int]] = []
-    local = threading.local()
+    etcd = httpx.Client(base_url=site.etcd.urls[0], trust_env=False, timeout=15)
 
     def write(number: int) -> None:
-        if not hasattr(local, "etcd"):
-            local.etcd = httpx.Client(base_url=site.etcd.urls[0], trust_env=False, timeout=15)
         time.sleep(max(0.0, begun + number / rate - time.perf_counter()))
         name = f"changed-{number % CHANGED}"
         node = f"10.0.0.1:{1 + number % 60_000}"
@@ -141,7 +139,7 @@ def change(site: Site, rate: float, seconds: float) -> tuple[list[float], float]
             "key": _b64(f"{PREFIX}/stream_routes/{name}".encode()),
             "value": _b64(json.dumps(value).encode()),
         }
-        answer = local.etcd.post("/v3/kv/put", json=put)
+        answer = etcd.post("/v3/kv/put", json=put)
         answer.raise_for_status()
         writes.append((time.perf_counter(), int(answer.json()["header"]["revision"])))
 
@@ -149,7 +147,7 @@ def change(site: Site, rate: float, seconds: float) -> tuple[list[float], float]
     watcher.start()
     try:
         begun = time.perf_counter()
-        with ThreadPoolExecutor(WRITERS) as pool:
+        with etcd, ThreadPoolExecutor(WRITERS) as pool:
             list(pool.map(write, range(count)))
         took = time.perf_counter() - begun
         watcher.wait_for(max(revision for _, revision in writes))
