@@ -9,6 +9,8 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
   tests/test_session_limits.py tests/test_session_refusals.py tests/test_close_reasons.py \
   tests/test_first_flight.py tests/test_session_time.py tests/test_tls_policy.py \
   tests/test_session_bandwidth.py
+# What a relay has no part in, and so is not run for each of them.
+ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py)
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
 
@@ -19,7 +21,7 @@ demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 
 test: check crate  ## lint, types, unit and end-to-end tests, on both relays
 	$(BIN)/pytest
-	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e
+	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY)
 	@if $(BIN)/python -c 'import sniproxy._relay' 2> /dev/null; \
 	then SNIPROXY_PROXY__RELAY=native $(BIN)/pytest $(SESSIONS); \
 	else echo 'the native relay is not built: its tests are left out'; fi
