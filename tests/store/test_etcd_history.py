@@ -23,7 +23,7 @@ async def test_a_quiet_prefix_outlives_compactions(
     etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(etcd_watch, "PROVE_EVERY", 0.0)
-    async with opened(etcd.url, watch_silence=0.1) as store:
+    async with opened(etcd.url, watch_silence=1.0) as store:
         start = await store.put("/ours/1", b"v")
         async with store.watch("/ours/", after=start) as watch:
             for _ in range(3):

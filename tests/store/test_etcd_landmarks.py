@@ -16,6 +16,13 @@ from tests.support.stores import sign_of_life, take
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """One loop is enough: what differs between them is tested elsewhere, and each test starts etcd again and again."""
+    return "trio"
+
+
 Write = Callable[[EtcdStore], Awaitable[object]]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sniproxy.errors import Compacted, StoreUnavailable
@@ -171,6 +171,7 @@ KEYS = ("a", "b", "c", "d")
 CHANGES = st.lists(st.tuples(st.sampled_from(KEYS), st.binary(max_size=3) | st.none()), max_size=8)
 
 
+@settings(max_examples=40)  # each is a file with its commits
 @given(st.lists(st.tuples(st.booleans(), CHANGES), max_size=5))
 async def test_whatever_comes_it_is_the_store_and_sound(
     tmp_path_factory: pytest.TempPathFactory,
