@@ -38,10 +38,14 @@ class Follower(Protocol):
 
 
 class Freshness:
-    """How sure we are to have what the store has. `bound`: seconds without a sign of life after which we are not."""
+    """How sure we are to have what the store has.
 
-    def __init__(self, bound: float) -> None:
+    bound: seconds without a sign of life after which we are not. copied_from: where the store is a copy, how sure it is.
+    """
+
+    def __init__(self, bound: float, copied_from: "Freshness | None" = None) -> None:
         self._bound = bound
+        self._copied_from = copied_from
         self._connected = False
         self._proven_at = trio.current_time()
 
@@ -61,11 +65,14 @@ class Freshness:
     @property
     def age(self) -> float:
         """Seconds since it was last proven."""
-        return trio.current_time() - self._proven_at
+        own = trio.current_time() - self._proven_at
+        return own if self._copied_from is None else max(own, self._copied_from.age)
 
     @property
     def stale(self) -> bool:
         """Whether changes may be missing."""
+        if self._copied_from is not None and self._copied_from.stale:
+            return True
         return not self._connected or self.age > self._bound
 
 

@@ -3,7 +3,9 @@
 import gc
 import resource
 import signal
+import socket
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -23,7 +25,7 @@ from sniproxy.reception import Reception
 from sniproxy.relay.opening import choose_relay, open_relay
 from sniproxy.relay.sockets import tune
 from sniproxy.session import Worker, open_worker
-from sniproxy.settings import EtcdUrl, Settings
+from sniproxy.settings import EtcdUrl, Listener, Settings
 from sniproxy.snapshot import Snapshot
 from sniproxy.status import Status, serve_status
 from sniproxy.store import Store
@@ -64,7 +66,7 @@ async def run_worker(
         agent = None
         if isinstance(settings.where, EtcdUrl):
             agent = Agent(settings, store, worker.metrics, log)
-        freshness = agent.freshness if agent else Freshness(settings.etcd.watch_silence)
+        freshness = Freshness(settings.etcd.watch_silence, agent.freshness if agent else None)
         worker.metrics.show_freshness(freshness)
         status = Status(worker.metrics.registry, worker.recorder, snapshot, freshness)
         nursery.start_soon(serve_status, status_socket, status)
@@ -76,29 +78,33 @@ async def run_worker(
         if agent is not None:
             await nursery.start(agent.run)
             followed = agent.copy
-        following = partial(
-            follow,
-            settings=settings.proxy,
-            freshness=Freshness(settings.etcd.watch_silence) if agent else freshness,
-            log=log,
-        )
+        following = partial(follow, settings=settings.proxy, freshness=freshness, log=log)
         await nursery.start(following, followed, settings.where.prefix, in_force)
-        reception = Reception(worker, nursery)
-        for index, (listener, sock) in enumerate(bound):
-            speaks_first = listener.is_tls or listener.proxy_protocol
-            listen(
-                sock,
-                f"{_setting(index)}.address",
-                backlog=settings.proxy.backlog,
-                defer_accept=settings.proxy.defer_accept if speaks_first else 0,
-            )
-            tune(sock, keepalive_idle=settings.proxy.keepalive_idle)  # accepted sockets inherit it
-            nursery.start_soon(reception.accept, sock, listener)
+        _open_doors(bound, settings, Reception(worker, nursery), nursery)
         status.ready = True
         nursery.start_soon(presence.run)
         ports = [sock.getsockname()[1] for _, sock in bound]
         log.info("ready", ports=ports, revision=snapshot.revision)
         task_status.started(ports)
+
+
+def _open_doors(
+    bound: Sequence[tuple[Listener, socket.socket]],
+    settings: Settings,
+    reception: Reception,
+    nursery: trio.Nursery,
+) -> None:
+    """From now on players are let in."""
+    for index, (listener, sock) in enumerate(bound):
+        speaks_first = listener.is_tls or listener.proxy_protocol
+        listen(
+            sock,
+            f"{_setting(index)}.address",
+            backlog=settings.proxy.backlog,
+            defer_accept=settings.proxy.defer_accept if speaks_first else 0,
+        )
+        tune(sock, keepalive_idle=settings.proxy.keepalive_idle)  # accepted sockets inherit it
+        nursery.start_soon(reception.accept, sock, listener)
 
 
 def _setting(index: int) -> str:

@@ -326,3 +326,21 @@ async def test_what_was_kept_of_last_time_is_as_old_as_it_is() -> None:
     assert (freshness.age, freshness.stale) == (3605, True)
     freshness.proven()
     assert (freshness.age, freshness.stale) == (0, False)
+
+
+async def test_a_copy_is_as_fresh_as_what_it_is_copied_from() -> None:
+    original = Freshness(BOUND)
+    copy = Freshness(BOUND, original)
+    original.begin_old(100)
+    copy.proven()
+    assert (copy.age, copy.stale) == (100, True)
+    original.proven()
+    await trio.sleep(3)
+    assert (copy.age, copy.stale) == (3, False)
+    original.proven()
+    assert (copy.age, copy.stale) == (3, False)
+    copy.lost()  # the file cannot be read
+    assert (original.stale, copy.stale) == (False, True)
+    copy.proven()
+    original.lost()
+    assert copy.stale
