@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from bench import faults
-from bench.faults import FAULTS, Plan, Report, difference, differences, main
+from bench.fault_kinds import FAULTS
+from bench.faults import Plan, Report, difference, differences, main
 from bench.site import Plane, Site, followed
 from bench.traffic import Players, Writers, outcome_of
 from tests.support.echo import echo_process
