@@ -81,6 +81,7 @@ async def run_worker(
             settings=settings.proxy,
             freshness=Freshness(settings.etcd.watch_silence) if agent else freshness,
             log=log,
+            of_copy=agent is not None,
         )
         await nursery.start(following, followed, settings.where.prefix, in_force)
         reception = Reception(worker, nursery)
