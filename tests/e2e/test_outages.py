@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.timeout(200),
 ]
 
-OUTAGE = NOTICED + 3  # seconds: what is to be known in time must have had its time
+OUTAGE = NOTICED + 1  # seconds: what is to be known in time must have had its time
 BAR = 5.0  # seconds until what was missed is in force
 READY = 15.0  # seconds for a start with a dead endpoint
 CHANGES = 1_000
@@ -37,12 +37,12 @@ AT_ONCE = 10  # changes in one transaction, and so in one revision
 LOADED = 600  # routes, before anything happens
 
 
-@pytest.mark.parametrize("fault", ["kill-all", "pause-all"])
-def test_an_outage_costs_nobody_anything(fault: str, tmp_path: Path) -> None:
+def test_an_outage_costs_nobody_anything(tmp_path: Path) -> None:
     """Bars of `bench.faults`: no session lost, all served, stale in time, the first change after it in force in time."""
-    report = run(Plan(names=(fault,), last=OUTAGE, planes=2), tmp_path)
+    report = run(Plan(names=("kill-all", "pause-all"), last=OUTAGE, planes=2), tmp_path)
     assert report.wrong == []
-    assert report.noticed[fault] <= NOTICED
+    assert set(report.noticed) == {"kill-all", "pause-all"}
+    assert max(report.noticed.values()) <= NOTICED
 
 
 # -- compaction
