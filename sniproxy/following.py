@@ -85,11 +85,13 @@ async def follow(
     freshness: Freshness,
     log: Log,
     chance: Callable[[], float] = random.random,
+    of_copy: bool = False,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Never returns. `started` once the first full list was taken over.
 
     chance: from 0 to 1, how much of the second half of a pause is kept: a fleet must not come back in step.
+    of_copy: the store is a copy of another one, whose own follower has told why there is a new list.
     """
     ready: Callable[[], None] | None = task_status.started
     listed = False
@@ -113,7 +115,8 @@ async def follow(
                     freshness.proven()
         except (Compacted, OutOfStep) as missed:
             listed = False
-            log.info("listing anew", cause=str(missed))
+            if not of_copy:
+                log.info("listing anew", cause=str(missed))
             if (
                 trio.current_time() - begun < settings.store_retry
             ):  # it vanishes faster than we list

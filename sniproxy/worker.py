@@ -78,7 +78,9 @@ async def run_worker(
         if agent is not None:
             await nursery.start(agent.run)
             followed = agent.copy
-        following = partial(follow, settings=settings.proxy, freshness=freshness, log=log)
+        following = partial(
+            follow, settings=settings.proxy, freshness=freshness, log=log, of_copy=agent is not None
+        )
         await nursery.start(following, followed, settings.where.prefix, in_force)
         _open_doors(bound, settings, Reception(worker, nursery), nursery)
         status.ready = True

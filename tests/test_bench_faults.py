@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from bench import faults
-from bench.faults import FAULTS, Plan, Report, difference, differences, main
+from bench.fault_kinds import FAULTS, Fault, kill_all
+from bench.faults import Plan, Report, difference, differences, endure, main
 from bench.site import Plane, Site, followed
 from bench.traffic import Players, Writers, outcome_of
 from tests.support.echo import echo_process
@@ -98,6 +99,55 @@ def test_each_fault_once_and_in_order() -> None:
     assert made == list(FAULTS)
 
 
+def test_each_fault_so_many_times_and_so_long() -> None:
+    plan = Plan(names=("kill-leader", "pause-all"), times=2, last=7)
+    made = list(plan.faults(random.Random(1), lambda: 0.0))
+    assert [fault.name for fault in made] == ["kill-leader", "pause-all"] * 2
+    assert [(fault.seconds, fault.blinds) for fault in made] == [(7, False), (7, True)] * 2
+
+
+class Following:
+    """A data plane that says the first, then the second, and so on, and at last the same for ever: is it stale?"""
+
+    def __init__(self, *stale: bool) -> None:
+        self._stale = list(stale)
+
+    @property
+    def stale(self) -> bool:
+        return self._stale.pop(0) if len(self._stale) > 1 else self._stale[0]
+
+
+# How long a fault lasts, where 0.2 s are allowed; what two data planes say; what is wrong of that.
+NOTICING: dict[str, tuple[float, tuple[Following, Following], list[str]]] = {
+    "at once": (0.3, (Following(True), Following(True)), []),
+    "soon": (0.3, (Following(False, True), Following(False, False, True)), []),
+    "one does not": (0.3, (Following(True), Following(False)), ["not stale after 0.2 s"]),
+    "too short to say": (0.1, (Following(False), Following(False)), []),
+    "not to the end": (
+        0.3,
+        (Following(True), Following(True, False)),
+        ["not stale any more, and it was not over"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("seconds", "planes", "wrong"), NOTICING.values(), ids=NOTICING)
+def test_data_planes_must_say_that_they_cannot_follow(
+    seconds: float,
+    planes: tuple[Following, Following],
+    wrong: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(faults, "NOTICED", 0.2)
+    report = Report()
+    begun = time.monotonic()
+    endure(
+        Fault(kill_all, seconds, blinds=True), cast("Site", SimpleNamespace(planes=planes)), report
+    )
+    assert time.monotonic() - begun >= seconds
+    assert report.wrong == [f"kill-all: {one}" for one in wrong]
+
+
 def test_faults_in_random_order_until_the_time_is_up() -> None:
     clock = iter(range(10_000))
     plan = Plan(minutes=1)
@@ -112,6 +162,7 @@ def test_the_summary_counts_and_keeps_the_slowest() -> None:
     report = Report()
     for seconds in (0.5, 2.0, 1.0):
         report.note("kill-leader", seconds)
+    report.noticed["pause-all"] = 9.96
     writers = SimpleNamespace(counts=dict.fromkeys(Outcome, 7))
     players = SimpleNamespace(held=20, round_trips=300, newcomers=40)
     lines = report.lines(cast("Writers", writers), [cast("Players", players)] * 2)
@@ -119,6 +170,7 @@ def test_the_summary_counts_and_keeps_the_slowest() -> None:
         "writes: 7 acknowledged, 7 refused, 7 unknown (deletions of what is not there are refused)",
         "sessions held: 40; round trips: 600; new connections: 80",
         "kill-leader: 3 times, slowest catch-up 2000 ms",
+        "pause-all: stale after 10.0 s",
     ]
 
 
@@ -167,9 +219,11 @@ def test_what_is_wrong_is_the_exit_code_and_keeps_the_logs(
     monkeypatch.setattr("bench.faults.signal.signal", lambda *_: None)
     monkeypatch.setattr("bench.faults.tempfile.mkdtemp", lambda prefix: str(tmp_path / "logs"))
     (tmp_path / "logs").mkdir()
-    result = CliRunner().invoke(main, ["--minutes", "2", "--only", "restore", "--seed", "5"])
+    result = CliRunner().invoke(
+        main, ["--minutes", "2", "--only", "restore", "--seed", "5", "--last", "1"]
+    )
     assert result.exit_code == code
-    assert plans == [Plan(names=("restore",), minutes=2, seed=5)]
+    assert plans == [Plan(names=("restore",), minutes=2, last=1, seed=5)]
     assert "seed 5" in result.output
     assert (tmp_path / "logs").exists() is bool(wrong)
     assert all(f"FAILED: {one}" in result.output for one in wrong)

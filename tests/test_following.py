@@ -136,6 +136,14 @@ async def test_compacted_history_is_listed_anew_at_once_and_the_difference_appli
     ]
 
 
+async def test_a_new_list_of_a_copy_is_told_by_whoever_fills_it() -> None:
+    store = ScriptedStore([[listing(7)], [listing(40)]], [[2, Compacted(30)]])
+    following = Following(store)
+    await following.run(until=60, of_copy=True)
+    assert [what for _, what in store.asked] == ["list", "watch 7", "list", "watch 40"]
+    assert following.log() == []
+
+
 async def test_a_store_that_is_lost_while_it_is_listed_anew() -> None:
     store = ScriptedStore(
         [[listing(7, put("a", 3))], [AWAY], [AWAY], [listing(9)]], [[Compacted(8)]]

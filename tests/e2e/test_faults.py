@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.faults import FAULTS, Plan, run
+from bench.fault_kinds import FAULTS
+from bench.faults import Plan, run
 from tests.support.etcd import find_etcd_binaries
 
 pytestmark = [

@@ -1,5 +1,8 @@
-"""The short form of `python -m bench.fleet`: writes that wait for all, and changes under load, within their bars."""
+"""The short forms of `bench.fleet` and `bench.snapshot`: writes that wait for all, changes under load, and look-ups among
+20 000 routes, within their bars."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +32,14 @@ def test_a_change_is_everywhere_in_time(tmp_path: Path) -> None:
             return
         missed += late
     raise AssertionError(missed)
+
+
+def test_a_look_up_among_very_many_routes_takes_no_time() -> None:
+    """All routes of the long form, and few certificates: those take most of its time."""
+    command = [sys.executable, "-m", "bench.snapshot", "--certificates", "100"]
+    for _ in range(TRIES):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert "20000 routes, 5000 of them wildcards" in done.stdout, done.stderr
+        if not done.returncode:
+            return
+    raise AssertionError(done.stdout)

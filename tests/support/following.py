@@ -119,7 +119,7 @@ class Following:
     follower: InForce | None = None  # another than the snapshot in force
     chance: float = 1  # the whole of every pause
 
-    async def run(self, *, until: float) -> None:
+    async def run(self, *, until: float, of_copy: bool = False) -> None:
         """Follows up to that time of the clock."""
         log = open_log("t", self.output)
         freshness = Freshness(BOUND)
@@ -133,6 +133,7 @@ class Following:
                     freshness=freshness,
                     log=log,
                     chance=lambda: self.chance,
+                    of_copy=of_copy,
                 )
                 await nursery.start(work, self.store, "/apisix", follower)
                 self.started.append(trio.current_time())
