@@ -38,10 +38,14 @@ class Follower(Protocol):
 
 
 class Freshness:
-    """How sure we are to have what the store has. `bound`: seconds without a sign of life after which we are not."""
+    """How sure we are to have what the store has.
 
-    def __init__(self, bound: float) -> None:
+    bound: seconds without a sign of life after which we are not. source: how sure that is which we follow, if it is a copy.
+    """
+
+    def __init__(self, bound: float, source: "Freshness | None" = None) -> None:
         self._bound = bound
+        self._source = source
         self._connected = False
         self._proven_at = trio.current_time()
 
@@ -61,12 +65,15 @@ class Freshness:
     @property
     def age(self) -> float:
         """Seconds since it was last proven."""
-        return trio.current_time() - self._proven_at
+        own = trio.current_time() - self._proven_at
+        return own if self._source is None else max(own, self._source.age)
 
     @property
     def stale(self) -> bool:
         """Whether changes may be missing."""
-        return not self._connected or self.age > self._bound
+        if self._source is not None and self._source.stale:
+            return True
+        return not self._connected or trio.current_time() - self._proven_at > self._bound
 
 
 async def follow(

@@ -326,3 +326,19 @@ async def test_what_was_kept_of_last_time_is_as_old_as_it_is() -> None:
     assert (freshness.age, freshness.stale) == (3605, True)
     freshness.proven()
     assert (freshness.age, freshness.stale) == (0, False)
+
+
+async def test_who_follows_a_copy_is_no_fresher_than_the_copy_and_than_itself() -> None:
+    copy = Freshness(BOUND)
+    worker = Freshness(BOUND, copy)
+    copy.begin_old(3600)
+    worker.proven()
+    assert (worker.age, worker.stale) == (3600, True)  # in step with a copy that is old
+    copy.proven()
+    assert (worker.age, worker.stale) == (0, False)
+    await trio.sleep(BOUND + 1)
+    copy.proven()
+    assert (worker.age, worker.stale) == (BOUND + 1, True)  # the copy goes on, and tells us nothing
+    worker.proven()
+    worker.lost()
+    assert worker.stale
