@@ -41,6 +41,7 @@ from sniproxy.store.sqlite_file import (
     translated,
 )
 
+MAX_LOG = 4 * 1024 * 1024  # bytes that SQLite's log keeps of the disk once it was emptied
 HISTORY = 1000  # rows kept for those who follow
 BUSY = 5.0  # seconds to wait for another process's lock
 ASIDE = ".set-aside"  # added to the name of a file that is not trusted; the one before it goes
@@ -193,6 +194,8 @@ class Mirror:
             conn, self._identity = open_file(self.path, BUSY)
             try:
                 conn.execute("PRAGMA synchronous = NORMAL")
+                # else the log stays as long as the longest list made it, until the process ends
+                conn.execute(f"PRAGMA journal_size_limit = {MAX_LOG}")
                 if not _is_mirror(conn):
                     if _get(conn, "revision"):
                         raise StoreUnavailable(
@@ -302,6 +305,21 @@ class Copy(SqliteStore):
             conn.close()
             raise
         return conn, found
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a copy was written and nobody holds it any more."""
+    try:
+        lock = os.open(path.with_name(path.name + LOCK), os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # not written yet, or somebody else's
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 def _forget(conn: sqlite3.Connection) -> None:
