@@ -22,7 +22,7 @@ from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
 from sniproxy.settings import EtcdUrl, Settings
 from sniproxy.store import Batch, Listing, Store
-from sniproxy.store.mirror import Copy, Kept, Mirror, Origin, is_abandoned
+from sniproxy.store.mirror import Copy, Held, Kept, Mirror, Origin, is_abandoned
 from sniproxy.store.sqlite_file import translated
 
 T = TypeVar("T")
@@ -170,12 +170,31 @@ class Agent:
             kept = await self._look_at_disk()
         except StoreUnavailable as error:
             self._log.warning("mirror not usable", cause=str(error))
-            return None
+            kept = None if isinstance(error, Held) else await self._open_in_memory()
+        else:
+            self._metrics.config_mirror_on_disk.set(kept is not None)
         if kept is not None:
             self._revision = kept.revision
-            self._metrics.config_mirror_on_disk.set(1)
             self.freshness.begin_old(max(0.0, self._now() - kept.proven_at))
         return kept
+
+    async def _open_in_memory(self) -> Kept | None:
+        """What is there from last time on a disk that is full or can only be read, where SQLite opens nothing."""
+        try:
+            folder = await self._in_thread(_make_folder, self._scratch)
+            self._memory = Mirror(folder / FILE, self._origin)
+            await self._in_thread(self._disk.copy_to, self._memory.path)
+            kept, why = await self._in_thread(self._memory.open)
+        except StoreUnavailable as error:
+            kept, why = None, str(error)
+        if kept is not None and self._memory is not None:
+            self.copy.move(self._memory.path)
+            return kept
+        self._log.warning("mirror not read", cause=why or "it holds nothing")
+        if self._memory is not None:
+            await self._in_thread(_remove, self._memory)
+            self._memory = None
+        return None
 
     async def _look_at_disk(self) -> Kept | None:
         kept, why = await self._in_thread(self._disk.open)

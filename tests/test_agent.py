@@ -653,3 +653,23 @@ async def test_stopped_at_the_moment_when_it_goes_back_to_disk(pod: Pod) -> None
         await until(lambda: False)
     assert process.logged("mirror on disk again")
     assert pod.kept_in_memory() == []
+
+
+async def test_a_start_without_the_store_on_a_full_disk(pod: Pod, small: Path) -> None:
+    pod.state_dir = small / "state"
+    await pod.has_run()
+    held = dict(pod.store.entries)
+    await trio.to_thread.run_sync(fill, small)
+    pod.store.go_away()
+    async with running(pod) as process:
+        assert process.worker.state == held
+        assert process.metric("stale") == 1
+        assert process.metric("mirror_on_disk") == 0
+        pod.store.come_back()
+        pod.store.write("c")
+        await process.in_step()
+        await trio.to_thread.run_sync(empty, small)
+        await process.on_disk()
+        pod.store.write("d")
+        await process.in_step()
+    assert pod.kept_in_memory() == []

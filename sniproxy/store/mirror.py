@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import sqlite3
 from collections.abc import Iterable
 from contextlib import suppress
@@ -83,6 +84,10 @@ class Kept:
 
     revision: int
     proven_at: float
+
+
+class Held(StoreUnavailable):
+    """Another process writes the file."""
 
 
 class Untrusted(Exception):
@@ -156,6 +161,16 @@ class Mirror:
                 entries = tuple(Entry(decode(key), *others) for key, *others in rows)
                 return Listing(entries, _get(conn, "revision"))
 
+    def copy_to(self, path: Path) -> None:
+        """The file as it lies there, for a disk on which nothing can be opened; closed before, and looked at after."""
+        with translated(self.path):
+            self._disconnect()
+            for part in PARTS[:2]:  # the index of the log is made anew
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(
+                        self.path.with_name(self.path.name + part), path.with_name(path.name + part)
+                    )
+
     def close(self) -> None:
         """Closes the file and lets another process have it; the next call opens it again."""
         self._disconnect()
@@ -180,7 +195,7 @@ class Mirror:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(lock)
-                raise StoreUnavailable(
+                raise Held(
                     f"store file {self.path}: another data plane writes it:"
                     " give each a state_dir of its own"
                 ) from None
