@@ -19,6 +19,7 @@ from tests.support.following import (
     AWAY,
     BOUND,
     Following,
+    Script,
     ScriptedStore,
     alive,
     batch,
@@ -270,7 +271,7 @@ async def test_metrics_and_log_through_an_outage() -> None:
 @pytest.mark.parametrize("comes_back", [False, True])
 async def test_a_store_that_is_away_for_hours_does_not_fill_the_log(comes_back: bool) -> None:
     hour = 3600
-    watch = [alive(7), AWAY] if comes_back else [AWAY]
+    watch: Script = [alive(7), AWAY] if comes_back else [AWAY]
     store = ScriptedStore([[listing(7)]], [watch] * hour)
     following = Following(store)
     await following.run(until=hour)
