@@ -17,6 +17,7 @@ from sniproxy.store import Entry, Event, Store
 
 DEFAULT = 5.0  # seconds
 RETRY = 0.1  # seconds before a store that was lost is asked again
+RETRY_MAX = 2.0  # it doubles up to this: nobody may be waiting, and a store can be away for hours
 DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m)?")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 
@@ -76,8 +77,11 @@ class DataPlanes:
         self._wanted.set()
         complete = False
         with anyio.move_on_after(seconds):
-            while not (complete := await self._all_have(revision)):
-                await self._changed.wait()
+            while True:
+                changed = self._changed  # of before the look, which takes a while
+                if complete := await self._all_have(revision):
+                    break
+                await changed.wait()
         records = self._records.values()
         return Reached(
             all=complete,
@@ -105,6 +109,7 @@ class DataPlanes:
 
     async def _follow(self) -> None:
         await self._wanted.wait()
+        pause = RETRY
         while True:
             try:
                 listing = await self._store.list(self._prefix)
@@ -112,13 +117,15 @@ class DataPlanes:
                 self._note(listing.entries)
                 async with self._store.watch(self._prefix, after=listing.revision) as batches:
                     async for batch in batches:
+                        pause = RETRY
                         self._note(batch.events)
             except (
                 Compacted,
                 StoreUnavailable,
             ):  # whoever waits has time left, or says who was behind
                 self._known = False
-                await anyio.sleep(RETRY)
+                await anyio.sleep(pause)
+                pause = min(pause * 2, RETRY_MAX)
 
     def _note(self, events: Iterable[Event]) -> None:
         for event in events:

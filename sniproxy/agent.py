@@ -22,13 +22,14 @@ from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
 from sniproxy.settings import EtcdUrl, Settings
 from sniproxy.store import Batch, Listing, Store
-from sniproxy.store.mirror import Copy, Kept, Mirror, Origin
+from sniproxy.store.mirror import Copy, Held, Kept, Mirror, Origin, is_abandoned
 from sniproxy.store.sqlite_file import translated
 
 T = TypeVar("T")
 
 FILE = "mirror.db"
 MEMORY = Path("/dev/shm")  # a file system in memory, where there is one
+IN_MEMORY = "sniproxy-"  # begins the name of a copy's directory there
 DISK_RETRY = 30.0  # seconds between two tries to have the copy on disk again
 
 
@@ -56,7 +57,7 @@ class Agent:
         origin = Origin(where.prefix, frozenset(where.endpoints))
         self._disk = Mirror(settings.state_dir / FILE, origin)
         self._origin = origin
-        self._scratch = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+        self._scratch = memory
         self._memory: Mirror | None = None  # made when the disk fails
         self._try_disk_at = 0.0  # of trio's clock, while the copy is in memory
         self._thread = trio.CapacityLimiter(1)
@@ -133,8 +134,7 @@ class Agent:
         if self._memory is None:
             advice = "changes are followed in memory; started without the store, it would be behind"
             self._log.warning("mirror not on disk", cause=str(error), advice=advice)
-            with translated(self._scratch):
-                folder = Path(tempfile.mkdtemp(prefix="sniproxy-", dir=self._scratch))
+            folder = await self._in_thread(_make_folder, self._scratch)
             self._memory = Mirror(folder / FILE, self._origin)
             self._metrics.config_mirror_on_disk.set(0)
         self._try_disk_at = trio.current_time() + DISK_RETRY
@@ -170,12 +170,31 @@ class Agent:
             kept = await self._look_at_disk()
         except StoreUnavailable as error:
             self._log.warning("mirror not usable", cause=str(error))
-            return None
+            kept = None if isinstance(error, Held) else await self._open_in_memory()
+        else:
+            self._metrics.config_mirror_on_disk.set(kept is not None)
         if kept is not None:
             self._revision = kept.revision
-            self._metrics.config_mirror_on_disk.set(1)
             self.freshness.begin_old(max(0.0, self._now() - kept.proven_at))
         return kept
+
+    async def _open_in_memory(self) -> Kept | None:
+        """What is there from last time on a disk that is full or can only be read, where SQLite opens nothing."""
+        try:
+            folder = await self._in_thread(_make_folder, self._scratch)
+            self._memory = Mirror(folder / FILE, self._origin)
+            await self._in_thread(self._disk.copy_to, self._memory.path)
+            kept, why = await self._in_thread(self._memory.open)
+        except StoreUnavailable as error:
+            kept, why = None, str(error)
+        if kept is not None and self._memory is not None:
+            self.copy.move(self._memory.path)
+            return kept
+        self._log.warning("mirror not read", cause=why or "it holds nothing")
+        if self._memory is not None:
+            await self._in_thread(_remove, self._memory)
+            self._memory = None
+        return None
 
     async def _look_at_disk(self) -> Kept | None:
         kept, why = await self._in_thread(self._disk.open)
@@ -191,6 +210,19 @@ class Agent:
         self._disk.close()
         if self._memory is not None:
             _remove(self._memory)
+
+
+def _make_folder(memory: Path) -> Path:
+    """For a copy: in memory, or else where temporary files lie."""
+    with translated(memory):
+        usable = os.access(memory, os.W_OK)
+        scratch = memory if usable else Path(tempfile.gettempdir())
+        for left in scratch.glob(f"{IN_MEMORY}*/{FILE}"):
+            if is_abandoned(
+                left
+            ):  # by a process that was killed; memory is not given back by itself
+                shutil.rmtree(left.parent, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=IN_MEMORY, dir=scratch))
 
 
 def _remove(mirror: Mirror) -> None:

@@ -1,11 +1,19 @@
-"""A worker's side of a change: what its store gives is put in force, and what cannot be used is told once."""
+"""A worker's side of a change: what its store gives is put in force, and what cannot be used is told once.
+
+Reading all of a large configuration takes seconds, in which players play: the loop turns meanwhile, and what was read is
+put in force together at the end.
+"""
 
 from collections.abc import Callable, Iterable
+
+import trio
 
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
 from sniproxy.snapshot import Broken, Snapshot
-from sniproxy.store import Batch, Listing
+from sniproxy.store import Batch, Event, Listing
+
+READ_AT_ONCE = 10  # objects, between two turns of the loop: a millisecond or two
 
 
 class InForce:
@@ -31,14 +39,22 @@ class InForce:
         return self._snapshot.revision
 
     async def load(self, listing: Listing) -> None:
-        self._report(self._snapshot.load(listing))
+        await self._take(self._snapshot.difference(listing), listing.revision)
+        self._changed()
 
     async def apply(self, batch: Batch) -> None:
-        broken = self._snapshot.apply(batch.events)
-        self._snapshot.revision = max(self._snapshot.revision, batch.revision)
+        await self._take(batch.events, max(self._snapshot.revision, batch.revision))
         if batch.events:
-            self._report(broken)
-        self._metrics.config_revision.set(self._snapshot.revision)
+            self._changed()
+
+    async def _take(self, events: Iterable[Event], revision: int) -> None:
+        """Nobody else changes the snapshot meanwhile: who follows does one thing after the other."""
+        changes = []
+        for change in self._snapshot.read(events):
+            changes.append(change)
+            if len(changes) % READ_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        self._report(self._snapshot.enforce(changes, revision))
 
     def _report(self, broken: Iterable[Broken]) -> None:
         self._metrics.config_revision.set(self._snapshot.revision)
@@ -51,4 +67,3 @@ class InForce:
                 cause=one.why,
                 last_good_version="in force" if one.kept else "none",
             )
-        self._changed()

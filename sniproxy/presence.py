@@ -12,7 +12,8 @@ from sniproxy.objects.node_record import NodeRecord, records_prefix
 from sniproxy.settings import Settings, split_address
 from sniproxy.store import Store
 
-RENEWALS = 3  # in the time that a record lives: two may fail
+RENEWALS = 3  # in the time that a record lives
+RETRY = 1.0  # seconds before a record that could not be written is tried again
 LEAST_GAP = 0.02  # seconds between two writes: a burst of changes is one record
 FAREWELL = 1.0  # seconds for taking the record away at the end
 
@@ -54,7 +55,7 @@ class Presence:
                 self._changed = trio.Event()
                 await self._write()
                 await trio.sleep(LEAST_GAP)
-                with trio.move_on_after(self._ttl / RENEWALS):
+                with trio.move_on_after(RETRY if self._failing else self._ttl / RENEWALS):
                     await self._changed.wait()
         finally:
             with trio.move_on_after(FAREWELL, shield=True):

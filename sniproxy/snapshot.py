@@ -1,13 +1,14 @@
 """The configuration in force: all objects by key, and the indexes that answer a connection's questions. Pure.
 
-`apply` takes one change and touches only its own entries, so its cost does not grow with what is loaded. It reads the object
-first, which may fail, and then swaps it, which cannot: the worker's loop never sees half a change, and an object that is
-broken leaves its last good version in force. References (upstream_id, service_id) are looked up when a connection asks, so a
+A change touches only its own entries, so its cost does not grow with what is loaded. Objects are read first, which may fail
+and takes what time there is to take, and then put in force together, which cannot and does not: the worker's loop never sees
+half of a revision, may turn while a large one is read, and an object that is broken leaves its last good version in force.
+References (upstream_id, service_id) are looked up when a connection asks, so a
 changed upstream costs nothing on the routes that name it.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,6 +34,17 @@ class Broken:
     revision: int
     why: str
     kept: bool  # its last good version stays in force
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An event that was read, not in force yet: what it brings, or why that cannot be used; neither for a deletion."""
+
+    event: Event
+    kind: str
+    object_id: str
+    new: Any = None
+    why: str | None = None
 
 
 class _Service:
@@ -61,9 +73,8 @@ class Snapshot:
         self.certificates = Certificates()
         self.broken: dict[str, Broken] = {}
         self.revision = 0
-        self.on_change: Callable[[], None] = lambda: (
-            None
-        )  # called with every change, once it is in force
+        # called with every change, once it is in force
+        self.on_change: Callable[[], None] = lambda: None
 
     def target(self, route: Route) -> Target | None:
         """A route's upstream: its own, the one it names, its service's own, the one that names; or None.
@@ -91,47 +102,64 @@ class Snapshot:
 
     def load(self, listing: Listing) -> list[Broken]:
         """Takes over a full list: what is not in it goes, what has changed is read, the rest is left alone."""
-        present = {entry.key for entry in listing.entries}
-        gone = [Deleted(key, listing.revision) for key in self._seen if key not in present]
-        changed = [one for one in listing.entries if self._seen.get(one.key) != _version(one)]
-        broken = self.apply([*gone, *changed])
-        self.revision = listing.revision
-        return broken
+        return self.enforce([*self.read(self.difference(listing))], listing.revision)
 
     def apply(self, events: Iterable[Event]) -> list[Broken]:
         """Puts changes in force, in order; returns the objects among them that could not be used."""
-        broken = []
+        events = list(events)
+        revision = max((event.mod_revision for event in events), default=0)
+        return self.enforce([*self.read(events)], max(self.revision, revision))
+
+    def difference(self, listing: Listing) -> list[Event]:
+        """What must happen for us to be equal to a full list."""
+        present = {entry.key for entry in listing.entries}
+        gone = [Deleted(key, listing.revision) for key in self._seen if key not in present]
+        changed = [one for one in listing.entries if self._seen.get(one.key) != _version(one)]
+        return [*gone, *changed]
+
+    def read(self, events: Iterable[Event]) -> Iterator[Change]:
+        """Reads what changes bring, one for each step of the iterator. Nothing of it is in force."""
         for event in events:
             kind, _, object_id = event.key.removeprefix(self._prefix).partition("/")
             # Other collections are not ours; `{collection}/` is APISIX's marker of an empty directory.
             if kind in KINDS and object_id and event.key.startswith(self._prefix):
-                self.broken.pop(event.key, None)
-                if (closed := self._closed.pop(event.key, None)) is not None:
-                    self.certificates.remove(closed)
-                if isinstance(event, Deleted):
-                    self._seen.pop(event.key, None)
-                    self._swap(kind, event.key, object_id, None)
-                elif (problem := self._put(kind, object_id, event)) is not None:
-                    self.broken[event.key] = problem
-                    broken.append(problem)
-            self.revision = max(self.revision, event.mod_revision)
-        return broken
+                yield self._read(kind, object_id, event)
 
-    def _put(self, kind: str, object_id: str, entry: Entry) -> Broken | None:
-        self._seen[entry.key] = _version(entry)
+    def enforce(self, changes: Sequence[Change], revision: int) -> list[Broken]:
+        """Puts what was read in force, in order and in one step; returns the objects that cannot be used."""
+        found = [problem for one in changes if (problem := self._put(one)) is not None]
+        self.revision = revision
+        return found
+
+    def _read(self, kind: str, object_id: str, event: Event) -> Change:
+        if isinstance(event, Deleted):
+            return Change(event, kind, object_id)
         try:
-            loaded = _READERS[kind](self, object_id, entry)
+            return Change(event, kind, object_id, _READERS[kind](self, object_id, event))
         except ValidationError as error:
             why = describe(error)
         except (ValueError, RecursionError, KeyringError) as error:
             why = str(error)
+        return Change(event, kind, object_id, why=why)
+
+    def _put(self, change: Change) -> Broken | None:
+        event, kind = change.event, change.kind
+        self.broken.pop(event.key, None)
+        if (closed := self._closed.pop(event.key, None)) is not None:
+            self.certificates.remove(closed)
+        if isinstance(event, Deleted):
+            self._seen.pop(event.key, None)
         else:
-            self._swap(kind, entry.key, object_id, loaded)
-            return None
-        kept = entry.key in self._loaded
-        if kind == "ssls" and not kept:
-            self._close(object_id, entry)
-        return Broken(entry.key, entry.mod_revision, why, kept=kept)
+            self._seen[event.key] = _version(event)
+            if change.why is not None:
+                kept = event.key in self._loaded
+                if kind == "ssls" and not kept:
+                    self._close(change.object_id, event)
+                problem = Broken(event.key, event.mod_revision, change.why, kept=kept)
+                self.broken[event.key] = problem
+                return problem
+        self._swap(kind, event.key, change.object_id, change.new)
+        return None
 
     def _close(self, object_id: str, entry: Entry) -> None:
         """Keeps the names of a broken ssl object from wider certificates, if it wants client certificates."""

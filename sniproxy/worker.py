@@ -30,6 +30,7 @@ from sniproxy.snapshot import Snapshot
 from sniproxy.status import Status, serve_status
 from sniproxy.store import Store
 from sniproxy.store.opening import open_store
+from sniproxy.store.sqlite import POLL
 
 DESCRIPTORS_PER_SESSION = 2  # the player's socket and the game server's
 SPARE_DESCRIPTORS = 200  # the store, the status port, listeners, files
@@ -64,9 +65,11 @@ async def run_worker(
         nursery = await stack.enter_async_context(trio.open_nursery())
         worker = open_worker(settings.proxy, snapshot, relay, log, limits)
         agent = None
+        freshness = Freshness(settings.etcd.watch_silence)
         if isinstance(settings.where, EtcdUrl):
             agent = Agent(settings, store, worker.metrics, log)
-        freshness = Freshness(settings.etcd.watch_silence, agent.freshness if agent else None)
+            # Who cannot follow the copy is as stale as an agent that cannot follow the store.
+            freshness = Freshness(settings.etcd.watch_silence + POLL, source=agent.freshness)
         worker.metrics.show_freshness(freshness)
         status = Status(worker.metrics.registry, worker.recorder, snapshot, freshness)
         nursery.start_soon(serve_status, status_socket, status)

@@ -509,8 +509,9 @@ async def test_files_that_are_removed_while_it_runs(pod: Pod) -> None:
     assert (kept.revision, why) == (pod.store.revision, "")
 
 
-async def test_neither_disk_nor_memory(pod: Pod) -> None:
+async def test_neither_disk_nor_memory(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     """As an outage: it is told and tried again, and nothing is said to be fresh."""
+    monkeypatch.setattr("tempfile.tempdir", str(pod.memory / "not-there"))
     pod.state_dir.touch()
     async with running(pod, started=False) as process:
         pod.memory.rmdir()  # it was there when the process began
@@ -534,6 +535,37 @@ async def test_without_a_memory_file_system_it_is_the_directory_for_temporary_fi
         await process.in_step()
         assert list(scratch.iterdir()) != []
     assert list(scratch.iterdir()) == []
+
+
+async def test_without_any_directory_for_temporary_files_a_sound_disk_serves(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    pod.memory = pod.memory / "not-there"
+    async with running(pod) as process:
+        await process.in_step()
+        assert process.metric("mirror_on_disk") == 1
+
+
+async def test_what_a_killed_process_left_in_memory_is_taken_away(pod: Pod) -> None:
+    """And nothing that is in use, or that nobody has begun to write."""
+    pod.state_dir.touch()
+    where = pod.mirror()._origin
+    left, used, begun = (pod.memory / f"sniproxy-{name}" for name in ("left", "used", "begun"))
+    begun.mkdir()
+    for folder in (left, used):
+        mirror = Mirror(folder / "mirror.db", where)
+        mirror.take_over(pod.store.listing, 0)
+        if folder == left:
+            mirror.close()
+    async with running(pod) as process:
+        await process.in_step()
+        assert not left.exists()
+        assert used.exists()
+        assert begun.exists()
 
 
 # -- a disk that is full
@@ -620,4 +652,24 @@ async def test_stopped_at_the_moment_when_it_goes_back_to_disk(pod: Pod) -> None
         pod.state_dir.unlink()
         await until(lambda: False)
     assert process.logged("mirror on disk again")
+    assert pod.kept_in_memory() == []
+
+
+async def test_a_start_without_the_store_on_a_full_disk(pod: Pod, small: Path) -> None:
+    pod.state_dir = small / "state"
+    await pod.has_run()
+    held = dict(pod.store.entries)
+    await trio.to_thread.run_sync(fill, small)
+    pod.store.go_away()
+    async with running(pod) as process:
+        assert process.worker.state == held
+        assert process.metric("stale") == 1
+        assert process.metric("mirror_on_disk") == 0
+        pod.store.come_back()
+        pod.store.write("c")
+        await process.in_step()
+        await trio.to_thread.run_sync(empty, small)
+        await process.on_disk()
+        pod.store.write("d")
+        await process.in_step()
     assert pod.kept_in_memory() == []

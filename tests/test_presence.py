@@ -4,6 +4,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -185,15 +186,28 @@ async def test_an_outage_is_counted_by_tries_and_told_once() -> None:
     store = Recording(fails=(1, 22))
     async with present(store) as plane:
         await trio.sleep(31)
-        assert plane.failures == 4
+        assert plane.failures == 17  # one a second, from the first renewal on
         assert events(plane.lines) == ["node record not written"]
         assert plane.lines.all[0]["cause"] == "away"
         assert plane.lines.all[0]["key"] == KEY
-        store.fails = (31, 38)
+        store.fails = (31, 33)
         await trio.sleep(10)
-        assert plane.failures == 5
+        assert plane.failures == 18
         assert events(plane.lines) == ["node record not written"] * 2
-    assert [round(at) for at, _ in store.puts] == [0, 25, 30, 40]
+    assert [round(at) for at, _ in store.puts] == [0, 22, 27, 33, 38]
+
+
+async def test_a_store_that_did_not_answer_in_time_once_costs_no_record() -> None:
+    """Who waits for all data planes would not wait for this one."""
+    store = Recording(fails=(6, 11))
+    async with present(store):
+        await trio.sleep(1)
+        store.lasts = 5  # etcd.timeout
+        await trio.sleep(10)
+        store.lasts = 0
+        await trio.sleep(10)
+    written = [at for at, _ in store.puts]
+    assert max(later - before for before, later in pairwise(written)) < TTL - 2
 
 
 async def test_a_store_that_hangs_does_not_hold_up_the_end() -> None:

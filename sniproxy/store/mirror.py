@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import sqlite3
 from collections.abc import Iterable
 from contextlib import suppress
@@ -41,6 +42,7 @@ from sniproxy.store.sqlite_file import (
     translated,
 )
 
+MAX_LOG = 4 * 1024 * 1024  # bytes that SQLite's log keeps of the disk once it was emptied
 HISTORY = 1000  # rows kept for those who follow
 BUSY = 5.0  # seconds to wait for another process's lock
 ASIDE = ".set-aside"  # added to the name of a file that is not trusted; the one before it goes
@@ -82,6 +84,10 @@ class Kept:
 
     revision: int
     proven_at: float
+
+
+class Held(StoreUnavailable):
+    """Another process writes the file."""
 
 
 class Untrusted(Exception):
@@ -155,6 +161,16 @@ class Mirror:
                 entries = tuple(Entry(decode(key), *others) for key, *others in rows)
                 return Listing(entries, _get(conn, "revision"))
 
+    def copy_to(self, path: Path) -> None:
+        """The file as it lies there, for a disk on which nothing can be opened; closed before, and looked at after."""
+        with translated(self.path):
+            self._disconnect()
+            for part in PARTS[:2]:  # the index of the log is made anew
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(
+                        self.path.with_name(self.path.name + part), path.with_name(path.name + part)
+                    )
+
     def close(self) -> None:
         """Closes the file and lets another process have it; the next call opens it again."""
         self._disconnect()
@@ -179,7 +195,7 @@ class Mirror:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(lock)
-                raise StoreUnavailable(
+                raise Held(
                     f"store file {self.path}: another data plane writes it:"
                     " give each a state_dir of its own"
                 ) from None
@@ -193,6 +209,8 @@ class Mirror:
             conn, self._identity = open_file(self.path, BUSY)
             try:
                 conn.execute("PRAGMA synchronous = NORMAL")
+                # else the log stays as long as the longest list made it, until the process ends
+                conn.execute(f"PRAGMA journal_size_limit = {MAX_LOG}")
                 if not _is_mirror(conn):
                     if _get(conn, "revision"):
                         raise StoreUnavailable(
@@ -302,6 +320,21 @@ class Copy(SqliteStore):
             conn.close()
             raise
         return conn, found
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a copy was written and nobody holds it any more."""
+    try:
+        lock = os.open(path.with_name(path.name + LOCK), os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # not written yet, or somebody else's
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 def _forget(conn: sqlite3.Connection) -> None:

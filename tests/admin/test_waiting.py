@@ -259,6 +259,42 @@ async def test_what_was_known_before_the_store_was_lost_is_told(store: Store) ->
     assert (reached.all, names(reached.applied), names(reached.stragglers)) == (False, ["a"], ["b"])
 
 
+async def test_a_record_that_comes_while_the_store_is_asked_for_the_first_one(store: Store) -> None:
+    """The watch tells of it before the list has come back, and of nothing more for a while."""
+
+    class Late(Doubtful):
+        lists = 0
+
+        async def list(self, prefix: str) -> Listing:
+            listing = await super().list(prefix)
+            self.lists += 1
+            if self.lists == 2:  # not that of `followed`, but of who waits
+                await tell(store, "a", 70)
+                listing = await super().list(prefix)
+                await anyio.sleep(SHORT)
+            return listing
+
+    reached = await wait_for_all(Late(store), PREFIX, 70, 3 * SHORT)
+    assert (reached.all, names(reached.applied)) == (True, ["a"])
+
+
+async def test_a_store_that_is_away_for_long_is_not_asked_ever_faster(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await real(0 if len(slept) < 8 else LONG)
+
+    real = anyio.sleep
+    monkeypatch.setattr("admin.waiting.anyio.sleep", sleep)
+    lossy = Lossy(store)
+    lossy.away = 10**6
+    await wait_for_all(lossy, PREFIX, 70, SHORT)
+    assert slept == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
+
+
 async def test_time_that_runs_out_while_the_watch_is_closed_changes_nothing(store: Store) -> None:
     class Slow(Doubtful):
         @asynccontextmanager

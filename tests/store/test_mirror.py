@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sniproxy.errors import Compacted, StoreUnavailable
 from sniproxy.store import Batch, Deleted, Entry, Event, Listing
-from sniproxy.store.mirror import HISTORY, Kept, Mirror, Origin
+from sniproxy.store.mirror import HISTORY, MAX_LOG, Kept, Mirror, Origin
 from sniproxy.store.sqlite import SqliteStore
 from tests.support.stores import next_batch, take
 
@@ -67,6 +67,16 @@ async def test_a_list_is_taken_over_with_its_revisions(mirror: Mirror, path: Pat
     wanted = listing(70, put("a", 9, created=3), put("b", 12, b"\0\xff"))
     assert mirror.take_over(wanted, NOW) == 2
     assert await held(path) == wanted
+
+
+def test_a_large_list_does_not_keep_its_room_in_the_log(mirror: Mirror, path: Path) -> None:
+    log = path.with_name("mirror.db-wal")
+    many = [put(f"n{number:04}", 9, b"x" * 4000) for number in range(MAX_LOG // 2000)]
+    mirror.take_over(listing(70, *many), NOW)
+    assert log.stat().st_size > MAX_LOG
+    for revision in (71, 72):  # the first begins the log anew
+        mirror.apply(Batch(revision, ()), NOW)
+    assert log.stat().st_size <= MAX_LOG
 
 
 async def test_a_later_list_is_taken_over_as_a_difference(mirror: Mirror, path: Path) -> None:
