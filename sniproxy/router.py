@@ -110,12 +110,12 @@ class Router:
     def add(self, route: Route) -> None:
         """Takes a route in."""
         for bucket in self._buckets(route):
-            bisect.insort(bucket, route, key=lambda other: other.rank)
+            bisect.insort(bucket, route, key=_rank)
 
     def remove(self, route: Route) -> None:
         """Takes out a route that was added."""
         for bucket in self._buckets(route):
-            bucket.remove(route)
+            del bucket[bisect.bisect_left(bucket, route.rank, key=_rank)]
         for name in set(route.names):
             index, key = self._place(name)
             if not index[key]:
@@ -188,6 +188,11 @@ class Router:
         self._lengths[len(suffix)] += step
         if not self._lengths[len(suffix)]:
             del self._lengths[len(suffix)]
+
+
+def _rank(route: Route) -> tuple[int, int, bool, str]:
+    """No two routes have the same: an id is there once."""
+    return route.rank
 
 
 def _network(text: str | None) -> Network | None:
