@@ -145,9 +145,8 @@ class Agent:
         """A full list out of memory, which costs the store nothing."""
         self._try_disk_at = trio.current_time() + DISK_RETRY
         try:
-            await (
-                self._look_at_disk()
-            )  # it may be damaged by now: then it is set aside, and made anew
+            # It may be damaged by now: then it is set aside, and made anew.
+            await self._look_at_disk()
             listing = await self._in_thread(memory.listing)
             await self._in_thread(self._disk.take_over, listing, self._now())
         except StoreUnavailable:
@@ -217,11 +216,9 @@ def _make_folder(memory: Path) -> Path:
     with translated(memory):
         usable = os.access(memory, os.W_OK)
         scratch = memory if usable else Path(tempfile.gettempdir())
-        for left in scratch.glob(f"{IN_MEMORY}*/{FILE}"):
-            if is_abandoned(
-                left
-            ):  # by a process that was killed; memory is not given back by itself
-                shutil.rmtree(left.parent, ignore_errors=True)
+        # What a process left that was killed: memory is not given back by itself.
+        for left in filter(is_abandoned, scratch.glob(f"{IN_MEMORY}*/{FILE}")):
+            shutil.rmtree(left.parent, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=IN_MEMORY, dir=scratch))
 
 
