@@ -71,7 +71,7 @@ class TcpRelay:
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.port = free_ports(1)[0]
-        self.accepted = self.bytes_up = self.bytes_down = 0
+        self._accepted = self._bytes_up = self._bytes_down = 0
         self._frozen = self._over = False
         self._listening: socket.socket | None = None
         self._connections: list[_Connection] = []
@@ -99,6 +99,24 @@ class TcpRelay:
         """How many connections there are now."""
         with self._lock:
             return len(self._connections)
+
+    @property
+    def accepted(self) -> int:
+        """How many connections there were in all."""
+        with self._lock:
+            return self._accepted
+
+    @property
+    def bytes_up(self) -> int:
+        """What went to the target. The lock is held from the sending to the counting."""
+        with self._lock:
+            return self._bytes_up
+
+    @property
+    def bytes_down(self) -> int:
+        """What came back."""
+        with self._lock:
+            return self._bytes_down
 
     def cut(self) -> None:
         """Resets all connections and refuses new ones."""
@@ -185,15 +203,15 @@ class TcpRelay:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 server.connect_ex(("127.0.0.1", self.target_port))  # how it ends is seen when used
                 self._connections.append(_Connection(client, server))
-                self.accepted += 1
+                self._accepted += 1
 
     def _move(self, connection: _Connection) -> bool:
         """Forwards what there is; whether the connection goes on."""
         if connection.silent:
             return True
         try:
-            self.bytes_up += connection.up.take()
-            self.bytes_down += connection.down.take()
+            self._bytes_up += connection.up.take()
+            self._bytes_down += connection.down.take()
         except OSError:
             connection.close(reset=True)
             return False
