@@ -15,6 +15,7 @@ from sniproxy.store import Store
 RENEWALS = 3  # in the time that a record lives
 RETRY = 1.0  # seconds before a record that could not be written is tried again
 LEAST_GAP = 0.02  # seconds between two writes: a burst of changes is one record
+MOST_GAP = 0.1  # seconds, to which it grows while each has several changes: records cost the store what changes do
 FAREWELL = 1.0  # seconds for taking the record away at the end
 
 
@@ -42,19 +43,23 @@ class Presence:
         self._metrics = metrics
         self._log = log
         self._changed = trio.Event()
+        self._changes = 0  # since the last record
         self._failing = False
 
     def changed(self) -> None:
         """What the record says is not true any more."""
+        self._changes += 1
         self._changed.set()
 
     async def run(self) -> None:
         """Never returns. The record is taken away when it is cancelled."""
+        gap = LEAST_GAP
         try:
             while True:
-                self._changed = trio.Event()
+                self._changed, self._changes = trio.Event(), 0
                 await self._write()
-                await trio.sleep(LEAST_GAP)
+                await trio.sleep(gap)
+                gap = min(2 * gap, MOST_GAP) if self._changes > 1 else LEAST_GAP
                 with trio.move_on_after(RETRY if self._failing else self._ttl / RENEWALS):
                     await self._changed.wait()
         finally:

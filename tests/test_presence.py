@@ -14,7 +14,7 @@ import trio.testing
 from sniproxy.errors import StoreUnavailable
 from sniproxy.metrics import Metrics
 from sniproxy.objects.node_record import NodeRecord
-from sniproxy.presence import FAREWELL, LEAST_GAP, Presence, node_id
+from sniproxy.presence import FAREWELL, LEAST_GAP, MOST_GAP, Presence, node_id
 from sniproxy.settings import Settings, Status
 from sniproxy.store import Batch, Entry, Listing
 from tests.support.gateway import Lines, open_lines
@@ -154,14 +154,26 @@ async def test_a_burst_is_a_few_records_and_the_last_of_them_is_true() -> None:
     assert store.puts[-1][0] <= 1 + 3 * LEAST_GAP
 
 
-async def test_changes_that_never_end_are_told_no_oftener_than_the_gap() -> None:
+@pytest.mark.parametrize(
+    ("changes", "gap"),
+    [
+        (0.5, LEAST_GAP),  # one now and then, as by somebody who waits for each
+        (1, LEAST_GAP),
+        (10, MOST_GAP),  # more than one in each gap: it grows
+    ],
+)
+async def test_changes_that_never_end_are_told_no_oftener_than_the_gap(
+    changes: float, gap: float
+) -> None:
     store = Recording()
+    step = LEAST_GAP / changes
     async with present(store) as plane:
         for _ in range(1000):
             plane.change()
-            await trio.sleep(LEAST_GAP / 10)
-    assert len(store.puts) <= 1000 / 10 + 1
-    assert len(store.puts) >= 1000 / 20
+            await trio.sleep(step)
+    took = 1000 * step
+    assert took / max(gap, step) * 0.8 <= len(store.puts) <= took / gap + 5
+    assert store.puts[-1][0] >= took - MOST_GAP - step
 
 
 async def test_a_change_while_a_record_is_being_written_is_not_lost() -> None:

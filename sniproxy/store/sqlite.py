@@ -393,5 +393,5 @@ def _revision(conn: sqlite3.Connection) -> int:
 
 
 def _next_expiry(conn: sqlite3.Connection) -> float:
-    (due,) = conn.execute("SELECT min(expires_at) FROM kv").fetchone()
+    (due,) = conn.execute("SELECT min(expires_at) FROM kv WHERE expires_at IS NOT NULL").fetchone()
     return math.inf if due is None else float(due)

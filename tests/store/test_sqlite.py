@@ -1,6 +1,7 @@
 """What only the SQLite store promises: one file, many processes, and what can go wrong with files."""
 
 import itertools
+import math
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from sniproxy.errors import Compacted, StoreUnavailable
 from sniproxy.store import sqlite_file
-from sniproxy.store.sqlite import SqliteStore
+from sniproxy.store.sqlite import SqliteStore, _next_expiry
 from tests.support.stores import PATIENCE, Clock, next_batch, take, told
 from tests.support.stores import opened_sqlite as opened
 
@@ -354,3 +355,19 @@ async def test_a_watch_alone_notices_that_time_is_up(tmp_path: Path) -> None:
     async with opened(path, clock=clock) as store:
         assert await store.get("/1") is None
         assert (await store.list("/")).revision == 2
+
+
+async def test_what_is_due_next_is_found_without_looking_at_every_key(tmp_path: Path) -> None:
+    """Every call and every look of a watch asks for it."""
+    path = tmp_path / "config.db"
+    store = SqliteStore(path)
+    for number in range(500):
+        await store.put(f"/{number}", b"v")
+    await store.put("/due", b"v", ttl=3600)
+    await store.aclose()
+    connection = sqlite3.connect(path)
+    steps: list[None] = []
+    connection.set_progress_handler(lambda: steps.append(None), 1)
+    assert _next_expiry(connection) < math.inf
+    connection.close()
+    assert len(steps) < 100
