@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sniproxy.store.mirror import Mirror
 from tests.support.etcd import EtcdServer, etcd_version, find_etcd_binaries
+from tests.support.mirrors import ORIGIN
 from tests.support.stores import EtcdSource, Source, SqliteSource
 
 BINARIES = {f"etcd-{etcd_version(path)}": path for path in find_etcd_binaries()}
@@ -62,3 +64,15 @@ def etcd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EtcdServer]
 def stopped_etcd(request: pytest.FixtureRequest, tmp_path: Path) -> EtcdServer:
     """A server of the test's own that does not run yet."""
     return EtcdServer(BINARIES[request.param], tmp_path / "etcd")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "mirror.db"
+
+
+@pytest.fixture
+def mirror(path: Path) -> Iterator[Mirror]:
+    mirror = Mirror(path, ORIGIN)
+    yield mirror
+    mirror.close()
