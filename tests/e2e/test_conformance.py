@@ -146,7 +146,8 @@ def test_a_naive_proxy_fails_and_the_rows_are_named() -> None:
     report = trio.run(play_naive)
     wrong = {one.row.id: one.wrong for one in report.results if one.wrong}
     assert not report.passed
-    assert {"frag_at_name_dot", "part_segments_of_1", "part_pq_first_segment_of_1"} <= wrong.keys()
+    # Of a hello in two segments both may be there at once, on a busy machine; of one in hundreds never all.
+    assert {"frag_at_name_dot", "part_segments_of_1"} <= wrong.keys()
     assert {"name_upper_case", "name_trailing_dot"} <= wrong.keys()
     assert {"other_http_get", "open_first_100", "lie_name_prefix_21", "odd_crlf"} <= wrong.keys()
     assert wrong["lie_name_prefix_21"] == "reached the named server"
