@@ -1,0 +1,44 @@
+"""The admin API's section and the status port's."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from sniproxy.settings.fields import KIB, SECOND, Address, PositiveSeconds, Section
+
+# Keys that APISIX published as defaults: whoever scans for APISIX tries them first (CVE-2020-13945).
+PUBLISHED_KEYS = frozenset({"edd1c9f034335f136f87ad84b625c8f1", "4054f7cf07e344346cd3f287985e76a2"})
+
+
+def _admin_key(key: str) -> str:
+    if key in PUBLISHED_KEYS:
+        raise ValueError("this is a default key of APISIX that everybody knows; make your own")
+    return key
+
+
+class AdminKey(Section):
+    """A key for the admin API; `viewer` may only read."""
+
+    name: str
+    key: Annotated[str, StringConstraints(min_length=16), AfterValidator(_admin_key)] = Field(
+        repr=False
+    )
+    role: Literal["admin", "viewer"] = "admin"
+
+
+class Admin(Section):
+    """The admin API."""
+
+    address: Address = "127.0.0.1:9180"
+    keys: tuple[AdminKey, ...] = ()
+    max_body: Annotated[int, Field(ge=1)] = 1536 * KIB  # bytes of a request
+    body_timeout: PositiveSeconds = 30 * SECOND  # to send a request's body
+    store_timeout: PositiveSeconds = 10 * SECOND  # for all that one request asks of the store
+    shutdown_timeout: Annotated[int, Field(ge=1)] = 1  # seconds for requests still in flight
+    max_wait: PositiveSeconds = 60 * SECOND  # for all data planes, by ?wait=all
+
+
+class Status(Section):
+    """/livez, /readyz and /metrics of the data plane."""
+
+    address: Address = "127.0.0.1:7085"
