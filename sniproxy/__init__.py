@@ -26,6 +26,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
 Doing:
     relay/          moves bytes both ways: the contract, the relay on trio, and the door of the native one
     deadline        a total time for a step of set-up
+    cgroup          how much of the machine is ours, and how much of it is used
     upstream        upstream -> connected socket
     following       store -> whoever is kept equal to it, for ever; and how sure that is
     metrics         counters of a worker

@@ -16,7 +16,7 @@ LAYERS = (
     ("client_hello", "proxy_protocol", "tls", "balancer", "accounting", "stick_table", "refusals"),
     ("access", "router", "limits", "snapshot"),
     ("plan", "following"),
-    ("_relay", "relay", "deadline", "metrics"),
+    ("_relay", "relay", "deadline", "cgroup", "metrics"),
     ("upstream",),
     ("config", "agent", "presence"),
     ("first_flight",),
