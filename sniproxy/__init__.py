@@ -16,6 +16,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     router          name and addresses -> route
     stick_table     counts by key that all workers of a pod share
     limits          who is let in, by address and by route
+    fair_queue      who waits to be set up, and whose turn it is
     tls             name -> certificate
     balancer        upstream -> node
     snapshot        the objects in force and their indexes; one change costs only itself

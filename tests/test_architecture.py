@@ -14,6 +14,7 @@ MAX_LINES = 400
 LAYERS = (
     ("errors", "networks", "settings", "objects", "store", "keyring", "logs", "corpus"),
     ("client_hello", "proxy_protocol", "tls", "balancer", "accounting", "stick_table", "refusals"),
+    ("fair_queue",),
     ("access", "router", "limits", "snapshot"),
     ("plan", "following"),
     ("_relay", "relay", "deadline", "cgroup", "metrics"),
