@@ -19,7 +19,7 @@ import trio
 from sniproxy.errors import StoreUnavailable
 from sniproxy.following import Freshness, OutOfStep, follow
 from sniproxy.logs import Log
-from sniproxy.metrics import Metrics
+from sniproxy.metrics import PodMetrics
 from sniproxy.settings import EtcdUrl, Settings
 from sniproxy.store import Batch, Listing, Store
 from sniproxy.store.mirror import Copy, Held, Kept, Mirror, Origin, is_abandoned
@@ -40,19 +40,24 @@ class Agent:
         self,
         settings: Settings,
         store: Store,
-        metrics: Metrics,
+        metrics: PodMetrics,
         log: Log,
         *,
+        moved: Callable[[Path], None] = lambda _: None,
         memory: Path = MEMORY,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """memory: a directory for the copy that no disk takes. now: seconds since the epoch."""
+        """moved: hears where the copy lies from now on. memory: a directory for the copy that no disk takes.
+
+        now: seconds since the epoch.
+        """
         where = settings.where
         assert isinstance(where, EtcdUrl)
         self._settings = settings
         self._store = store
         self._metrics = metrics
         self._log = log
+        self._moved = moved
         self._now = now
         origin = Origin(where.prefix, frozenset(where.endpoints))
         self._disk = Mirror(settings.state_dir / FILE, origin)
@@ -65,6 +70,11 @@ class Agent:
         self._revision = 0
         self.freshness = Freshness(settings.etcd.watch_silence)
         self.copy = Copy(self._disk.path)
+
+    @property
+    def path(self) -> Path:
+        """Where the copy lies."""
+        return (self._memory or self._disk).path
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Never returns. `started` once the copy has a configuration: the store's, or after a while that of last time."""
@@ -130,6 +140,10 @@ class Agent:
 
     # -- where the copy lies
 
+    def _move(self, path: Path) -> None:
+        self.copy.move(path)
+        self._moved(path)
+
     async def _load_in_memory(self, listing: Listing, error: StoreUnavailable) -> None:
         if self._memory is None:
             advice = "changes are followed in memory; started without the store, it would be behind"
@@ -139,7 +153,7 @@ class Agent:
             self._metrics.config_mirror_on_disk.set(0)
         self._try_disk_at = trio.current_time() + DISK_RETRY
         await self._in_thread(self._memory.take_over, listing, self._now())
-        self.copy.move(self._memory.path)
+        self._move(self._memory.path)
 
     async def _try_disk(self, memory: Mirror) -> None:
         """A full list out of memory, which costs the store nothing."""
@@ -156,7 +170,7 @@ class Agent:
     async def _leave_memory(self) -> None:
         if self._memory is not None:
             self._log.info("mirror on disk again")
-            self.copy.move(self._disk.path)
+            self._move(self._disk.path)
             await self._in_thread(_remove, self._memory)  # cancelled before that, `_close` does it
             self._memory = None
         self._metrics.config_mirror_on_disk.set(1)
@@ -187,7 +201,7 @@ class Agent:
         except StoreUnavailable as error:
             kept, why = None, str(error)
         if kept is not None and self._memory is not None:
-            self.copy.move(self._memory.path)
+            self._move(self._memory.path)
             return kept
         self._log.warning("mirror not read", cause=why or "it holds nothing")
         if self._memory is not None:

@@ -29,12 +29,13 @@ from sniproxy.keyring import open_keyring
 from sniproxy.listener import bind, listen
 from sniproxy.logs import open_log
 from sniproxy.networks import IpAddress, parse_address
+from sniproxy.parent import check_settings, run_parent
 from sniproxy.quickstart import Quickstart
 from sniproxy.router import Arrival
 from sniproxy.settings import Listener, Settings, load_settings, split_address
 from sniproxy.snapshot import Snapshot
 from sniproxy.store.opening import open_store
-from sniproxy.worker import run_until_signalled
+from sniproxy.upgrade import Estate
 
 NO_ADMIN_KEY = (
     "admin.keys: not set: without a key nobody may use the admin API. Make one and set it:\n"
@@ -72,10 +73,17 @@ def main() -> None:
 
 @main.command()
 @_config
-def proxy(file: Path | None) -> None:
+@click.option("--check", is_flag=True, help="Only look whether the settings can be used.")
+def proxy(file: Path | None, check: bool) -> None:
     """The data plane: follows the store and serves players."""
+    left = Estate.inherited()
     settings = load_settings(file)
-    _run(run_until_signalled, settings, open_log("proxy"))
+    if check:
+        check_settings(settings)
+        return
+    log = open_log("proxy")
+    while estate := _run(run_parent, settings, partial(load_settings, file), log, left):
+        estate.execute()
 
 
 @main.command()

@@ -19,14 +19,14 @@ READ_AT_ONCE = 10  # objects, between two turns of the loop: a millisecond or tw
 class InForce:
     """The snapshot as what is kept equal to a store. Implements `sniproxy.following.Follower`.
 
-    changed: called once a change is in force.
+    log: None where another worker tells of the same objects. changed: called once a change is in force.
     """
 
     def __init__(
         self,
         snapshot: Snapshot,
         metrics: Metrics,
-        log: Log,
+        log: Log | None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._snapshot = snapshot
@@ -59,6 +59,8 @@ class InForce:
     def _report(self, broken: Iterable[Broken]) -> None:
         self._metrics.config_revision.set(self._snapshot.revision)
         self._metrics.config_broken.set(len(self._snapshot.broken))
+        if self._log is None:
+            return
         for one in broken:
             self._log.warning(
                 "object skipped",

@@ -35,6 +35,8 @@ class CloseReason(StrEnum):
     ADDRESS_RATE = "address_rate"  # new sessions of one client address
     ROUTE_LIMIT = "route_limit"  # sessions of a route, or limit-conn
     ROUTE_RATE = "route_rate"  # new sessions of a route
+    ROUTE_DRAINED = "route_drained"  # `sniproxy drain --route`
+    MEMORY_LIMIT = "memory_limit"  # overload.max_memory
     # no way to a game server
     NO_ROUTE = "no_route"
     NO_CERTIFICATE = "no_certificate"
@@ -68,6 +70,8 @@ REFUSALS = frozenset(
         CloseReason.ADDRESS_RATE,
         CloseReason.ROUTE_LIMIT,
         CloseReason.ROUTE_RATE,
+        CloseReason.ROUTE_DRAINED,
+        CloseReason.MEMORY_LIMIT,
         CloseReason.NO_ROUTE,
         CloseReason.NO_CERTIFICATE,
         CloseReason.HANDSHAKE_FAILED,
@@ -82,6 +86,14 @@ class SniproxyError(Exception):
 
 class SettingsError(SniproxyError):
     """A setting that cannot be used; the message names the key, the reason and the way out. The CLI exits 2 on it."""
+
+
+class UpgradeRefused(SniproxyError):
+    """The new version could not run; the message says why. The old one goes on."""
+
+
+class WorkersFailed(SniproxyError):
+    """No worker stays alive; the message says what to look at. The CLI exits 1 on it."""
 
 
 class SessionEnded(SniproxyError):

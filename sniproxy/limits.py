@@ -45,6 +45,11 @@ class Limits:
         self._table = table
         self._clock = clock
 
+    def settle(self, settings: Proxy) -> None:
+        """Other limits, from now on; what is counted stays counted."""
+        self._max_sessions = settings.max_sessions
+        self._settings = settings.limits
+
     @property
     def active(self) -> int:
         """Sessions of this worker, set-up included."""

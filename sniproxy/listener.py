@@ -2,7 +2,9 @@
 
 import errno
 import socket
-from typing import Protocol
+import sys
+from contextlib import suppress
+from typing import Any, Protocol
 
 import trio
 
@@ -12,8 +14,10 @@ from sniproxy.metrics import Metrics
 from sniproxy.settings import split_address
 
 OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+MOST_WAITING = 1 << 16  # connections: no queue of the kernel's is longer
 PAUSE = 0.1  # seconds without accepting once there is no room
 LOG_EVERY = 1.0  # seconds between two log lines about it
+_REUSEPORT = getattr(socket, "SO_REUSEPORT", socket.SO_REUSEADDR)  # Windows has no such option
 
 
 class OnAccept(Protocol):
@@ -43,6 +47,50 @@ def bind(address: str, setting: str) -> socket.socket:
     return sock
 
 
+def bind_group(address: str, setting: str, count: int) -> list[socket.socket]:
+    """So many sockets for one address, over which the kernel spreads those who come (SO_REUSEPORT); `bind` otherwise.
+
+    Only processes of one user can share an address so, and two data planes of one user would: hence nobody else may have
+    the address when this is called. One socket where the system does not spread.
+    """
+    alone = bind(address, setting)
+    if count == 1 or not sys.platform.startswith("linux"):
+        return [alone]
+    family, name = alone.family, alone.getsockname()
+    alone.close()
+    return [_bind_shared(family, name, setting) for _ in range(count)]
+
+
+def widen(group: list[socket.socket], setting: str, count: int) -> None:
+    """Makes a group larger, up to so many sockets."""
+    while len(group) < count and group[0].getsockopt(socket.SOL_SOCKET, _REUSEPORT):
+        group.append(_bind_shared(group[0].family, group[0].getsockname(), setting))
+
+
+def _bind_shared(family: int, name: Any, setting: str) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, _REUSEPORT, 1)
+        sock.bind(name)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise SettingsError(f"{setting}: {_why(error, _written(name), name[1])}") from None
+    return sock
+
+
+def stop_listening(sock: socket.socket) -> None:
+    """Lets nobody in any more, in whichever process holds the socket; the address stays ours, and `listen` may follow.
+
+    Whoever waits in its queue is reset: that is to be emptied before.
+    """
+    with suppress(
+        OSError
+    ):  # not listening, or not on Linux: then nobody accepts, and closing does it
+        sock.shutdown(socket.SHUT_RD)
+
+
 def listen(sock: socket.socket, setting: str, *, backlog: int, defer_accept: int = 0) -> None:
     """Lets clients in. SettingsError if another program came first.
 
@@ -55,9 +103,13 @@ def listen(sock: socket.socket, setting: str, *, backlog: int, defer_accept: int
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
         sock.listen(backlog)
     except OSError as error:
-        host, port = sock.getsockname()[:2]
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise SettingsError(f"{setting}: {_why(error, address, port)}") from None
+        name = sock.getsockname()
+        raise SettingsError(f"{setting}: {_why(error, _written(name), name[1])}") from None
+
+
+def _written(name: Any) -> str:
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _why(error: OSError, address: str, port: int) -> str:
@@ -97,6 +149,12 @@ async def accept_forever(
                 raise
             pauses.note(error.strerror or type(error).__name__)
             await trio.sleep(PAUSE)
+
+
+def accept_waiting(listening: socket.socket, on_accept: OnAccept) -> None:
+    """Everybody who waits in the queue of a socket that is about to let nobody in any more."""
+    with suppress(OSError):  # out of descriptors: who waits cannot be helped
+        _accept_batch(listening, on_accept, MOST_WAITING)
 
 
 def _accept_batch(listening: socket.socket, on_accept: OnAccept, batch: int) -> None:

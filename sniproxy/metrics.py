@@ -1,6 +1,7 @@
-"""What a worker counts. Label values come from our own enums only, never from a client."""
+"""What a worker and the parent of all count. Label values come from our own enums only, never from a client."""
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
@@ -8,8 +9,21 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sniproxy.errors import CloseReason
-from sniproxy.following import Freshness
 from sniproxy.logs import dropped_lines
+
+
+class HasFreshness(Protocol):
+    """How sure somebody is to have what the store has."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was last proven."""
+        ...
+
+    @property
+    def stale(self) -> bool:
+        """Whether changes may be missing."""
+        ...
 
 
 class _Opened(Collector):
@@ -84,6 +98,14 @@ class Metrics:
             "Objects in the store that cannot be used",
             registry=self.registry,
         )
+
+
+class PodMetrics:
+    """What the parent of the workers counts itself."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self.config_lists = Counter(
             "sniproxy_config_lists",
             "Full lists taken from the store: at the start, and where changes may have been missed",
@@ -104,8 +126,32 @@ class Metrics:
             "Times that this data plane's record could not be written to the store",
             registry=self.registry,
         )
+        self.workers = Gauge(
+            "sniproxy_workers", "Workers that serve players", registry=self.registry
+        )
+        self.worker_crashes = Counter(
+            "sniproxy_worker_crashes", "Workers that died unasked", registry=self.registry
+        )
+        self.sessions_lost = Counter(
+            "sniproxy_worker_sessions_lost",
+            "Sessions that ended with a worker that died; no log line tells of them",
+            registry=self.registry,
+        )
+        self.draining = Gauge(
+            "sniproxy_draining", "1 while this data plane is to end", registry=self.registry
+        )
+        self.memory_used = Gauge(
+            "sniproxy_memory_used_bytes",
+            "What counts against overload.max_memory",
+            registry=self.registry,
+        )
+        self.memory_limit = Gauge(
+            "sniproxy_memory_limit_bytes",
+            "overload.max_memory; 0: there is no limit",
+            registry=self.registry,
+        )
 
-    def show_freshness(self, freshness: Freshness) -> None:
+    def show_freshness(self, freshness: "HasFreshness") -> None:
         """How old the configuration may be, from now on."""
         Gauge(
             "sniproxy_config_stale",

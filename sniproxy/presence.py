@@ -7,7 +7,7 @@ import trio
 
 from sniproxy.errors import StoreUnavailable
 from sniproxy.logs import Log
-from sniproxy.metrics import Metrics
+from sniproxy.metrics import PodMetrics
 from sniproxy.objects.node_record import NodeRecord, records_prefix
 from sniproxy.settings import Settings, split_address
 from sniproxy.store import Store
@@ -32,7 +32,7 @@ class Presence:
         store: Store,
         settings: Settings,
         describe: Callable[[], NodeRecord],
-        metrics: Metrics,
+        metrics: PodMetrics,
         log: Log,
     ) -> None:
         """describe: the record as of now."""
@@ -45,6 +45,11 @@ class Presence:
         self._changed = trio.Event()
         self._changes = 0  # since the last record
         self._failing = False
+        self._stays = False
+
+    def stays(self) -> None:
+        """Another process goes on with it: it is not taken away at the end."""
+        self._stays = True
 
     def changed(self) -> None:
         """What the record says is not true any more."""
@@ -63,8 +68,9 @@ class Presence:
                 with trio.move_on_after(RETRY if self._failing else self._ttl / RENEWALS):
                     await self._changed.wait()
         finally:
-            with trio.move_on_after(FAREWELL, shield=True):
-                await self._remove()
+            if not self._stays:
+                with trio.move_on_after(FAREWELL, shield=True):
+                    await self._remove()
 
     async def _write(self) -> None:
         """A store that is away is no reason to end: it is known elsewhere, and asked again soon."""

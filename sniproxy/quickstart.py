@@ -117,7 +117,10 @@ class Quickstart:
         if not self._key_file.exists():
             _write_private(self._key_file, new_admin_key() + "\n")
         keys = [key.model_dump() for key in given.admin.keys]
+        # Ctrl-C is to end it: nobody waits for the sessions of a demo, unless told to.
+        drain = {} if "drain" in given.model_fields_set else {"drain": {"deadline": 0, "spread": 0}}
         return {
+            **drain,
             "store": f"sqlite://{self._dir / 'config.db'}",
             "state_dir": str(self._dir),
             "admin": {"keys": [*keys, {"name": "quickstart", "key": self._key}]},

@@ -6,15 +6,16 @@ are accounted for here, in batches.
 
 import socket
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import trio
 
 from sniproxy.accounting import session_id
 from sniproxy.errors import CloseReason
-from sniproxy.listener import PauseLog, accept_forever
+from sniproxy.listener import OnAccept, PauseLog, accept_forever, accept_waiting
 from sniproxy.plan import treats_all_alike
-from sniproxy.relay import Accepted, Played
+from sniproxy.relay import Accepted, Front, Played
 from sniproxy.session import Worker, refuse, serve
 from sniproxy.settings import Listener
 
@@ -27,29 +28,33 @@ class Reception:
         self._worker = worker
         self._nursery = nursery
         self._pauses = PauseLog(worker.metrics, worker.log)
+        self._open: dict[socket.socket, _AtFront | _AtLoop] = {}
 
-    async def accept(self, listening: socket.socket, listener: Listener) -> None:
-        """Lets players in at a listener, for ever."""
+    def open(self, listening: socket.socket, listener: Listener) -> None:
+        """Lets players in at a listener, until `close`."""
         front, settings = self._worker.relay.front, self._worker.settings
-        if front is None or not treats_all_alike(listener, settings):
-
-            def on_accept(sock: socket.socket, peer: object) -> None:
-                self._worker.metrics.opened.inc()
-                self.arrived(Accepted(listener, sock, peer, trio.current_time()))
-
-            batch = settings.accept_batch
-            await accept_forever(listening, on_accept, batch=batch, pauses=self._pauses)
+        if front is not None and treats_all_alike(listener, settings):
+            self._open[listening] = _AtFront(front, front.open(listening, listener, self, settings))
         else:
-            number = front.open(listening, listener, self, settings)
-            try:
-                await trio.sleep_forever()
-            finally:
-                front.close(number)
+            door = _AtLoop(partial(self._accepted, listener))
+            self._open[listening] = door
+            batch = settings.accept_batch
+            self._nursery.start_soon(door.run, listening, batch, self._pauses)
+
+    def close(self, listening: socket.socket, *, empty: bool = False) -> None:
+        """Lets nobody in there any more. `empty`: but whoever waits in the queue; else another process may take them."""
+        self._open.pop(listening).close(listening, empty)
+
+    def _accepted(self, listener: Listener, sock: socket.socket, peer: object) -> None:
+        self._worker.metrics.opened.inc()
+        self.arrived(Accepted(listener, sock, peer, trio.current_time()))
 
     def arrived(self, accepted: Accepted) -> None:
         """Somebody to serve."""
         if not self._worker.limits.enter():
             refuse(self._worker, accepted, CloseReason.SESSION_LIMIT)
+        elif self._worker.short_of_memory:
+            refuse(self._worker, accepted, CloseReason.MEMORY_LIMIT)
         elif self._nursery.cancel_scope.cancel_called:
             refuse(self._worker, accepted, CloseReason.SHUTDOWN)
         else:
@@ -82,6 +87,34 @@ class Reception:
             metrics.closed[reason].inc(count)
         metrics.bytes_to_upstream.inc(to_upstream)
         metrics.bytes_to_client.inc(to_client)
+
+
+class _AtFront:
+    """A listener in the relay's hands."""
+
+    def __init__(self, front: Front, number: int) -> None:
+        self._front = front
+        self._number = number
+
+    def close(self, _: socket.socket, empty: bool) -> None:
+        self._front.close(self._number)  # TODO empty
+
+
+class _AtLoop:
+    """A listener that the worker accepts from."""
+
+    def __init__(self, on_accept: OnAccept) -> None:
+        self._on_accept = on_accept
+        self._scope = trio.CancelScope()
+
+    async def run(self, listening: socket.socket, batch: int, pauses: PauseLog) -> None:
+        with self._scope:
+            await accept_forever(listening, self._on_accept, batch=batch, pauses=pauses)
+
+    def close(self, listening: socket.socket, empty: bool) -> None:
+        self._scope.cancel()
+        if empty:
+            accept_waiting(listening, self._on_accept)
 
 
 def _line(one: Played) -> dict[str, Any]:

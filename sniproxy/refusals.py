@@ -23,7 +23,7 @@ class Sampler:
     """Says which refusals are logged. Times are seconds of any one clock."""
 
     def __init__(self, interval: float) -> None:
-        self._interval = interval
+        self.interval = interval
         self._quiet_until: dict[CloseReason, float] = {}
         self._left_out: dict[CloseReason, int] = {}
 
@@ -32,7 +32,7 @@ class Sampler:
         if now < self._quiet_until.get(reason, now):
             self._left_out[reason] = self._left_out.get(reason, 0) + 1
             return None
-        self._quiet_until[reason] = now + self._interval
+        self._quiet_until[reason] = now + self.interval
         return self._left_out.pop(reason, 0)
 
 

@@ -2,8 +2,9 @@
 
 import socket
 import time
+from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -32,9 +33,9 @@ from sniproxy.upstream import reach
 UNRECOGNIZED_NAME = bytes((21, 3, 1, 0, 2, 2, 112))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Worker:
-    """What every session of a worker shares."""
+    """What every session of a worker shares. Its settings may change: a session asks for each when it needs it."""
 
     settings: Proxy
     snapshot: Snapshot
@@ -44,6 +45,32 @@ class Worker:
     limits: Limits
     sampler: Sampler
     recorder: Recorder
+    drained: frozenset[str] = frozenset()  # routes that take no new session
+    short_of_memory: bool = False  # nobody is let in
+    routed: Counter[str] = field(
+        default_factory=Counter
+    )  # sessions now, by route; not planned ones
+
+    def settle(self, settings: Proxy) -> None:
+        """Goes on by other settings, for those who come from now on."""
+        self.settings = settings
+        self.limits.settle(settings)
+        self.relay.settle(settings)
+        self.sampler.interval = settings.refused_log_interval
+        self.forget_plans()
+
+    def forget_plans(self) -> None:
+        """What was decided for others who come may be wrong by now."""
+        if self.relay.front is not None:
+            self.relay.front.forget()
+
+    def playing(self) -> dict[str, int]:
+        """Sessions now, by route."""
+        counts = Counter(self.routed)
+        if self.relay.front is not None:
+            for plan, _, count in self.relay.front.playing():
+                counts[plan.route.id] += count
+        return counts
 
 
 def open_worker(
@@ -98,7 +125,7 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
             target = _target(worker, match)
             _teach(worker, listener, server, account)
         else:
-            tls, target = None, _by_plan(accepted.attempt, account)
+            tls, target = None, _by_plan(worker, accepted.attempt, account)
         flow = await _connect(worker, accepted, server, flight, target, tls, account)
         account.settle()
         worker.relay.start(flow, _Ending(worker, account))
@@ -144,12 +171,20 @@ async def _route(
     match = worker.snapshot.router.match(arrival)
     if match is None:
         raise SessionEnded(CloseReason.NO_ROUTE)
-    account.route = match.route.id
+    _count(worker, account, match.route.id)
+    if match.route.id in worker.drained:
+        raise SessionEnded(CloseReason.ROUTE_DRAINED)
     plugins = worker.snapshot.plugins(match.route)
     delay = worker.limits.admit_route(match.route.id, plugins, arrival, account.claims)
     if delay:
         await trio.sleep(delay)
     return match
+
+
+def _count(worker: Worker, account: Account, route: str) -> None:
+    """Its route is known; `_ended` takes it back."""
+    account.route = route
+    worker.routed[route] += 1
 
 
 async def _terminate(
@@ -207,11 +242,12 @@ def _terms(worker: Worker, target: Target) -> Terms:
     )
 
 
-def _by_plan(attempt: Attempt, account: Account) -> Target:
+def _by_plan(worker: Worker, attempt: Attempt, account: Account) -> Target:
     """What the relay has found out."""
     plan = attempt.plan
     account.hello_at, account.sni = attempt.hello_at, plan.name
-    account.route, account.tls = plan.route.id, "passthrough"
+    account.tls = "passthrough"
+    _count(worker, account, plan.route.id)
     return plan.target
 
 
@@ -298,6 +334,10 @@ class _Ending:
 def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
     """The one place where a session is accounted for."""
     worker.limits.leave(account.claims)
+    if account.route is not None:
+        worker.routed[account.route] -= 1
+        if not worker.routed[account.route]:
+            del worker.routed[account.route]
     metrics = worker.metrics
     metrics.closed[outcome.reason].inc()
     metrics.bytes_to_upstream.inc(outcome.to_upstream)

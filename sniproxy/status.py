@@ -1,145 +1,134 @@
-"""/livez, /readyz, /metrics, /config and /refused over HTTP/1.1, small enough to stand beside sessions on one loop."""
+"""What the status port answers: /livez, /readyz, /metrics, /config and /refused, of all workers together."""
 
 import json
-import socket
-from functools import partial
-from typing import Any
+from base64 import b64decode, b64encode
+from typing import Any, Protocol
 
-import h11
-import trio
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
-from sniproxy.following import Freshness
+from sniproxy.metrics import HasFreshness
 from sniproxy.refusals import Recorder
-from sniproxy.relay.sockets import Lost, close, receive, send_all
+from sniproxy.scrape import Family, as_metrics, export, merge
+from sniproxy.small_http import BYTES, JSON, TEXT, Answer
 from sniproxy.snapshot import Snapshot
 
-REQUEST_TIMEOUT = 5.0  # seconds, request and answer together
-MAX_REQUEST = 16 * 1024  # bytes of a request's head
-MAX_CLIENTS = 64  # at once; more wait in the kernel's queue
-
-TEXT = "text/plain; charset=utf-8"
-JSON = "application/json"
-BYTES = "application/octet-stream"
 FLIGHT = ".hello"  # ends the name of a downloaded first flight
-Answer = tuple[int, str, bytes]
+
+
+def config_of(snapshot: Snapshot) -> dict[str, Any]:
+    """Which revision of which object a worker has in force, or has looked at and cannot use."""
+    broken = snapshot.broken.values()
+    return {
+        "revision": snapshot.revision,
+        "objects": snapshot.revisions(),
+        "broken": [{"key": one.key, "why": one.why, "kept": one.kept} for one in broken],
+    }
+
+
+def refused_of(recorder: Recorder) -> list[dict[str, Any]]:
+    """The latest that a worker has refused, newest first."""
+    return [one.summary() for one in recorder]
+
+
+def flight_of(recorder: Recorder, session: str) -> str | None:
+    """The bytes of one of them, in base64."""
+    found = recorder.flight(session)
+    return None if found is None else b64encode(found).decode()
+
+
+class Workers(Protocol):
+    """What the workers can be asked, all at once."""
+
+    @property
+    def revision(self) -> int:
+        """In force in all of them."""
+        ...
+
+    async def answers(self, about: str, **more: Any) -> list[Any]:
+        """Of those that answer."""
+        ...
+
+    async def counted(self) -> list[list[Family]]:
+        """What each has counted."""
+        ...
 
 
 class Status:
     """What the status port answers from."""
 
     def __init__(
-        self,
-        registry: CollectorRegistry,
-        recorder: Recorder,
-        snapshot: Snapshot,
-        freshness: Freshness,
+        self, registry: CollectorRegistry, workers: Workers, freshness: HasFreshness
     ) -> None:
-        self.ready = False
+        """registry: what is not counted by workers."""
+        self.unready = "no configuration yet: the store has not answered"  # "": it is ready
         self._registry = registry
-        self._recorder = recorder
-        self._snapshot = snapshot
+        self._workers = workers
         self._freshness = freshness
 
-    def answer(self, path: str) -> Answer:
-        """Status code, content type and body for GET `path`."""
-        match path.partition("?")[0]:
+    async def answer(self, method: str, target: str) -> Answer:
+        """Implements `sniproxy.small_http.Answers`."""
+        if method != "GET":
+            return 405, TEXT, b"only GET is answered here\n"
+        match target.partition("?")[0]:
             case "/livez":
                 return 200, TEXT, b"ok\n"
             case "/readyz":
                 return self._readiness()
             case "/config":
-                return 200, JSON, json.dumps(self._config()).encode() + b"\n"
+                return _json(await self._config())
             case "/metrics":
-                return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+                return 200, CONTENT_TYPE_LATEST, await self._metrics()
             case "/refused":
-                refused = [one.summary() for one in self._recorder]
-                return 200, JSON, json.dumps({"refused": refused}).encode() + b"\n"
+                return _json({"refused": await self._refused()})
             case flight if flight.startswith("/refused/"):
-                return self._flight(flight.removeprefix("/refused/").removesuffix(FLIGHT))
+                return await self._flight(flight.removeprefix("/refused/").removesuffix(FLIGHT))
         return 404, TEXT, b"there are /livez, /readyz, /metrics, /config and /refused\n"
 
     def _readiness(self) -> Answer:
         """Who serves by an old configuration is ready: no pod would be better off without it."""
-        if not self.ready:
-            return 503, TEXT, b"no configuration yet: the store has not answered\n"
+        if self.unready:
+            return 503, TEXT, f"{self.unready}\n".encode()
         if not self._freshness.stale:
             return 200, TEXT, b"ok\n"
-        old = f"ok, but config_stale: revision {self._snapshot.revision} was last known to be the store's "
+        old = f"ok, but config_stale: revision {self._workers.revision} was last known to be the store's "
         return 200, TEXT, f"{old}{self._freshness.age:.0f} s ago\n".encode()
 
-    def _config(self) -> dict[str, Any]:
-        """Which revision of which object is in force, or was looked at and cannot be used."""
-        broken = self._snapshot.broken.values()
-        return {
-            "revision": self._snapshot.revision,
-            "stale": self._freshness.stale,
-            "age": round(self._freshness.age, 3),
-            "objects": self._snapshot.revisions(),
-            "broken": [{"key": one.key, "why": one.why, "kept": one.kept} for one in broken],
-        }
+    async def _config(self) -> dict[str, Any]:
+        """Of the worker that is furthest behind: in the others at least that is in force."""
+        configs = await self._workers.answers("config")
+        oldest = min(configs, key=lambda one: one["revision"], default=_NO_CONFIG)
+        freshness = {"stale": self._freshness.stale, "age": round(self._freshness.age, 3)}
+        return {"revision": oldest["revision"], **freshness, **oldest}
 
-    def _flight(self, session: str) -> Answer:
-        found = self._recorder.flight(session)
-        if found is None:
-            return 404, TEXT, b"no such session: /refused lists those that are kept\n"
-        return 200, BYTES, found
+    async def _metrics(self) -> bytes:
+        own = export(self._registry)
+        together = CollectorRegistry()
+        together.register(_Given(merge([own, *await self._workers.counted()])))
+        return generate_latest(together)
 
+    async def _refused(self) -> list[dict[str, Any]]:
+        answers = await self._workers.answers("refused")
+        return sorted((one for some in answers for one in some), key=lambda one: -one["time"])
 
-async def serve_status(listening: socket.socket, status: Status) -> None:
-    """Never returns."""
-    clients = trio.CapacityLimiter(MAX_CLIENTS)
-    async with trio.open_nursery() as nursery:
-        while True:
-            token = object()
-            await clients.acquire_on_behalf_of(token)
-            await trio.lowlevel.wait_readable(listening)
-            try:
-                sock, _ = listening.accept()
-            except OSError:  # gone again, or out of descriptors: sessions come first
-                clients.release_on_behalf_of(token)
-                await trio.sleep(0.1)
-                continue
-            sock.setblocking(False)
-            done = partial(clients.release_on_behalf_of, token)
-            nursery.start_soon(_serve_client, sock, status, done)
+    async def _flight(self, session: str) -> Answer:
+        for found in await self._workers.answers("flight", session=session):
+            return 200, BYTES, b64decode(found)
+        return 404, TEXT, b"no such session: /refused lists those that are kept\n"
 
 
-async def _serve_client(sock: socket.socket, status: Status, done: partial[None]) -> None:
-    try:
-        with trio.move_on_after(REQUEST_TIMEOUT):
-            await _answer_one(sock, status)
-    except Lost:
-        pass  # a monitor that does not wait for its answer
-    finally:
-        close(sock)
-        done()
+_NO_CONFIG: dict[str, Any] = {"revision": 0, "objects": {}, "broken": []}
 
 
-async def _answer_one(sock: socket.socket, status: Status) -> None:
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST)
-    method = b"GET"
-    try:
-        while (event := connection.next_event()) is h11.NEED_DATA:
-            connection.receive_data(await receive(sock, MAX_REQUEST))
-        if not isinstance(event, h11.Request):
-            return  # closed before it asked
-        method = event.method
-        answer = status.answer(event.target.decode("ascii", "replace"))
-        if method not in (b"GET", b"HEAD"):
-            answer = 405, TEXT, b"only GET is answered here\n"
-    except h11.RemoteProtocolError:
-        answer = 400, TEXT, b"not an HTTP request\n"
-    await send_all(sock, _encode(connection, answer, with_body=method != b"HEAD"))
+class _Given(Collector):
+    def __init__(self, families: list[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return list(as_metrics(self._families))
 
 
-def _encode(connection: h11.Connection, answer: Answer, *, with_body: bool) -> bytes:
-    code, kind, body = answer
-    headers = [
-        ("content-type", kind),
-        ("content-length", str(len(body))),
-        ("connection", "close"),
-    ]
-    head = connection.send(h11.Response(status_code=code, headers=headers)) or b""
-    return head + body if with_body else head
+def _json(content: object) -> Answer:
+    return 200, JSON, json.dumps(content).encode() + b"\n"

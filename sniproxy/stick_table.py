@@ -69,6 +69,36 @@ def _part_words(sets: int) -> int:
     return _COUNTS + sets * _SET
 
 
+class Overview:
+    """The view of whoever starts the workers: it writes only where a worker has died."""
+
+    def __init__(self, memory: memoryview, *, entries: int, workers: int) -> None:
+        """As for StickTable."""
+        self._part = _part_words(_sets(entries))
+        self._workers = workers
+        self._words = memory[: table_size(entries, workers)].cast("B").cast("Q")
+
+    @property
+    def all_active(self) -> int:
+        """Sessions of all workers."""
+        return sum(self.active(worker) for worker in range(self._workers))
+
+    def active(self, worker: int) -> int:
+        """Sessions of one."""
+        start = self._start(worker)
+        return sum(self._words[start : start + _COUNTS])
+
+    def wipe(self, worker: int) -> int:
+        """It has died, and its sessions with it: what it has counted counts no more. How many they were."""
+        lost = self.active(worker)
+        start = self._start(worker)
+        self._words[start : start + self._part] = memoryview(bytes(self._part * WORD)).cast("Q")
+        return lost
+
+    def _start(self, worker: int) -> int:
+        return _HEADER + worker * self._part
+
+
 class StickTable:
     """One worker's view of a table. Times are seconds of a clock that all workers share, such as CLOCK_MONOTONIC."""
 

@@ -1,119 +1,85 @@
-"""One worker: follows the store, opens the listeners once it has a configuration, serves until it is told to stop."""
+"""One worker: a process that follows the configuration, lets players in where its parent says, and serves them.
 
+`python -m sniproxy.worker DESCRIPTOR` is how the parent starts one; all else comes over the channel (`orders.py`). A worker
+whose parent is gone lets nobody in any more, finishes its sessions within `drain.deadline`, and ends.
+"""
+
+import ctypes
 import gc
+import mmap
 import resource
 import signal
 import socket
-import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+import sys
+from contextlib import AsyncExitStack, suppress
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import trio
 
-from sniproxy import __version__
-from sniproxy.agent import Agent
+from sniproxy.channel import Channel, Message
 from sniproxy.config import InForce
 from sniproxy.following import Freshness, follow
 from sniproxy.keyring import open_keyring
-from sniproxy.limits import open_limits
-from sniproxy.listener import bind, listen
-from sniproxy.logs import Log
-from sniproxy.objects.node_record import NodeRecord
-from sniproxy.presence import Presence, node_id
+from sniproxy.limits import Limits
+from sniproxy.logs import Log, open_log
+from sniproxy.orders import REPORT_EVERY, REPORT_EVERY_LEAVING, Begin, Report
 from sniproxy.reception import Reception
-from sniproxy.relay.opening import choose_relay, open_relay
-from sniproxy.relay.sockets import tune
+from sniproxy.relay.opening import open_relay
+from sniproxy.scrape import export
 from sniproxy.session import Worker, open_worker
-from sniproxy.settings import EtcdUrl, Listener, Settings
+from sniproxy.settings import Settings
 from sniproxy.snapshot import Snapshot
-from sniproxy.status import Status, serve_status
+from sniproxy.status import config_of, flight_of, refused_of
+from sniproxy.stick_table import StickTable, table_size
 from sniproxy.store import Store
+from sniproxy.store.mirror import Copy
 from sniproxy.store.opening import open_store
 from sniproxy.store.sqlite import POLL
 
 DESCRIPTORS_PER_SESSION = 2  # the player's socket and the game server's
-SPARE_DESCRIPTORS = 200  # the store, the status port, listeners, files
-STATUS_BACKLOG = 64  # connections to the status port that the kernel keeps for us
+SPARE_DESCRIPTORS = 200  # the store, listeners, files
+GRAIN = 2.0  # seconds by which a relay may end a session late
 
 
-async def run_worker(
-    settings: Settings,
-    log: Log,
-    *,
-    task_status: trio.TaskStatus[list[int]] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serves until cancelled. Ports are bound at once, so that a taken one is known, but nobody is let in before the
-    first full configuration. `started` then gives the listeners' ports.
-
-    SettingsError when a port or the keyring cannot be used.
-    """
-    keyring = open_keyring(settings)
-    moved_by = choose_relay(settings.proxy.relay)
-    snapshot = Snapshot(settings.where.prefix, keyring)
+async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
+    """Until it is told to end, or its parent is gone and the last session too."""
+    settings = begin.settings
+    snapshot = Snapshot(settings.where.prefix, open_keyring(settings))
     async with AsyncExitStack() as stack:
-        bound = [
-            (listener, stack.enter_context(bind(listener.address, f"{_setting(index)}.address")))
-            for index, listener in enumerate(settings.proxy.listeners)
-        ]
-        status_socket = stack.enter_context(bind(settings.status.address, "status.address"))
-        listen(status_socket, "status.address", backlog=STATUS_BACKLOG)
-        store = open_store(settings)
+        store: Store = open_store(settings) if begin.copy is None else Copy(Path(begin.copy))
         stack.push_async_callback(_close, store)
-        limits = open_limits(settings.proxy)
+        limits = _open_limits(begin)
         relay = await stack.enter_async_context(open_relay(settings.proxy, limits.places))
         nursery = await stack.enter_async_context(trio.open_nursery())
         worker = open_worker(settings.proxy, snapshot, relay, log, limits)
-        agent = None
-        freshness = Freshness(settings.etcd.watch_silence)
-        if isinstance(settings.where, EtcdUrl):
-            agent = Agent(settings, store, worker.metrics, log)
-            # Who cannot follow the copy is as stale as an agent that cannot follow the store.
-            freshness = Freshness(settings.etcd.watch_silence + POLL, source=agent.freshness)
-        worker.metrics.show_freshness(freshness)
-        status = Status(worker.metrics.registry, worker.recorder, snapshot, freshness)
-        nursery.start_soon(serve_status, status_socket, status)
-        log.info("starting", relay=moved_by, store=settings.store)
-        describe = partial(_describe, settings, worker, freshness, int(time.time()))
-        presence = Presence(store, settings, describe, worker.metrics, log)
-        in_force = InForce(snapshot, worker.metrics, log, presence.changed)
-        followed: Store = store
-        if agent is not None:
-            await nursery.start(agent.run)
-            followed = agent.copy
+        # Who cannot follow a copy knows as late as one who looks at it now and then.
+        freshness = Freshness(settings.etcd.watch_silence + POLL)
+        hand = Hand(begin, worker, freshness, store, channel, nursery)
+        nursery.start_soon(channel.run)
+        nursery.start_soon(hand.obey)
+        nursery.start_soon(hand.report_now_and_then)
         following = partial(
-            follow, settings=settings.proxy, freshness=freshness, log=log, of_copy=agent is not None
+            follow,
+            settings=settings.proxy,
+            freshness=freshness,
+            log=log,
+            of_copy=begin.copy is not None,
         )
-        await nursery.start(following, followed, settings.where.prefix, in_force)
-        _open_doors(bound, settings, Reception(worker, nursery), nursery)
-        status.ready = True
-        nursery.start_soon(presence.run)
-        ports = [sock.getsockname()[1] for _, sock in bound]
-        log.info("ready", ports=ports, revision=snapshot.revision)
-        task_status.started(ports)
+        telling = log if begin.worker == 0 else None
+        in_force = InForce(snapshot, worker.metrics, telling, hand.report)
+        await nursery.start(following, store, settings.where.prefix, in_force)
+        keep_out_of_collections()
+        hand.ready = True
+        hand.report()
 
 
-def _open_doors(
-    bound: Sequence[tuple[Listener, socket.socket]],
-    settings: Settings,
-    reception: Reception,
-    nursery: trio.Nursery,
-) -> None:
-    """From now on players are let in."""
-    for index, (listener, sock) in enumerate(bound):
-        speaks_first = listener.is_tls or listener.proxy_protocol
-        listen(
-            sock,
-            f"{_setting(index)}.address",
-            backlog=settings.proxy.backlog,
-            defer_accept=settings.proxy.defer_accept if speaks_first else 0,
-        )
-        tune(sock, keepalive_idle=settings.proxy.keepalive_idle)  # accepted sockets inherit it
-        nursery.start_soon(reception.accept, sock, listener)
-
-
-def _setting(index: int) -> str:
-    return f"proxy.listeners.{index}"
+def _open_limits(begin: Begin) -> Limits:
+    entries, workers = begin.settings.proxy.limits.table, begin.workers
+    memory = memoryview(mmap.mmap(begin.table, table_size(entries, workers)))
+    table = StickTable(memory, entries=entries, worker=begin.worker, workers=workers)
+    return Limits(begin.settings.proxy, table)
 
 
 async def _close(store: Store) -> None:
@@ -121,16 +87,172 @@ async def _close(store: Store) -> None:
         await store.aclose()
 
 
-def _describe(settings: Settings, worker: Worker, freshness: Freshness, started: int) -> NodeRecord:
-    return NodeRecord(
-        id=node_id(settings),
-        version=__version__,
-        revision=worker.snapshot.revision,
-        age=round(freshness.age, 3),
-        stale=freshness.stale,
-        sessions=worker.limits.active,
-        started=started,
-    )
+class Hand:
+    """Does what the parent says, and tells it how the worker is."""
+
+    def __init__(
+        self,
+        begin: Begin,
+        worker: Worker,
+        freshness: Freshness,
+        store: Store,
+        channel: Channel,
+        nursery: trio.Nursery,
+    ) -> None:
+        """nursery: of all that the worker does; cancelling it ends the worker."""
+        self.ready = False
+        self._settings = begin.settings
+        self._worker = worker
+        self._freshness = freshness
+        self._store = store
+        self._channel = channel
+        self._nursery = nursery
+        self._reception = Reception(worker, nursery)
+        self._listening = [
+            [socket.socket(fileno=one) for one in slots] for slots in begin.listening
+        ]
+        for one in (one for slots in self._listening for one in slots):
+            one.setblocking(False)
+        self._slots: list[int] = []
+        self._leaving = False
+        self._drained(begin.drained)
+        self._short(begin.short)
+
+    async def obey(self) -> None:
+        """Until the worker ends."""
+        async for message in self._channel:
+            self._do(message)
+        if not self._leaving:
+            drain = self._settings.drain
+            self._worker.log.warning(
+                "parent gone", sessions=self._worker.limits.active, deadline_s=drain.deadline
+            )
+            self._leave(drain.deadline, drain.spread)
+
+    def _do(self, message: Message) -> None:
+        match message:
+            case {"accept": slots}:
+                self._accept(slots)
+            case {"ask": number, "about": about, **more}:
+                self._nursery.start_soon(self._answer, number, about, more)
+            case {"follow": path} if isinstance(self._store, Copy):
+                self._store.move(Path(path))
+            case {"settings": members}:
+                self._settle(Settings.model_validate(members))
+            case {"drained": routes}:
+                self._drained(routes)
+            case {"short": short}:
+                self._short(short)
+            case {"shed": _}:
+                self._worker.relay.shed()
+                give_memory_back()
+            case {"drain": [after, spread]}:
+                self._worker.relay.drain(after, spread)
+            case {"undrain": _}:
+                self._worker.relay.undrain()
+            case {"leave": [after, spread]}:
+                self._leave(after, spread)
+            case {"stop": _}:
+                self._nursery.cancel_scope.cancel()
+
+    # -- letting in
+
+    def _accept(self, slots: list[int]) -> None:
+        for slot in set(self._slots) - set(slots):
+            for group in self._listening:
+                self._reception.close(group[slot])
+        for slot in set(slots) - set(self._slots):
+            for listener, group in zip(
+                self._settings.proxy.listeners, self._listening, strict=True
+            ):
+                self._reception.open(group[slot], listener)
+        self._slots = slots
+
+    def _shut(self) -> None:
+        """Lets in who waits, and nobody after that."""
+        for slot in self._slots:
+            for group in self._listening:
+                self._reception.close(group[slot], empty=True)
+        self._slots = []
+
+    def _leave(self, after: float | None, spread: float) -> None:
+        """Another lets players in from now on, or nobody does."""
+        self._leaving = True
+        self._accept([])
+        for group in self._listening:
+            for sock in group:
+                sock.close()
+        if after is not None:
+            self._worker.relay.drain(after, spread)
+        self._nursery.start_soon(self._end_when_empty, after, spread)
+
+    async def _end_when_empty(self, after: float | None, spread: float) -> None:
+        longest = float("inf") if after is None else after + spread + GRAIN
+        with trio.move_on_after(longest):
+            while self._worker.limits.active:  # noqa: ASYNC110  # the relay counts in its own thread
+                await trio.sleep(REPORT_EVERY_LEAVING)
+        self._nursery.cancel_scope.cancel()
+
+    # -- what changes while it serves
+
+    def _settle(self, settings: Settings) -> None:
+        """Other settings. Players who come from now on have them."""
+        slots = self._slots
+        self._accept([])
+        self._settings = settings
+        self._worker.settle(settings.proxy)
+        self._accept(slots)
+
+    def _drained(self, routes: list[str]) -> None:
+        self._worker.drained = frozenset(routes)
+        self._worker.forget_plans()
+
+    def _short(self, short: bool) -> None:
+        self._worker.short_of_memory = short
+        self._worker.forget_plans()
+
+    # -- what it tells
+
+    def report(self) -> None:
+        """How it is now."""
+        report = Report(
+            revision=self._worker.snapshot.revision,
+            stale=self._freshness.stale,
+            age=round(self._freshness.age, 3),
+            active=self._worker.limits.active,
+            ready=self.ready,
+        )
+        self._channel.send({"report": report.encode()})
+
+    async def report_now_and_then(self) -> None:
+        """For ever. What it has counted goes along, so that it is known if the worker dies."""
+        while True:
+            counted = export(self._worker.metrics.registry)
+            self.report()
+            self._channel.send({"counted": counted})
+            await trio.sleep(REPORT_EVERY_LEAVING if self._leaving else REPORT_EVERY)
+
+    async def _answer(self, number: int, about: str, more: dict[str, Any]) -> None:
+        content: Any
+        match about:
+            case "metrics":
+                content = export(self._worker.metrics.registry)
+            case "config":
+                content = config_of(self._worker.snapshot)
+            case "refused":
+                content = refused_of(self._worker.recorder)
+            case "flight":
+                content = flight_of(self._worker.recorder, str(more.get("session")))
+            case "routes":
+                content = self._worker.playing()
+            case "held":
+                content = self._worker.relay.held()
+            case "shut":
+                self._shut()
+                content = True
+            case _:
+                content = None
+        self._channel.send({"answer": number, "content": content})
 
 
 def raise_descriptor_limit(max_sessions: int, log: Log) -> None:
@@ -163,20 +285,25 @@ def keep_out_of_collections() -> None:
     gc.freeze()
 
 
-async def run_until_signalled(settings: Settings, log: Log) -> None:
-    """`run_worker` until SIGTERM or SIGINT."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_run_tamed, settings, log)
-            async for number in signals:
-                log.info("stopping", signal=signal.Signals(number).name)
-                break
-            nursery.cancel_scope.cancel()
+def give_memory_back() -> None:
+    """What was freed goes back to the system, where the C library can be told to."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
-async def _run_tamed(settings: Settings, log: Log) -> None:
+async def _main(number: int) -> None:
+    channel = Channel(socket.socket(fileno=number))
+    log = open_log("proxy")
+    async for message in channel:
+        if "begin" in message:
+            begin = Begin.decode(message["begin"])
+            await run_worker(begin, channel, log)
+        return
+
+
+if __name__ == "__main__":
+    # The parent alone decides: a terminal's Ctrl-C and a service manager's SIGTERM reach the whole group.
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+        signal.signal(one, signal.SIG_IGN)
     tame_garbage_collection()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(run_worker, settings, log)
-        raise_descriptor_limit(settings.proxy.max_sessions, log)
-        keep_out_of_collections()
+    trio.run(_main, int(sys.argv[1]))

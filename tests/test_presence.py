@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from sniproxy.errors import StoreUnavailable
-from sniproxy.metrics import Metrics
+from sniproxy.metrics import PodMetrics
 from sniproxy.objects.node_record import NodeRecord
 from sniproxy.presence import FAREWELL, LEAST_GAP, MOST_GAP, Presence, node_id
 from sniproxy.settings import Settings, Status
@@ -86,7 +86,7 @@ class Plane:
     def __init__(self, store: Recording) -> None:
         settings = Settings(store="etcd://h:2379/apisix", node="edge-1", node_ttl=TTL)
         log, self.lines = open_lines()
-        self.metrics = Metrics()
+        self.metrics = PodMetrics()
         self.revision = 1
         self.presence = Presence(store, settings, self._describe, self.metrics, log)
 

@@ -181,6 +181,10 @@ class Relay(Protocol):
         """None: it is handed connected sockets only."""
         ...
 
+    def settle(self, settings: Proxy) -> None:
+        """Goes on by other settings, for sessions that begin from now on."""
+        ...
+
     async def accept_tls(
         self, client: socket.socket, server_tls: ServerTls, received: bytes
     ) -> Terminated:

@@ -68,6 +68,11 @@ class NativeFront:
         self._listeners: list[Listener] = []  # by the engine's number
         self._nodes: WeakKeyDictionary[Target, dict[int, _relay.Nodes]] = WeakKeyDictionary()
 
+    def settle(self, settings: Proxy) -> None:
+        """Goes on by other settings; `forget` follows."""
+        self._keepalive_idle = settings.keepalive_idle
+        self._nodes.clear()
+
     @property
     def accepted(self) -> int:
         return self._engine.accepted()

@@ -17,6 +17,7 @@ from sniproxy.plan import Plan
 from sniproxy.relay import Flow, Link, Outcome, Terminated
 from sniproxy.relay.front import NativeFront, as_numbers, milliseconds
 from sniproxy.relay.trio_relay import NEVER_CLOSED, TrioRelay, open_trio_relay
+from sniproxy.settings import Proxy
 from sniproxy.stick_table import Places
 from sniproxy.tls import ServerTls
 
@@ -65,6 +66,9 @@ class NativeRelay:
         self._engine = engine
         self._terminating = terminating
         self._over = False
+
+    def settle(self, settings: Proxy) -> None:
+        self.front.settle(settings)
 
     async def accept_tls(
         self, client: socket.socket, server_tls: ServerTls, received: bytes

@@ -25,6 +25,7 @@ from sniproxy.relay.deadlines import Deadlines
 from sniproxy.relay.pace import Pace
 from sniproxy.relay.sockets import Lost, close, receive_into, send_all, shut_writing
 from sniproxy.relay.trio_tls import CHUNK, TrioTls
+from sniproxy.settings import Proxy
 from sniproxy.tls import ServerTls
 
 NEVER_CLOSED = "the other side never closed"
@@ -42,6 +43,9 @@ class TrioRelay:
         self._buffer = memoryview(bytearray(buffer_size))
         self._deadlines: Deadlines[_Link] = Deadlines(trio.current_time())
         self._links: set[_Link] = set()
+
+    def settle(self, settings: Proxy) -> None:
+        """Nothing here depends on what may change."""
 
     async def accept_tls(
         self, client: socket.socket, server_tls: ServerTls, received: bytes

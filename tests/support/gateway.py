@@ -153,6 +153,6 @@ async def open_gateway(
         async with open_relay(proxy, limits.places) as opened, trio.open_nursery() as nursery:
             snapshot = fill(objects or {})
             worker = open_worker(proxy, snapshot, relay or opened, log or captured, limits)
-            nursery.start_soon(Reception(worker, nursery).accept, listening, listener)
+            Reception(worker, nursery).open(listening, listener)
             yield Gateway(worker, lines, listening.getsockname()[:2], nursery)
             nursery.cancel_scope.cancel()

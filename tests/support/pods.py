@@ -13,7 +13,7 @@ import trio
 from sniproxy.agent import Agent
 from sniproxy.following import Freshness, follow
 from sniproxy.logs import Log
-from sniproxy.metrics import Metrics
+from sniproxy.metrics import PodMetrics
 from sniproxy.settings import Etcd, EtcdUrl, Proxy, Settings
 from sniproxy.store import Batch, Deleted, Entry, Listing
 from sniproxy.store.mirror import Mirror, Origin
@@ -55,7 +55,7 @@ class Pod:
         assert isinstance(where, EtcdUrl)
         return Mirror(self.file, Origin(where.prefix, frozenset(where.endpoints)))
 
-    def agent(self, metrics: Metrics, log: Log) -> Agent:
+    def agent(self, metrics: PodMetrics, log: Log) -> Agent:
         agent = Agent(
             self.settings, self.store, metrics, log, memory=self.memory, now=lambda: self.time
         )
@@ -102,7 +102,7 @@ class Running:
 
     pod: Pod
     agent: Agent
-    metrics: Metrics
+    metrics: PodMetrics
     lines: Lines
     nursery: trio.Nursery
     worker: Worker = field(default_factory=Worker)
@@ -150,7 +150,7 @@ async def until(what: Callable[[], bool]) -> None:
 async def running(pod: Pod, *, started: bool = True) -> AsyncIterator[Running]:
     """A process of the pod, until the block is left. started: wait until it has a configuration."""
     log, lines = open_lines()
-    metrics = Metrics()
+    metrics = PodMetrics()
     async with trio.open_nursery() as nursery:
         agent = pod.agent(metrics, log)
         metrics.show_freshness(agent.freshness)

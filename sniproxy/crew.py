@@ -1,0 +1,291 @@
+"""The workers of a data plane: kept running, given the slots that they accept from, and asked.
+
+One that dies is started again within a second, and meanwhile others accept from its slots. One that dies again and again is
+given up, and when all are, the data plane ends.
+"""
+
+import mmap
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from sniproxy.channel import Message
+from sniproxy.crashes import Crashes
+from sniproxy.doors import Doors
+from sniproxy.errors import WorkersFailed
+from sniproxy.logs import Log
+from sniproxy.member import Member, start
+from sniproxy.metrics import PodMetrics
+from sniproxy.orders import Begin
+from sniproxy.scrape import Family, counters, merge
+from sniproxy.settings import Settings
+from sniproxy.slots import assign
+from sniproxy.stick_table import Overview, prepare, table_size
+
+LOOK_EVERY = 0.01  # seconds between two looks whether all have ended
+STOP_WITHIN = 5.0  # seconds for a worker that was told to end; then it is killed
+ADVICE = "the lines above say why it died; `sniproxy upgrade` or a restart tries again"
+
+
+class Crew:
+    """One data plane's. `run` must run. Implements `sniproxy.metrics.HasFreshness`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        workers: int,
+        doors: Doors,
+        metrics: PodMetrics,
+        log: Log,
+        changed: Callable[[], None],
+    ) -> None:
+        """changed: called when the revision that all workers have in force has changed."""
+        self.settings = settings
+        self.copy: str | None = None  # where the workers find the configuration; None: in the store
+        self.drained: frozenset[str] = frozenset()  # routes
+        self.short = False  # of memory
+        self.first_ready = trio.Event()
+        self.all_ready = trio.Event()  # or given up
+        self._doors = doors
+        self._metrics = metrics
+        self._log = log
+        self._changed = changed
+        self._workers = workers
+        self._members: dict[int, Member] = {}
+        self._old: list[Member] = []  # of the version before
+        self._given_up: set[int] = set()
+        self._accepting = False
+        self._leaving = False
+        self._revision = 0
+        self._buried: list[Family] = []  # what those had counted that have ended
+        entries = settings.proxy.limits.table
+        size = table_size(entries, workers)
+        self._table = os.memfd_create("sniproxy-limits")
+        os.ftruncate(self._table, size)
+        memory = memoryview(mmap.mmap(self._table, size))
+        self._overview = Overview(prepare(memory), entries=entries, workers=workers)
+
+    # -- how they are
+
+    @property
+    def members(self) -> list[Member]:
+        """Those that serve."""
+        return [one for one in self._members.values() if one.ready]
+
+    @property
+    def old(self) -> list[Member]:
+        """Those of the version before, whose sessions go on."""
+        return self._old
+
+    @property
+    def everybody(self) -> list[Member]:
+        """Those too that are not ready yet, or are of the version before."""
+        return [*self._members.values(), *self._old]
+
+    @property
+    def active(self) -> int:
+        """Sessions now, set-up included."""
+        return self._overview.all_active + sum(one.active for one in self._old)
+
+    @property
+    def revision(self) -> int:
+        """In force in all of them."""
+        return self._revision
+
+    @property
+    def age(self) -> float:
+        """Of the oldest configuration."""
+        return max((one.age for one in self.members), default=0.0)
+
+    @property
+    def stale(self) -> bool:
+        """Whether one of them may lack changes, or none is there."""
+        members = self.members
+        return not members or any(one.stale for one in members)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of all worker processes."""
+        return [one.pid for one in self.everybody]
+
+    # -- their life
+
+    async def run(self) -> None:
+        """Never returns, unless `stop` is called. WorkersFailed when all were given up."""
+        async with trio.open_nursery() as nursery:
+            for one in self._old:
+                nursery.start_soon(self._see_off, one)
+            for worker in range(self._workers):
+                nursery.start_soon(self._keep, worker)
+
+    def adopt(self, old: list[Member]) -> None:
+        """The workers of the version before: they let players in until those of this one do. Before `run`."""
+        self._old = old
+
+    async def _keep(self, worker: int) -> None:
+        """Has one worker running, until it is given up or all are to end."""
+        crashes = Crashes()
+        while True:
+            try:
+                member = self._members[worker] = start(self._begin(worker))
+            except OSError as error:
+                self._log.error("worker not started", worker=worker, cause=str(error))
+                code = 1
+            else:
+                code = await member.run(self._reported)
+                self._bury(member)
+                del self._members[worker]
+            lost = self._overview.wipe(worker)
+            if self._leaving:
+                return
+            self._assign()
+            proxy = self.settings.proxy
+            pause = crashes.note(trio.current_time(), proxy.max_crashes, proxy.crash_window)
+            self._metrics.worker_crashes.inc()
+            self._metrics.sessions_lost.inc(lost)
+            cause = _described(code)
+            self._log.error("worker died", worker=worker, cause=cause, sessions_lost=lost)
+            if pause is None:
+                break
+            await trio.sleep(pause)
+        self._given_up.add(worker)
+        count = self.settings.proxy.max_crashes
+        within = f"{count} times in {self.settings.proxy.crash_window:g} s"
+        if len(self._given_up) == self._workers:
+            raise WorkersFailed(f"every worker has died {within}: {ADVICE}")
+        self._log.error("worker given up", worker=worker, cause=f"it died {within}", advice=ADVICE)
+        self._note_ready()
+
+    async def _see_off(self, member: Member) -> None:
+        """One of the version before, until it has ended."""
+        code = await member.run(lambda _: None)
+        self._bury(member)
+        self._old.remove(member)
+        if code:
+            self._log.error("old worker died", pid=member.pid, cause=_described(code))
+        else:
+            self._log.info("old worker ended", pid=member.pid, left=len(self._old))
+
+    def _begin(self, worker: int) -> Begin:
+        return Begin(
+            worker=worker,
+            workers=self._workers,
+            settings=self.settings,
+            copy=self.copy,
+            listening=self._doors.descriptors,
+            table=self._table,
+            drained=sorted(self.drained),
+            short=self.short,
+        )
+
+    def _reported(self, member: Member) -> None:
+        if member.ready and not member.slots:
+            self._note_ready()
+            self._assign()
+        ready = self.members
+        revision = min((one.report.revision for one in ready if one.report), default=0)
+        if revision != self._revision:
+            self._revision = revision
+            self._changed()
+
+    def _note_ready(self) -> None:
+        if self.members:
+            self.first_ready.set()
+        if len(self.members) + len(self._given_up) >= self._workers:
+            self.all_ready.set()
+
+    def _bury(self, member: Member) -> None:
+        self._buried = merge([self._buried, counters(member.counted)])
+
+    # -- who accepts
+
+    def accept(self) -> None:
+        """Those who come are let in from now on."""
+        self._accepting = True
+        self._assign()
+
+    async def shut(self) -> None:
+        """Whoever waits is let in, and nobody after that."""
+        self._accepting = False
+        for one in self._members.values():
+            one.slots = []
+        await self.ask("shut")
+
+    def _assign(self) -> None:
+        shares = assign(self._doors.slots, sorted(one.worker for one in self.members))
+        self._metrics.workers.set(len(shares))
+        if not self._accepting:
+            return
+        for worker, slots in shares.items():
+            member = self._members[worker]
+            if member.slots != slots:
+                member.slots = slots
+                member.channel.send({"accept": slots})
+
+    # -- what they are told and asked
+
+    def order(self, message: Message, *, old: bool = False) -> None:
+        """To all that are there. What those who begin later must know too stands in `Begin`."""
+        for one in self.everybody if old else self._members.values():
+            one.channel.send(message)
+
+    async def ask(self, about: str, *, old: bool = False, **more: Any) -> dict[Member, Any]:
+        """The answers of those that answer. old: those of the version before too."""
+        answers: dict[Member, Any] = {}
+
+        async def ask_one(member: Member) -> None:
+            answer = await member.ask(about, **more)
+            if answer is not None:
+                answers[member] = answer
+
+        async with trio.open_nursery() as nursery:
+            for one in [*self.members, *(self._old if old else ())]:
+                nursery.start_soon(ask_one, one)
+        return answers
+
+    async def counted(self) -> list[list[Family]]:
+        """What all have counted, those that have ended among them."""
+        answers = await self.ask("metrics", old=True)
+        for member, families in answers.items():
+            member.counted = families
+        return [self._buried, *(one.counted for one in self.everybody)]
+
+    async def answers(self, about: str, **more: Any) -> list[Any]:
+        """Implements `sniproxy.status.Workers`."""
+        return list((await self.ask(about, **more)).values())
+
+    async def flushed(self) -> None:
+        """Until all have been sent what they were told."""
+        with trio.move_on_after(STOP_WITHIN):
+            for one in self.everybody:
+                await one.channel.flushed()
+
+    def replace_old(self, after: float | None, spread: float) -> None:
+        """The workers of the version before let nobody in any more, and end when their sessions have."""
+        for one in self._old:
+            one.channel.send({"leave": [after, spread]})
+
+    async def stop(self) -> None:
+        """All end now, with what they have; who does not is killed."""
+        self._leaving = True
+        for one in self.everybody:
+            one.channel.send({"stop": True})
+        with trio.move_on_after(STOP_WITHIN):
+            while self.everybody:  # noqa: ASYNC110  # each ends in a task of its own
+                await trio.sleep(LOOK_EVERY)
+        for one in self.everybody:
+            cause = "it did not end when told to"
+            self._log.error("worker killed", worker=one.worker, cause=cause)
+            one.kill()
+
+
+def _described(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,140 @@
+"""One worker process, as its parent sees it: started, spoken to, and known to have ended."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from sniproxy.channel import Channel
+from sniproxy.orders import SILENCE, Begin, Report
+from sniproxy.scrape import Family
+
+ANSWER_WITHIN = 2.0  # seconds for what a worker is asked
+ROOT = Path(__file__).parent.parent  # where the package that runs was found
+
+
+class Member:
+    """A worker. `run` must run."""
+
+    def __init__(
+        self,
+        worker: int,
+        pid: int,
+        channel: Channel,
+        process: "subprocess.Popen[bytes] | None" = None,
+    ) -> None:
+        """process: None for one that the version before has started."""
+        self.worker = worker
+        self.pid = pid
+        self.channel = channel
+        self.slots: list[int] = []  # that it was told to accept from
+        self.report: Report | None = None
+        self.counted: list[Family] = []  # the last that it has said
+        self._reported_at = trio.current_time()
+        self._process = process
+        self._asked = 0
+        self._answers: dict[int, tuple[trio.Event, list[Any]]] = {}
+
+    async def run(self, on_report: Callable[["Member"], None]) -> int:
+        """Until it has ended; its exit code, or the number of the signal that ended it, negative."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.channel.run)
+            async for message in self.channel:
+                if "report" in message:
+                    self.report = Report.decode(message["report"])
+                    self._reported_at = trio.current_time()
+                    on_report(self)
+                elif "counted" in message:
+                    self.counted = message["counted"]
+                elif message.get("answer") in self._answers:
+                    event, contents = self._answers[message["answer"]]
+                    contents.append(message["content"])
+                    event.set()
+            self.report = None
+            nursery.cancel_scope.cancel()
+        for event, _ in self._answers.values():
+            event.set()
+        # Its end of the channel closes with the process, or a moment before.
+        return await trio.to_thread.run_sync(self._wait, abandon_on_cancel=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can serve."""
+        return self.report is not None and self.report.ready
+
+    @property
+    def active(self) -> int:
+        """Sessions, by its last report."""
+        return self.report.active if self.report else 0
+
+    @property
+    def age(self) -> float:
+        """Seconds since its configuration was last known to be what it follows."""
+        silent = trio.current_time() - self._reported_at
+        return self.report.age + silent if self.report else silent
+
+    @property
+    def stale(self) -> bool:
+        """Whether it may lack changes."""
+        silent = trio.current_time() - self._reported_at
+        return self.report is None or self.report.stale or silent > SILENCE
+
+    async def ask(self, about: str, **more: Any) -> Any:
+        """Its answer; None when none comes."""
+        self._asked += 1
+        number, answered, contents = self._asked, trio.Event(), list[Any]()
+        self._answers[number] = answered, contents
+        try:
+            if self.channel.gone:
+                return None
+            self.channel.send({"ask": number, "about": about, **more})
+            with trio.move_on_after(ANSWER_WITHIN):
+                await answered.wait()
+        finally:
+            del self._answers[number]
+        return contents[0] if contents else None
+
+    def kill(self) -> None:
+        """For one that does not end."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _wait(self) -> int:
+        if self._process is not None:
+            return self._process.wait()
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        except ChildProcessError:  # somebody else has waited for it
+            return 0
+
+
+def start(begin: Begin) -> Member:
+    """A new process. OSError when the system has none left."""
+    ours, theirs = socket.socketpair()
+    number = theirs.fileno()
+    listening = [one for slots in begin.listening for one in slots]
+    # -P: what lies in the directory that we were started in is not imported from there.
+    command = [sys.executable, "-P", "-m", "sniproxy.worker", str(number)]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(number, begin.table, *listening),
+            env={**os.environ, "PYTHONPATH": path},
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    channel = Channel(ours)
+    channel.send({"begin": begin.encode()})
+    return Member(begin.worker, process.pid, channel, process)

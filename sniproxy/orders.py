@@ -1,0 +1,85 @@
+"""What parent and worker say to one another over their channel. Members that one side does not know are ignored, so that
+the workers of one version can be led by the parent of the next.
+
+To the worker:
+
+    {"begin": {...}}              what it is to be (`Begin`); comes first
+    {"accept": [0, 2]}            let players in from these slots, and no others
+    {"follow": "/path"}           the copy of the configuration lies there from now on
+    {"settings": {...}}           go on by these
+    {"drained": ["7"]}            routes that take no new session
+    {"short": true}               memory is short: nobody is let in
+    {"shed": true}                end the session that holds the most bytes
+    {"drain": [60.0, 10.0]}       seconds after which sessions are ended, and over how many
+    {"undrain": true}             they are not
+    {"leave": [null, 10.0]}       let nobody in, end as `drain` says (null: never), and then yourself
+    {"stop": true}                end now
+    {"ask": 5, "about": "..."}    `metrics`, `config`, `refused`, `flight`, `routes`, `held`, or `shut`: let in who waits,
+                                  and nobody after that
+
+To the parent:
+
+    {"report": {...}}             how it is (`Report`): at each change in force, and each second
+    {"counted": [...]}            what it has counted (`scrape.py`), each second
+    {"answer": 5, "content": ...}
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from sniproxy.settings import Settings
+
+REPORT_EVERY = 1.0  # seconds
+REPORT_EVERY_LEAVING = 0.1  # seconds, while somebody waits for the last session to end
+SILENCE = (
+    5.0  # seconds without a report after which nobody knows how old a worker's configuration is
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """What a worker needs to begin. Descriptors are those that it has inherited."""
+
+    worker: int  # its number, from 0
+    workers: int
+    settings: Settings
+    copy: (
+        str | None
+    )  # where the copy of a remote store lies; None: the store itself is on this machine
+    listening: list[list[int]]  # descriptors: for each listener of the settings one per slot
+    table: int  # the descriptor of the memory in which sessions are counted
+    drained: list[str]
+    short: bool
+
+    def encode(self) -> dict[str, Any]:
+        """As a message has it."""
+        return {
+            name: value.model_dump(mode="json") if isinstance(value, Settings) else value
+            for name in self.__slots__
+            for value in [getattr(self, name)]
+        }
+
+    @classmethod
+    def decode(cls, members: dict[str, Any]) -> Self:
+        """From a message."""
+        return cls(**{**members, "settings": Settings.model_validate(members["settings"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a worker is."""
+
+    revision: int  # in force
+    stale: bool  # it does not follow its copy, or its store
+    age: float  # seconds since its configuration was last known to be that
+    active: int  # sessions, set-up included
+    ready: bool  # a configuration is in force
+
+    def encode(self) -> dict[str, Any]:
+        """As a message has it."""
+        return asdict(self)
+
+    @classmethod
+    def decode(cls, members: dict[str, Any]) -> Self:
+        """From a message, of another version perhaps."""
+        return cls(**{name: members[name] for name in cls.__slots__})

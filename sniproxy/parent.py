@@ -1,0 +1,323 @@
+"""The data plane's parent: it holds the listening sockets and the pod's one watch of a remote store, keeps the workers
+running, answers on the status port and the control socket, and does what signals ask for. No player's byte passes here.
+
+    SIGTERM, SIGINT   drain, then end; a second one ends at once
+    SIGHUP            read the settings again
+    SIGUSR2           become the version that is installed now, on the same sockets
+"""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from sniproxy import __version__
+from sniproxy.agent import Agent
+from sniproxy.cgroup import cpus
+from sniproxy.channel import Channel
+from sniproxy.control import Control, open_control
+from sniproxy.crew import Crew
+from sniproxy.doors import Doors
+from sniproxy.drain import Drain, Terms
+from sniproxy.errors import SettingsError, UpgradeRefused
+from sniproxy.following import Freshness
+from sniproxy.keyring import open_keyring
+from sniproxy.listener import bind, listen
+from sniproxy.logs import Log
+from sniproxy.member import Member
+from sniproxy.metrics import HasFreshness, PodMetrics
+from sniproxy.objects.node_record import NodeRecord
+from sniproxy.presence import Presence, node_id
+from sniproxy.relay.opening import choose_relay
+from sniproxy.reload import live
+from sniproxy.settings import EtcdUrl, Proxy, Settings
+from sniproxy.small_http import serve_http
+from sniproxy.status import Status
+from sniproxy.store import Store
+from sniproxy.store.opening import open_store
+from sniproxy.upgrade import SIGNALS, Estate, OldWorker, check_new_version, hear
+from sniproxy.worker import raise_descriptor_limit
+
+STATUS_BACKLOG = 64  # connections to the status port that the kernel keeps for us
+
+
+async def run_parent(
+    settings: Settings,
+    read_again: Callable[[], Settings],
+    log: Log,
+    left: Estate | None = None,
+) -> Estate | None:
+    """Until it was told to end; what it leaves, if another version is to go on.
+
+    read_again: the settings as they are by then, or SettingsError. left: by the version before.
+    SettingsError when something cannot be had; WorkersFailed when no worker stays alive.
+    """
+    async with AsyncExitStack() as stack:
+        signals = stack.enter_context(trio.open_signal_receiver(*SIGNALS))
+        hear()
+        plane = DataPlane(settings, read_again, log, left, stack)
+        return await plane.run(signals)
+
+
+class DataPlane:
+    """All that the parent has, and what is done with it. Implements `drain.Emptied` and `control.Plane`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        read_again: Callable[[], Settings],
+        log: Log,
+        left: Estate | None,
+        stack: AsyncExitStack,
+    ) -> None:
+        """stack: gives back what is taken of the system here."""
+        self.started = int(time.time())
+        self.settings = settings
+        self._read_again = read_again
+        self._log = log
+        self._workers = worker_count(settings.proxy)
+        self._moved_by = choose_relay(settings.proxy.relay)
+        open_keyring(settings)  # what the workers cannot use is said by us, once
+        raise_descriptor_limit(-(-settings.proxy.max_sessions // self._workers), log)
+        self._doors = stack.enter_context(
+            Doors(settings.proxy, self._workers, left.doors if left else None)
+        )
+        self._status_socket = stack.enter_context(_status_socket(settings, left))
+        self._control_socket = open_control(settings.state_dir, log)
+        if self._control_socket is not None:
+            stack.enter_context(self._control_socket)
+        store = open_store(settings)
+        stack.push_async_callback(_close, store)
+        self._metrics = metrics = PodMetrics()
+        self.crew = Crew(settings, self._workers, self._doors, metrics, log, self._changed)
+        if left is not None:
+            self.crew.adopt([_adopted(one) for one in left.workers])
+        self._agent: Agent | None = None
+        if isinstance(settings.where, EtcdUrl):
+            self._agent = Agent(settings, store, metrics, log, moved=self._copy_moved)
+        freshness = PodFreshness(self.crew, self._agent.freshness if self._agent else None)
+        metrics.show_freshness(freshness)
+        self._status = Status(metrics.registry, self.crew, freshness)
+        describe = partial(_describe, settings, self.crew, freshness, self.started)
+        self._presence = Presence(store, settings, describe, metrics, log)
+        self.draining = Drain(self, log)
+
+    async def run(self, signals: AsyncIterator[int]) -> Estate | None:
+        """Serves until a signal asks for the end, or for another version: then what it leaves."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.draining.run)
+            nursery.start_soon(serve_http, self._status_socket, self._status.answer)
+            if self._control_socket is not None:
+                control = Control(self)
+                nursery.start_soon(serve_http, self._control_socket, control.answer)
+            nursery.start_soon(self._serve, nursery)
+            estate = await self._obey(signals)
+            nursery.cancel_scope.cancel()
+        return estate
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        """From the start to the first player, and who goes on until the end."""
+        log, settings = self._log, self.settings
+        log.info("starting", relay=self._moved_by, store=settings.store, workers=self._workers)
+        if self._agent is not None:
+            await nursery.start(self._agent.run)
+            self.crew.copy = str(self._agent.path)
+        nursery.start_soon(self.crew.run)
+        await self.crew.first_ready.wait()
+        self._doors.open()
+        self.crew.accept()
+        self._status.unready = ""
+        nursery.start_soon(self._presence.run)
+        log.info("ready", ports=self._doors.ports, revision=self.crew.revision)
+        await self.crew.all_ready.wait()
+        self.crew.replace_old(settings.drain.upgrade_deadline, settings.drain.spread)
+        self._doors.leave_others()
+
+    async def _obey(self, signals: AsyncIterator[int]) -> Estate | None:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                self.reload()
+            elif number == signal.SIGUSR2:
+                with suppress(UpgradeRefused):  # it was logged
+                    await self.prepare_upgrade()
+                    return await self._leave()
+            else:
+                break
+        terms = self.settings.drain
+        self._log.info("stopping", signal=signal.Signals(number).name, sessions=self.active)
+        self.draining.begin(Terms(terms.accept, terms.deadline, terms.spread))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_at_once, signals, nursery.cancel_scope)
+            await self.draining.over.wait()
+            nursery.cancel_scope.cancel()
+        await self.crew.stop()
+        return None
+
+    async def _end_at_once(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        """A second signal is final."""
+        async for number in signals:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                name = signal.Signals(number).name
+                self._log.info("stopping at once", signal=name, sessions=self.active)
+                scope.cancel()
+
+    # -- emptying; see `drain.Emptied`
+
+    @property
+    def active(self) -> int:
+        """Sessions now, set-up included."""
+        return self.crew.active
+
+    def retire(self) -> None:
+        """Balancers are to send players elsewhere."""
+        self._status.unready = "draining: no new players, please"
+        self._metrics.draining.set(1)
+
+    async def close(self) -> None:
+        """Nobody comes any more. Who waits in a queue is let in before."""
+        await self.crew.shut()
+        self._doors.close()
+
+    def drain(self, after: float, spread: float) -> None:
+        """Those who still play then are ended."""
+        self.crew.order({"drain": [after, spread]}, old=True)
+
+    def reopen(self) -> None:
+        """As if nothing had been said."""
+        self.crew.order({"undrain": True}, old=True)
+        self._doors.open()
+        self.crew.accept()
+        self._status.unready = ""
+        self._metrics.draining.set(0)
+
+    def drain_route(self, route: str, drained: bool) -> None:
+        """A route takes no new session from now on, or does again."""
+        routes = self.crew.drained - {route}
+        self.crew.drained = routes | {route} if drained else routes
+        self.crew.order({"drained": sorted(self.crew.drained)})
+        self._log.info("route drained" if drained else "route drain taken back", route=route)
+
+    # -- changes while it serves
+
+    def reload(self) -> None:
+        """Reads the settings again. Those that cannot be used change nothing."""
+        try:
+            read = self._read_again()
+        except SettingsError as error:
+            self._log.error(
+                "settings not used", cause=str(error), advice="the old ones stay in force"
+            )
+            return
+        settings, later = live(self.settings, read)
+        self.settings = self.crew.settings = settings
+        self.crew.order({"settings": settings.model_dump(mode="json")})
+        self._log.info("settings read again", need_upgrade=later)
+
+    async def prepare_upgrade(self) -> None:
+        """Looks whether the version that is installed now could run; UpgradeRefused, which is logged, if not."""
+        try:
+            await check_new_version()
+        except UpgradeRefused as refused:
+            self._log.error("upgrade refused", cause=str(refused), advice="this version goes on")
+            raise
+
+    async def _leave(self) -> Estate:
+        """What the next version needs. Descriptors are doubled: ours are closed as at every end."""
+        await self.crew.flushed()
+        self._presence.stays()
+        self._log.info("upgrading", version=__version__, sessions=self.active)
+        return Estate(
+            version=__version__,
+            doors={
+                address: [os.dup(one) for one in group]
+                for address, group in self._doors.groups.items()
+            },
+            status=(self.settings.status.address, os.dup(self._status_socket.fileno())),
+            workers=[
+                OldWorker(
+                    worker=one.worker,
+                    pid=one.pid,
+                    channel=os.dup(one.channel.fileno()),
+                    unread=one.channel.unread.decode(),
+                )
+                for one in self.crew.everybody
+            ],
+        )
+
+    def _changed(self) -> None:
+        self._presence.changed()
+
+    def _copy_moved(self, path: Path) -> None:
+        self.crew.copy = str(path)
+        self.crew.order({"follow": str(path)})
+
+
+class PodFreshness:
+    """How sure all workers are to have what the store has: as the least sure of all who pass it on."""
+
+    def __init__(self, crew: Crew, agent: Freshness | None) -> None:
+        """agent: None where the workers follow the store itself."""
+        self._all: list[HasFreshness] = [crew, *([agent] if agent else [])]
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was last proven."""
+        return max(one.age for one in self._all)
+
+    @property
+    def stale(self) -> bool:
+        """Whether changes may be missing."""
+        return any(one.stale for one in self._all)
+
+
+def check_settings(settings: Settings) -> None:
+    """SettingsError for what a data plane could not run with, as far as can be seen without running it."""
+    choose_relay(settings.proxy.relay)
+    open_keyring(settings)
+
+
+def worker_count(settings: Proxy) -> int:
+    """How many workers there are to be."""
+    return cpus() if settings.workers == "auto" else settings.workers
+
+
+def _describe(settings: Settings, crew: Crew, freshness: PodFreshness, started: int) -> NodeRecord:
+    return NodeRecord(
+        id=node_id(settings),
+        version=__version__,
+        revision=crew.revision,
+        age=round(freshness.age, 3),
+        stale=freshness.stale,
+        sessions=crew.active,
+        started=started,
+    )
+
+
+def _status_socket(settings: Settings, left: Estate | None) -> socket.socket:
+    address = settings.status.address
+    if left is not None:
+        before, number = left.status
+        inherited = socket.socket(fileno=number)
+        if before == address:
+            inherited.setblocking(False)
+            return inherited
+        inherited.close()
+    sock = bind(address, "status.address")
+    listen(sock, "status.address", backlog=STATUS_BACKLOG)
+    return sock
+
+
+def _adopted(old: OldWorker) -> Member:
+    channel = Channel(socket.socket(fileno=old.channel), old.unread.encode())
+    return Member(old.worker, old.pid, channel)
+
+
+async def _close(store: Store) -> None:
+    with trio.CancelScope(shield=True):
+        await store.aclose()

@@ -1,0 +1,117 @@
+"""From one version to the next on the same sockets: what the parent of the workers leaves to the program that it becomes.
+
+The parent executes the new program in its own place, so its process id stays, and with it whatever watches over it. Workers
+of the old version go on, its children still: they let players in until the new ones do, then finish their sessions.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import trio
+
+from sniproxy.errors import UpgradeRefused
+
+LEFT = "_SNIPROXY_LEFT_BY_OLD_VERSION"  # names the descriptor of what is left
+# Those that we act on. They wait while nobody is there to hear them: by default each would end the process.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+CHECK_WITHIN = 30.0  # seconds for the new version to say whether it could run
+CHECK = "--check"  # the option of `sniproxy proxy` that only looks whether it could run
+
+
+@dataclass(frozen=True, slots=True)
+class OldWorker:
+    """A worker that was started by the version before."""
+
+    worker: int
+    pid: int
+    channel: int  # descriptor
+    unread: str  # what was read from it and is no whole message yet
+
+
+@dataclass(frozen=True, slots=True)
+class Estate:
+    """What is left. All descriptors are the heir's."""
+
+    version: str
+    doors: dict[str, list[int]]  # descriptors of listening sockets, by address
+    status: tuple[str, int]  # the status port's address and descriptor
+    workers: list[OldWorker]
+
+    @property
+    def descriptors(self) -> Iterator[int]:
+        """All of them."""
+        for group in self.doors.values():
+            yield from group
+        yield self.status[1]
+        for one in self.workers:
+            yield one.channel
+
+    def execute(self) -> None:
+        """Becomes the new program, or OSError."""
+        text = json.dumps(_plain(self)).encode()
+        number = os.memfd_create("sniproxy-estate")
+        os.write(number, text)
+        for one in (number, *self.descriptors):
+            os.set_inheritable(one, True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(sys.executable, command(), {**os.environ, LEFT: str(number)})
+
+    @classmethod
+    def inherited(cls) -> Self | None:
+        """What the version before has left to this process, once."""
+        number = os.environ.pop(LEFT, None)
+        if number is None:
+            return None
+        with os.fdopen(int(number), "rb") as file:
+            file.seek(0)
+            left = json.load(file)
+        estate = cls(
+            version=left["version"],
+            doors=left["doors"],
+            status=tuple(left["status"]),
+            workers=[OldWorker(**one) for one in left["workers"]],
+        )
+        for one in estate.descriptors:
+            os.set_inheritable(one, False)
+        return estate
+
+
+def command(*more: str) -> list[str]:
+    """How this program was started, with the interpreter that runs it."""
+    return [sys.executable, *sys.orig_argv[1:], *more]
+
+
+async def check_new_version() -> None:
+    """UpgradeRefused, with what it said, if the version that is installed now could not run with the settings of now."""
+    with trio.move_on_after(CHECK_WITHIN):
+        done = await trio.run_process(
+            command(CHECK), capture_stdout=True, capture_stderr=True, check=False
+        )
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().removeprefix("sniproxy: ")
+            raise UpgradeRefused(said or f"it ended with exit code {done.returncode}")
+        return
+    raise UpgradeRefused(f"it did not start within {CHECK_WITHIN:g} s")
+
+
+def hear() -> None:
+    """From now on signals are acted on, also those that came while the program changed."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _plain(estate: Estate) -> dict[str, Any]:
+    return {
+        "version": estate.version,
+        "doors": estate.doors,
+        "status": list(estate.status),
+        "workers": [
+            {name: getattr(one, name) for name in OldWorker.__slots__} for one in estate.workers
+        ],
+    }
