@@ -24,7 +24,7 @@ from sniproxy.channel import Channel
 from sniproxy.control import Control, open_control
 from sniproxy.crew import Crew
 from sniproxy.doors import Doors
-from sniproxy.drain import Drain, Terms
+from sniproxy.drain import Drain, Phase, Terms
 from sniproxy.errors import SettingsError, UpgradeRefused
 from sniproxy.following import Freshness
 from sniproxy.keyring import open_keyring
@@ -34,6 +34,7 @@ from sniproxy.member import Member
 from sniproxy.metrics import HasFreshness, PodMetrics
 from sniproxy.objects.node_record import NodeRecord
 from sniproxy.presence import Presence, node_id
+from sniproxy.pressure import watch_memory
 from sniproxy.relay.opening import choose_relay
 from sniproxy.reload import live
 from sniproxy.settings import EtcdUrl, Proxy, Settings
@@ -98,6 +99,7 @@ class DataPlane:
         self.crew = Crew(settings, self._workers, self._doors, metrics, log, self._changed)
         if left is not None:
             self.crew.adopt([_adopted(one) for one in left.workers])
+            self.crew.drained = frozenset(left.drained)
         self._agent: Agent | None = None
         if isinstance(settings.where, EtcdUrl):
             self._agent = Agent(settings, store, metrics, log, moved=self._copy_moved)
@@ -106,6 +108,8 @@ class DataPlane:
         self._status = Status(metrics.registry, self.crew, freshness)
         describe = partial(_describe, settings, self.crew, freshness, self.started)
         self._presence = Presence(store, settings, describe, metrics, log)
+        if left is not None:
+            self._status.unready = ""  # the old workers serve
         self.draining = Drain(self, log)
 
     async def run(self, signals: AsyncIterator[int]) -> Estate | None:
@@ -117,6 +121,9 @@ class DataPlane:
                 control = Control(self)
                 nursery.start_soon(serve_http, self._control_socket, control.answer)
             nursery.start_soon(self._serve, nursery)
+            nursery.start_soon(
+                watch_memory, self.crew, lambda: self.settings.overload, self._metrics, self._log
+            )
             estate = await self._obey(signals)
             nursery.cancel_scope.cancel()
         return estate
@@ -222,6 +229,8 @@ class DataPlane:
     async def prepare_upgrade(self) -> None:
         """Looks whether the version that is installed now could run; UpgradeRefused, which is logged, if not."""
         try:
+            if self.draining.phase is not Phase.SERVING:
+                raise UpgradeRefused("it is being drained: take that back first, or restart it")
             await check_new_version()
         except UpgradeRefused as refused:
             self._log.error("upgrade refused", cause=str(refused), advice="this version goes on")
@@ -248,6 +257,7 @@ class DataPlane:
                 )
                 for one in self.crew.everybody
             ],
+            drained=sorted(self.crew.drained),
         )
 
     def _changed(self) -> None:

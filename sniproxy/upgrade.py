@@ -41,6 +41,7 @@ class Estate:
     doors: dict[str, list[int]]  # descriptors of listening sockets, by address
     status: tuple[str, int]  # the status port's address and descriptor
     workers: list[OldWorker]
+    drained: list[str]  # routes that take no new session
 
     @property
     def descriptors(self) -> Iterator[int]:
@@ -77,6 +78,7 @@ class Estate:
             doors=left["doors"],
             status=tuple(left["status"]),
             workers=[OldWorker(**one) for one in left["workers"]],
+            drained=left["drained"],
         )
         for one in estate.descriptors:
             os.set_inheritable(one, False)
@@ -111,6 +113,7 @@ def _plain(estate: Estate) -> dict[str, Any]:
         "version": estate.version,
         "doors": estate.doors,
         "status": list(estate.status),
+        "drained": estate.drained,
         "workers": [
             {name: getattr(one, name) for name in OldWorker.__slots__} for one in estate.workers
         ],

@@ -29,6 +29,7 @@ LAYERS = (
     ("worker",),
     ("doors", "member", "drain", "upgrade"),
     ("crew",),
+    ("pressure",),
     ("control",),
     ("parent",),
     ("quickstart", "conformance", "explain"),
