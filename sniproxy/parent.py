@@ -78,7 +78,7 @@ class DataPlane:
         stack: AsyncExitStack,
     ) -> None:
         """stack: gives back what is taken of the system here."""
-        self.started = int(time.time())
+        self.generation = left.generation + 1 if left else 0
         self.settings = settings
         self._read_again = read_again
         self._log = log
@@ -106,7 +106,7 @@ class DataPlane:
         freshness = PodFreshness(self.crew, self._agent.freshness if self._agent else None)
         metrics.show_freshness(freshness)
         self._status = Status(metrics.registry, self.crew, freshness)
-        describe = partial(_describe, settings, self.crew, freshness, self.started)
+        describe = partial(_describe, settings, self.crew, freshness, int(time.time()))
         self._presence = Presence(store, settings, describe, metrics, log)
         if left is not None:
             self._status.unready = ""  # the old workers serve
@@ -258,6 +258,7 @@ class DataPlane:
                 for one in self.crew.everybody
             ],
             drained=sorted(self.crew.drained),
+            generation=self.generation,
         )
 
     def _changed(self) -> None:

@@ -42,6 +42,7 @@ class Estate:
     status: tuple[str, int]  # the status port's address and descriptor
     workers: list[OldWorker]
     drained: list[str]  # routes that take no new session
+    generation: int  # how many versions this process has been
 
     @property
     def descriptors(self) -> Iterator[int]:
@@ -79,6 +80,7 @@ class Estate:
             status=tuple(left["status"]),
             workers=[OldWorker(**one) for one in left["workers"]],
             drained=left["drained"],
+            generation=left["generation"],
         )
         for one in estate.descriptors:
             os.set_inheritable(one, False)
@@ -114,6 +116,7 @@ def _plain(estate: Estate) -> dict[str, Any]:
         "doors": estate.doors,
         "status": list(estate.status),
         "drained": estate.drained,
+        "generation": estate.generation,
         "workers": [
             {name: getattr(one, name) for name in OldWorker.__slots__} for one in estate.workers
         ],

@@ -31,7 +31,7 @@ LAYERS = (
     ("crew",),
     ("pressure",),
     ("control",),
-    ("parent",),
+    ("parent", "operating"),
     ("quickstart", "conformance", "explain"),
     ("cli",),
 )
