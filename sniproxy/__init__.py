@@ -7,6 +7,7 @@ What all parts share (imports nothing of ours but what stands above it):
     objects/        ssl, stream_route, upstream, service: APISIX's JSON as models
     keyring         private keys at rest
     store/          etcd and SQLite behind one contract: bytes and revisions
+    log_queue       lines on their way to a descriptor, written by a thread
     logs            JSON lines
 
 The pure stages (bytes, objects and `now`; no sockets, no clocks):
