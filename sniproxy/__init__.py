@@ -23,6 +23,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     plan            name -> what becomes of everybody who asks for it, where that is the same
     refusals        what is kept of connections that were refused
     accounting      what is known of a session -> its log line
+    forecast        sessions left, sample by sample -> when a drain will be over
 
 Doing:
     relay/          moves bytes both ways: the contract, the relay on trio, and the door of the native one

@@ -24,6 +24,7 @@ LAYERS = (
         "corpus",
     ),
     ("client_hello", "proxy_protocol", "tls", "balancer", "accounting", "stick_table", "refusals"),
+    ("forecast",),
     ("access", "router", "limits", "snapshot"),
     ("plan", "following"),
     ("_relay", "relay", "deadline", "metrics"),
