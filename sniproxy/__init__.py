@@ -7,6 +7,7 @@ What all parts share (imports nothing of ours but what stands above it):
     objects/        ssl, stream_route, upstream, service: APISIX's JSON as models
     keyring         private keys at rest
     store/          etcd and SQLite behind one contract: bytes and revisions
+    log_queue       lines on their way to a descriptor, written by a thread
     logs            JSON lines
 
 The pure stages (bytes, objects and `now`; no sockets, no clocks):
@@ -23,6 +24,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     plan            name -> what becomes of everybody who asks for it, where that is the same
     refusals        what is kept of connections that were refused
     accounting      what is known of a session -> its log line
+    forecast        sessions left, sample by sample -> when a drain will be over
 
 Doing:
     relay/          moves bytes both ways: the contract, the relay on trio, and the door of the native one

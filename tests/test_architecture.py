@@ -12,9 +12,19 @@ MAX_LINES = 400
 
 # From the bottom up: a module may import what stands in its own line or above it. A package stands for its modules.
 LAYERS = (
-    ("errors", "networks", "settings", "objects", "store", "keyring", "logs", "corpus"),
+    (
+        "errors",
+        "networks",
+        "settings",
+        "objects",
+        "store",
+        "keyring",
+        "logs",
+        "log_queue",
+        "corpus",
+    ),
     ("client_hello", "proxy_protocol", "tls", "balancer", "accounting", "stick_table", "refusals"),
-    ("fair_queue",),
+    ("fair_queue", "forecast"),
     ("access", "router", "limits", "snapshot"),
     ("plan", "following"),
     ("_relay", "relay", "deadline", "cgroup", "metrics"),
