@@ -35,6 +35,7 @@ class CloseReason(StrEnum):
     ADDRESS_RATE = "address_rate"  # new sessions of one client address
     ROUTE_LIMIT = "route_limit"  # sessions of a route, or limit-conn
     ROUTE_RATE = "route_rate"  # new sessions of a route
+    SETUP_LIMIT = "setup_limit"  # overload.queue or overload.queue_timeout
     # no way to a game server
     NO_ROUTE = "no_route"
     NO_CERTIFICATE = "no_certificate"
@@ -68,6 +69,7 @@ REFUSALS = frozenset(
         CloseReason.ADDRESS_RATE,
         CloseReason.ROUTE_LIMIT,
         CloseReason.ROUTE_RATE,
+        CloseReason.SETUP_LIMIT,
         CloseReason.NO_ROUTE,
         CloseReason.NO_CERTIFICATE,
         CloseReason.HANDSHAKE_FAILED,
