@@ -54,7 +54,7 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
         limits = _open_limits(begin)
         relay = await stack.enter_async_context(open_relay(settings.proxy, limits.places))
         nursery = await stack.enter_async_context(trio.open_nursery())
-        worker = open_worker(settings.proxy, snapshot, relay, log, limits)
+        worker = open_worker(settings.proxy, snapshot, relay, log, limits, settings.overload)
         # Who cannot follow a copy knows as late as one who looks at it now and then.
         freshness = Freshness(settings.etcd.watch_silence + POLL)
         hand = Hand(begin, worker, freshness, store, channel, nursery)
@@ -200,7 +200,7 @@ class Hand:
         slots = self._slots
         self._accept([])
         self._settings = settings
-        self._worker.settle(settings.proxy)
+        self._worker.settle(settings.proxy, settings.overload)
         self._accept(slots)
 
     def _drained(self, routes: list[str]) -> None:

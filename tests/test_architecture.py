@@ -27,7 +27,7 @@ LAYERS = (
     ("fair_queue", "forecast"),
     ("access", "router", "limits", "snapshot"),
     ("plan", "following"),
-    ("_relay", "relay", "deadline", "cgroup", "metrics"),
+    ("_relay", "relay", "deadline", "cgroup", "turns", "metrics"),
     ("upstream",),
     ("config", "agent", "presence"),
     ("first_flight",),

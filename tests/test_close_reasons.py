@@ -160,6 +160,13 @@ async def silent_in_the_handshake(stage: Stage) -> None:
     await player.wire.send(player.hello())
 
 
+async def crowded_out(stage: Stage) -> None:
+    player = await terminating(stage, overload={"setups": 1, "queue": 0})
+    await player.wire.send(player.hello())
+    assert await player.wire.receive()  # it is in the midst of its handshake, and stays there
+    await stage.dial(HELLO)
+
+
 async def garbled(stage: Stage) -> None:
     player = await terminating(stage)
     await player.handshake()
@@ -228,6 +235,7 @@ SCENARIOS: dict[CloseReason, Scenario] = {
     CloseReason.ADDRESS_RATE: one_too_many(limits={"address_rate": TINY}),
     CloseReason.ROUTE_LIMIT: one_too_many(limits={"route_sessions": 1}),
     CloseReason.ROUTE_RATE: one_too_many(limits={"route_rate": TINY}),
+    CloseReason.SETUP_LIMIT: crowded_out,
     CloseReason.NO_ROUTE: saying(HELLO, objects={}),
     CloseReason.NO_CERTIFICATE: saying(HELLO, objects={"stream_routes/1": route(9, sni=NAME)}),
     CloseReason.NO_UPSTREAM: towards(None),
