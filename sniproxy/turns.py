@@ -1,9 +1,12 @@
 """At most so many connections are set up at once; more wait for their turn, fairly, or are refused.
 
 A handshake costs thousands of times what a message does, and connecting holds a socket. When everybody comes back at once,
-those who play must not feel it: only `overload.setups` are set up at a time, so each of them is soon done.
+those who play must not feel it: only `overload.setups` are set up at a time, so each of them is soon done. No route and no
+address has more than its share of them: a game server that does not answer, or a client that is slow, holds up its own.
 """
 
+from collections import Counter
+from collections.abc import Hashable
 from types import TracebackType
 
 import trio
@@ -20,7 +23,8 @@ class Turns:
     def __init__(self, settings: Overload) -> None:
         self._settings = settings
         self._inside = 0
-        # Nobody waits here while there is room inside: whoever leaves, or makes room, lets in at once.
+        self._shares: Counter[Hashable] = Counter()  # of those inside: how many by route, and by address
+        # Nobody waits here whom there is room for inside: whoever leaves, or makes room, lets in at once.
         self._queue: FairQueue[_Waiter] = FairQueue(settings.queue)
 
     @property
@@ -55,21 +59,36 @@ class Turns:
         """
         return _Turn(self, route, address)
 
-    def enter(self) -> bool:
-        """Takes a turn without waiting, if there is one; `leave` must follow."""
-        if self._inside >= self._settings.setups:
-            return False
-        self._inside += 1
-        return True
+    def enter(self, route: str, address: bytes) -> bool:
+        """Takes a turn without waiting, if there is one for them; `leave` must follow."""
+        if self._inside < self._settings.setups and self._may(route) and self._may(address):
+            self._take(route, address)
+            return True
+        return False
 
-    def leave(self) -> None:
+    def leave(self, route: str, address: bytes) -> None:
         """A turn is over."""
         self._inside -= 1
+        for key in (route, address):
+            self._shares[key] -= 1
+            if not self._shares[key]:
+                del self._shares[key]
         self._let_in()
+
+    def _take(self, route: str, address: bytes) -> None:
+        self._inside += 1
+        self._shares[route] += 1
+        self._shares[address] += 1
+
+    def _may(self, key: Hashable) -> bool:
+        """Whether a route (str) or an address (bytes) has less than its share. One turn is everybody's."""
+        settings = self._settings
+        share = settings.route_share if isinstance(key, str) else settings.address_share
+        return self._shares[key] < max(1, share * settings.setups)
 
     async def wait(self, route: str, address: bytes) -> None:
         """Until there is a turn, which is taken. Otherwise SessionEnded, or Cancelled, and nothing is taken."""
-        settings, waiter = self._settings, _Waiter()
+        settings, waiter = self._settings, _Waiter(route, address)
         pushed_out = self._queue.push(route, address, waiter)
         if pushed_out is not None:
             pushed_out.decide(admitted=False)
@@ -82,24 +101,29 @@ class Turns:
             if waiter.admitted is None:
                 self._queue.remove(route, address, waiter)
             elif waiter.admitted:
-                self.leave()
+                self.leave(route, address)
             raise
         if not waiter.admitted:
             full = f"overload.queue: {self._settings.queue} wait"
             raise SessionEnded(CloseReason.SETUP_LIMIT, full)
 
     def _let_in(self) -> None:
-        while self._inside < self._settings.setups and (waiter := self._queue.pop()) is not None:
-            self._inside += 1
+        while self._inside < self._settings.setups:
+            waiter = self._queue.pop(self._may)
+            if waiter is None:
+                break
+            self._take(waiter.route, waiter.address)
             waiter.decide(admitted=True)
 
 
 class _Waiter:
     """Somebody who waits, and what becomes of it."""
 
-    __slots__ = ("admitted", "decided")
+    __slots__ = ("address", "admitted", "decided", "route")
 
-    def __init__(self) -> None:
+    def __init__(self, route: str, address: bytes) -> None:
+        self.route = route
+        self.address = address
         self.admitted: bool | None = None  # None: it waits
         self.decided = trio.Event()
 
@@ -120,7 +144,7 @@ class _Turn:
         self._address = address
 
     async def __aenter__(self) -> None:
-        if not self._turns.enter():
+        if not self._turns.enter(self._route, self._address):
             await self._turns.wait(self._route, self._address)
 
     async def __aexit__(
@@ -129,4 +153,4 @@ class _Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._turns.leave()
+        self._turns.leave(self._route, self._address)

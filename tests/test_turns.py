@@ -7,7 +7,7 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.settings import Overload
@@ -22,11 +22,16 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "trio", {"clock": MockClock(autojump_threshold=0)}
 
 
+def unshared(**members: Any) -> Overload:
+    """Settings by which one route, and one address, may have all turns."""
+    return Overload(**{"route_share": 1, "address_share": 1, **members})
+
+
 class Crowd:
     """Those who want a turn, by name, and what has become of them so far."""
 
     def __init__(self, nursery: trio.Nursery, **overload: Any) -> None:
-        self.turns = Turns(Overload(**overload))
+        self.turns = Turns(unshared(**overload))
         self.entered: list[str] = []
         self.refused: dict[str, str] = {}
         self.refused_at: dict[str, float] = {}
@@ -70,7 +75,7 @@ class Crowd:
 
 async def test_where_there_is_room_nobody_else_runs_before() -> None:
     ran: list[str] = []
-    turns = Turns(Overload(setups=2))
+    turns = Turns(unshared(setups=2))
 
     async def other() -> None:
         ran.append("other")
@@ -86,7 +91,7 @@ async def test_where_there_is_room_nobody_else_runs_before() -> None:
 
 async def test_a_cancelled_task_enters_where_there_is_room() -> None:
     """As with any step that has nothing to wait for."""
-    turns = Turns(Overload(setups=1))
+    turns = Turns(unshared(setups=1))
     with trio.CancelScope() as scope:
         scope.cancel()
         async with turns.take("1", b"a"):
@@ -95,7 +100,7 @@ async def test_a_cancelled_task_enters_where_there_is_room() -> None:
 
 
 async def test_an_error_inside_gives_the_turn_back() -> None:
-    turns = Turns(Overload(setups=1))
+    turns = Turns(unshared(setups=1))
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             async with turns.take("1", b"a"):
@@ -181,7 +186,7 @@ async def test_who_leaves_while_it_waits_takes_nothing() -> None:
 
 async def test_a_turn_that_comes_with_the_cancellation_goes_to_the_next() -> None:
     """All in one instant, in which nobody runs: cancelled first, and then given a turn."""
-    turns, entered = Turns(Overload(setups=1)), list[str]()
+    turns, entered = Turns(unshared(setups=1)), list[str]()
 
     async def take(name: str, scope: trio.CancelScope) -> None:
         with scope:
@@ -202,7 +207,7 @@ async def test_a_turn_that_comes_with_the_cancellation_goes_to_the_next() -> Non
 
 
 async def test_a_turn_that_comes_before_the_cancellation_is_had() -> None:
-    turns, scope = Turns(Overload(setups=1)), trio.CancelScope()
+    turns, scope = Turns(unshared(setups=1)), trio.CancelScope()
     entered = []
 
     async def take() -> None:
@@ -229,10 +234,10 @@ async def test_more_setups_let_in_at_once_and_fewer_when_some_have_left() -> Non
         crowd = Crowd(nursery, setups=1)
         await crowd.come(*(f"1a{number}" for number in range(6)))
         assert crowd.state == (1, 5)
-        crowd.turns.settings = Overload(setups=4)
+        crowd.turns.settings = unshared(setups=4)
         await trio.testing.wait_all_tasks_blocked()
         assert crowd.state == (4, 2)
-        crowd.turns.settings = Overload(setups=2)
+        crowd.turns.settings = unshared(setups=2)
         assert crowd.turns.settings.setups == 2
         await crowd.leave("1a0", "1a1")
         assert crowd.state == (2, 2)
@@ -246,13 +251,13 @@ async def test_a_shorter_queue_is_so_at_once() -> None:
     async with trio.open_nursery() as nursery:
         crowd = Crowd(nursery, setups=1)
         await crowd.come(*(f"1a{number}" for number in range(6)), "2a1")
-        crowd.turns.settings = Overload(setups=1, queue=3)
+        crowd.turns.settings = unshared(setups=1, queue=3)
         await trio.testing.wait_all_tasks_blocked()
         assert crowd.state == (1, 3)
         assert crowd.refused == dict.fromkeys(
             ("1a5", "1a4", "1a3"), "setup_limit: overload.queue: 3 wait"
         )
-        crowd.turns.settings = Overload(setups=3, queue=0)
+        crowd.turns.settings = unshared(setups=3, queue=0)
         await trio.testing.wait_all_tasks_blocked()
         assert sorted(crowd.entered) == [
             "1a0",
@@ -267,7 +272,7 @@ async def test_another_timeout_is_for_those_who_come() -> None:
     async with trio.open_nursery() as nursery:
         crowd = Crowd(nursery, setups=1, queue_timeout=10)
         await crowd.come("1a1", "1a2")
-        crowd.turns.settings = Overload(setups=1, queue_timeout=2)
+        crowd.turns.settings = unshared(setups=1, queue_timeout=2)
         await crowd.come("1a3")
         await trio.sleep(5)
         assert crowd.refused == {"1a3": "setup_limit: overload.queue_timeout: no turn in 2 s"}
@@ -300,7 +305,7 @@ def test_no_history_passes_the_limits_or_loses_a_turn(
     changes: list[tuple[int, int, int]],
 ) -> None:
     most = max([setups, *(change[1] for change in changes)])
-    turns = Turns(Overload(setups=setups, queue=queue, queue_timeout=5))
+    turns = Turns(unshared(setups=setups, queue=queue, queue_timeout=5))
     inside, ends, refusals = 0, 0, set[CloseReason]()
 
     async def play(comes: int, stays: int, patience: int, place: str) -> None:
@@ -321,7 +326,7 @@ def test_no_history_passes_the_limits_or_loses_a_turn(
 
     async def change(at: int, setups: int, queue: int) -> None:
         await trio.sleep(at)
-        turns.settings = Overload(setups=setups, queue=queue, queue_timeout=5)
+        turns.settings = unshared(setups=setups, queue=queue, queue_timeout=5)
 
     async def watch() -> None:
         """Between any two instants nobody waits beside a place that is free."""
@@ -345,4 +350,65 @@ def test_no_history_passes_the_limits_or_loses_a_turn(
     trio.run(main, clock=MockClock(autojump_threshold=0))
     assert ends == len(players)
     assert refusals <= {CloseReason.SETUP_LIMIT}
+    assert (turns.inside, turns.waiting) == (0, 0)
+
+
+async def inside(turns: Turns, comers: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """Who of those who come one after another has a turn while all of them stay."""
+    entered: list[tuple[str, bytes]] = []
+
+    async def stay(route: str, address: bytes) -> None:
+        async with turns.take(route, address):
+            entered.append((route, address))
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        for one in comers:
+            nursery.start_soon(stay, *one)
+            await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    return entered
+
+
+@pytest.mark.parametrize(
+    ("setups", "comers", "expected"),
+    [
+        # one route has half of them, another the rest
+        (4, [("a", b"1"), ("a", b"2"), ("a", b"3"), ("b", b"4"), ("b", b"5")], "a1 a2 b4 b5"),
+        # one address has a quarter, whichever route it asks for
+        (4, [("a", b"1"), ("b", b"1"), ("b", b"2"), ("a", b"1")], "a1 b2"),
+        # whoever may not is passed over, and others are let in
+        (8, [("a", b"1")] * 4 + [("a", b"2"), ("b", b"3")], "a1 a1 a2 b3"),
+        # one turn is everybody's, however small the share
+        (1, [("a", b"1"), ("b", b"2")], "a1"),
+        (2, [("a", b"1"), ("b", b"2"), ("b", b"3")], "a1 b2"),
+    ],
+)
+async def test_nobody_has_more_than_the_share(
+    setups: int, comers: list[tuple[str, bytes]], expected: str
+) -> None:
+    turns = Turns(Overload(setups=setups, route_share=0.5, address_share=0.25))
+    entered = await inside(turns, comers)
+    assert " ".join(route + address.decode() for route, address in entered) == expected
+
+
+async def test_who_leaves_lets_in_whoever_may_and_not_who_is_at_its_share() -> None:
+    turns, log = Turns(Overload(setups=2, route_share=0.5, address_share=1)), list[str]()
+    done = {name: trio.Event() for name in ("a", "b")}
+
+    async def visit(name: str, route: str) -> None:
+        async with turns.take(route, name.encode()):
+            log.append(name)
+            await done[route].wait()
+
+    async with trio.open_nursery() as nursery:
+        for name, route in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("b2", "b")):
+            nursery.start_soon(visit, name, route)
+            await wait_all_tasks_blocked()
+        assert log == ["a1", "b1"]
+        done["b"].set()
+        await wait_all_tasks_blocked()
+        assert log == ["a1", "b1", "b2"]  # a2 came first, and its route has its share
+        done["a"].set()
+    assert log[-1] == "a2"
     assert (turns.inside, turns.waiting) == (0, 0)

@@ -153,7 +153,7 @@ async def open_gateway(
         limits = open_limits(proxy)
         async with open_relay(proxy, limits.places) as opened, trio.open_nursery() as nursery:
             snapshot = fill(objects or {})
-            crowded = Overload(**(overload or {}))
+            crowded = Overload(**{"route_share": 1, "address_share": 1, **(overload or {})})
             worker = open_worker(proxy, snapshot, relay or opened, log or captured, limits, crowded)
             Reception(worker, nursery).open(listening, listener)
             yield Gateway(worker, lines, listening.getsockname()[:2], nursery)
