@@ -24,7 +24,7 @@ LAYERS = (
         "corpus",
     ),
     ("client_hello", "proxy_protocol", "tls", "balancer", "accounting", "stick_table", "refusals"),
-    ("forecast",),
+    ("forecast", "reload"),
     ("access", "router", "limits", "snapshot"),
     ("plan", "following"),
     ("_relay", "relay", "deadline", "metrics"),
