@@ -25,6 +25,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     refusals        what is kept of connections that were refused
     accounting      what is known of a session -> its log line
     forecast        sessions left, sample by sample -> when a drain will be over
+    reload          settings that were read again -> what is in force at once, and what waits
 
 Doing:
     relay/          moves bytes both ways: the contract, the relay on trio, and the door of the native one
