@@ -34,7 +34,7 @@ Doing:
     turns           who is set up now, and who waits for it
     upstream        upstream -> connected socket
     following       store -> whoever is kept equal to it, for ever; and how sure that is
-    metrics         counters of a worker
+    metrics         counters of a worker, and of the parent of all
     agent           remote store -> the local copy that workers follow
     config          local copy, or local store -> snapshot
     presence        what this data plane says of itself in the store
@@ -42,8 +42,28 @@ Doing:
     session         a connection's life, on one page
     listener        sockets, accept, backing off
     reception       who accepts, and what comes of it
-    status          /livez /readyz /metrics /refused
-    worker          puts these together
+    small_http      a few requests over HTTP: status port and control socket
+
+One process of several:
+    channel         messages between the parent and a worker
+    orders          which messages there are
+    scrape          what several processes have counted -> one scrape
+    status          /livez /readyz /metrics /config /refused, of all workers together
+    worker          one worker: puts all that stands above together
+
+The parent of the workers:
+    slots           which worker accepts from which socket; pure
+    crashes         when a worker that has died is started again; pure
+    doors           the listening sockets, whoever accepts from them
+    member          one worker process
+    crew            all of them, kept running
+    drain           how a data plane is emptied
+    reload          which settings may change while it serves
+    upgrade         from one version to the next on the same sockets
+    control         what an operator asks of the data plane
+    parent          puts these together, and does what signals ask for
+
+Commands:
     quickstart      everything on one machine
     corpus/         first flights, sound and broken, as data for any proxy
     conformance     plays the corpus against a proxy and judges it

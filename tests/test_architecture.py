@@ -96,7 +96,7 @@ ADMIN = [name for name in modules() if name.partition(".")[0] == "admin"]
 
 
 def test_there_is_something_to_look_at() -> None:
-    assert "sniproxy.worker" in imported("sniproxy.cli")
+    assert "sniproxy.parent" in imported("sniproxy.cli")
     assert "sniproxy.balancer" in imported("sniproxy.snapshot")
     assert "sniproxy.store" in imported("sniproxy.store.sqlite")
     assert ADMIN

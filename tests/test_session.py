@@ -233,6 +233,9 @@ class Defective:
     name = "defective"
     front = None
 
+    def settle(self, *_: object) -> None:
+        raise NotImplementedError
+
     async def accept_tls(self, *_: object) -> Any:
         raise ZeroDivisionError("a\nb\x1b[31m")
 

@@ -234,6 +234,9 @@ class Defective:
     name = "defective"
     front = None
 
+    def settle(self, *_: object) -> None:
+        raise NotImplementedError
+
     async def accept_tls(self, *_: object) -> Any:
         raise ValueError('a\nb\r\n{"event": "forged"}\x1b[31m\u2028\0')
 
