@@ -58,7 +58,7 @@ The parent of the workers:
     member          one worker process
     crew            all of them, kept running
     drain           how a data plane is emptied
-    reload          which settings may change while it serves
+    pressure        what is done when memory is short
     upgrade         from one version to the next on the same sockets
     control         what an operator asks of the data plane
     parent          puts these together, and does what signals ask for
@@ -67,6 +67,7 @@ Commands:
     quickstart      everything on one machine
     corpus/         first flights, sound and broken, as data for any proxy
     conformance     plays the corpus against a proxy and judges it
+    operating       drain and upgrade, asked of a running data plane
     explain         what would become of a connection, and why
     cli             the commands; the only module that knows every other
 

@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import click
@@ -42,7 +42,7 @@ class Plane:
             transport=transport, base_url="http://sniproxy", timeout=ANSWER_WITHIN
         )
 
-    def __enter__(self) -> "Plane":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,7 +72,7 @@ _config = click.option(
 )
 
 
-class _Duration(click.ParamType):
+class _Duration(click.ParamType[float]):
     """Seconds of 90s, 15m or 2h."""
 
     name = "duration"

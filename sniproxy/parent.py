@@ -223,6 +223,7 @@ class DataPlane:
             return
         settings, later = live(self.settings, read)
         self.settings = self.crew.settings = settings
+        self._doors.settle(settings.proxy)
         self.crew.order({"settings": settings.model_dump(mode="json")})
         self._log.info("settings read again", need_upgrade=later)
 

@@ -23,7 +23,9 @@ class Turns:
     def __init__(self, settings: Overload) -> None:
         self._settings = settings
         self._inside = 0
-        self._shares: Counter[Hashable] = Counter()  # of those inside: how many by route, and by address
+        self._shares: Counter[Hashable] = (
+            Counter()
+        )  # of those inside: how many by route, and by address
         # Nobody waits here whom there is room for inside: whoever leaves, or makes room, lets in at once.
         self._queue: FairQueue[_Waiter] = FairQueue(settings.queue)
 

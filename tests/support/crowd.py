@@ -35,6 +35,14 @@ class Crowd:
     def __post_init__(self) -> None:
         self._hello = client_hello(self.name)
 
+    def rename(self, name: str) -> None:
+        """Those who come from now on ask for that."""
+        self.name, self._hello = name, client_hello(name)
+
+    async def stay_one(self) -> None:
+        """One more; the error of one who is not served."""
+        await self._join()
+
     async def stay(self, count: int) -> None:
         """So many more join, and stay."""
         async with trio.open_nursery() as nursery:
