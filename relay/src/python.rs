@@ -139,6 +139,10 @@ impl Engine {
         self.0.drain(after, spread);
     }
 
+    fn undrain(&self) {
+        self.0.undrain();
+    }
+
     fn kill(&self, token: u64) {
         self.0.kill(token);
     }

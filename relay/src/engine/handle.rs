@@ -173,6 +173,11 @@ impl<T: Send + Sync + 'static> Handle<T> {
         self.send(Command::Drain { after, spread });
     }
 
+    /// Takes back every end that `drain` has set: those who play go on as if it had never been asked for.
+    pub fn undrain(&self) {
+        self.send(Command::Undrain);
+    }
+
     /// Says what time it is, in milliseconds; to be called every `TICK`.
     pub fn tick(&self, now: u64) {
         self.send(Command::Tick(now));

@@ -275,7 +275,7 @@ impl<T: Send + Sync> Engine<T> {
             times,
             last_active: 0,
             ends_at: NEVER,
-            drained: false,
+            drains_at: NEVER,
             pace,
             bucket: NEVER,
             half_closed: false,

@@ -18,6 +18,7 @@ pub(super) enum Command<T> {
     Tick(u64),
     Counts(u64, SyncSender<Option<(u64, u64)>>),
     Drain { after: u64, spread: u64 },
+    Undrain,
     Listen(usize, OwnedFd, Terms),
     Unlisten(usize, SyncSender<()>),
     Stop,
@@ -30,8 +31,11 @@ impl<T: Send + Sync> Engine<T> {
         let commands = lock(&self.shared.commands).as_mut().map(take);
         let commands = commands.unwrap_or_default();
         for command in &commands {
-            if let Command::Tick(now) = command {
-                self.tick(*now);
+            match command {
+                Command::Tick(now) => self.tick(*now),
+                // Before the ticks that come after it, too: they must end nobody by a drain that was taken back.
+                Command::Undrain => self.undrain(),
+                _ => {}
             }
         }
         for command in commands {
@@ -51,6 +55,7 @@ impl<T: Send + Sync> Engine<T> {
                 }
                 Command::Tick(_) => {}
                 Command::Drain { after, spread } => self.drain(after, spread),
+                Command::Undrain => self.undrain(),
                 Command::Counts(token, answer) => {
                     // Whoever asked may be gone.
                     let _ = answer.send(self.counts(token));
