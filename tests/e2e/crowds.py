@@ -39,12 +39,16 @@ def crowded(folder: Path, drain: dict[str, Any] | None = None, **proxy: Any) -> 
 async def crowd_at(stack: Stack, staying: int, rate: float = 0) -> AsyncIterator[Crowd]:
     """Players who stay, and so many newcomers a second until the block is left."""
     crowd = Crowd(NAME, lambda: stack.port)
-    await crowd.stay(staying)
-    async with trio.open_nursery() as nursery:
-        if rate:
-            nursery.start_soon(crowd.come_and_go, rate)
-        yield crowd
-        nursery.cancel_scope.cancel()
+    try:
+        await crowd.stay(staying)
+        async with trio.open_nursery() as nursery:
+            if rate:
+                nursery.start_soon(crowd.come_and_go, rate)
+            yield crowd
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await crowd.leave()
 
 
 def workers_of(stack: Stack) -> set[int]:
