@@ -28,6 +28,7 @@ Doing:
     relay/          moves bytes both ways: the contract, the relay on trio, and the door of the native one
     deadline        a total time for a step of set-up
     cgroup          how much of the machine is ours, and how much of it is used
+    defects         what is done about an error of ours
     turns           who is set up now, and who waits for it
     upstream        upstream -> connected socket
     following       store -> whoever is kept equal to it, for ever; and how sure that is

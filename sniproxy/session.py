@@ -2,8 +2,9 @@
 
 import socket
 import time
+import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
@@ -12,6 +13,7 @@ from sniproxy.accounting import Account
 from sniproxy.balancer import Target
 from sniproxy.client_hello import ClientHello
 from sniproxy.deadline import Deadline
+from sniproxy.defects import last_line, report
 from sniproxy.errors import REFUSALS, CloseReason, SessionEnded
 from sniproxy.first_flight import FirstFlight
 from sniproxy.limits import Limits, open_limits, site_of
@@ -31,6 +33,7 @@ from sniproxy.upstream import reach
 
 # A fatal alert in clear: nothing was agreed upon yet (RFC 8446 section 6, RFC 6066 section 3).
 UNRECOGNIZED_NAME = bytes((21, 3, 1, 0, 2, 2, 112))
+UNSERVED = (CloseReason.NO_ROUTE, CloseReason.NO_CERTIFICATE)  # whose clients are sent it
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +92,12 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
     runs. The relay may have come further with it than to accept, by a plan; nothing that it has done is done again.
     """
     listener, sock = accepted.listener, accepted.sock
-    account = Account(_text(accepted.peer), listener.address, accepted.since)
+    account = Account("", listener.address, accepted.since)
     flight = FirstFlight(worker.settings, accepted)
     flow: Flow | None = None
     handed_over = False
     try:
+        account.client = _text(accepted.peer)
         server = sock.getsockname()
         if accepted.attempt is None:
             with flight.deadline():
@@ -119,20 +123,16 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
         worker.relay.start(flow, _Ending(worker, account))
         handed_over = True
     except SessionEnded as end:
-        if end.reason in (CloseReason.NO_ROUTE, CloseReason.NO_CERTIFICATE) and listener.is_tls:
-            with suppress(OSError):  # the client may be gone
-                sock.send(UNRECOGNIZED_NAME)
-        _record(worker, account, end, flight.seen)
-        _ended(worker, account, Outcome(end.reason, end.detail, 0, 0))
+        _refused(worker, accepted, account, end, flight)
     except trio.Cancelled:
         _ended(worker, account, Outcome(CloseReason.SHUTDOWN, "", 0, 0))
         raise
     except Exception as error:  # a defect of ours ends this session alone
-        worker.log.exception("session failed", session=account.id)
+        _failed(worker, account)
         _ended(worker, account, Outcome(CloseReason.INTERNAL_ERROR, repr(error), 0, 0))
     finally:
         if not handed_over:
-            close(sock)
+            close_all(accepted)
             if flow is not None:
                 close(flow.upstream)
 
@@ -140,10 +140,15 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
 def refuse(worker: Worker, accepted: Accepted, reason: CloseReason) -> None:
     """Closes a connection that was accepted and may not be served."""
     account = Account(_text(accepted.peer), accepted.listener.address, accepted.since)
-    accepted.sock.close()
-    if accepted.attempt is not None and isinstance(accepted.attempt.outcome, socket.socket):
-        accepted.attempt.outcome.close()
+    close_all(accepted)
     _ended(worker, account, Outcome(reason, "", 0, 0))
+
+
+def close_all(accepted: Accepted) -> None:
+    """All that whoever takes it has to close."""
+    close(accepted.sock)
+    if accepted.attempt is not None and isinstance(accepted.attempt.outcome, socket.socket):
+        close(accepted.attempt.outcome)
 
 
 async def _route(
@@ -240,6 +245,7 @@ async def _connect(
     account: Account,
 ) -> Flow:
     settings = worker.settings
+    terms = _terms(worker, target)
     connected = await reach(
         target,
         default_port=server[1],
@@ -254,7 +260,7 @@ async def _connect(
         client=accepted.sock,
         upstream=connected.sock,
         first=b"" if tls else flight.received,
-        terms=_terms(worker, target),
+        terms=terms,
         tls=tls,
     )
 
@@ -278,6 +284,20 @@ async def _introduce(
         if isinstance(error, Lost):
             raise SessionEnded(CloseReason.UPSTREAM_RESET, error.cause) from None
         raise
+
+
+def _refused(
+    worker: Worker, accepted: Accepted, account: Account, end: SessionEnded, flight: FirstFlight
+) -> None:
+    """A connection that came to no game server. The client is told what can be told in clear."""
+    try:
+        if end.reason in UNSERVED and accepted.listener.is_tls:
+            with suppress(OSError):  # the client may be gone
+                accepted.sock.send(UNRECOGNIZED_NAME)
+        _record(worker, account, end, flight.seen)
+    except Exception:  # a defect of ours: it is accounted for all the same
+        _failed(worker, account)
+    _ended(worker, account, Outcome(end.reason, end.detail, 0, 0))
 
 
 def _record(worker: Worker, account: Account, end: SessionEnded, seen: bytes) -> None:
@@ -307,14 +327,31 @@ class _Ending:
         self._account = account
 
     def __call__(self, outcome: Outcome) -> None:
-        _ended(self._worker, self._account, outcome)
+        account = self._account
+        if outcome.reason is CloseReason.INTERNAL_ERROR:  # a relay's detail is the traceback then
+            _failed(self._worker, account, outcome.detail)
+            outcome = replace(outcome, detail=last_line(outcome.detail))
+        _ended(self._worker, account, outcome)
+
+
+def _failed(worker: Worker, account: Account, trace: str | None = None) -> None:
+    """A defect of ours; without `trace` it is being handled. Raises nothing."""
+    trace = traceback.format_exc() if trace is None else trace
+    report(worker.metrics, worker.log, trace, session=account.id, route=account.route)
 
 
 def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
-    """The one place where a session is accounted for."""
-    worker.limits.leave(account.claims)
+    """The one place where a session is accounted for. Raises nothing: who calls it serves others too."""
+    worker.metrics.closed[outcome.reason].inc()
+    try:
+        worker.limits.leave(account.claims)
+        _account_for(worker, account, outcome)
+    except Exception:  # a defect of ours costs this session its line
+        _failed(worker, account)
+
+
+def _account_for(worker: Worker, account: Account, outcome: Outcome) -> None:
     metrics = worker.metrics
-    metrics.closed[outcome.reason].inc()
     metrics.bytes_to_upstream.inc(outcome.to_upstream)
     metrics.bytes_to_client.inc(outcome.to_client)
     if outcome.reason is CloseReason.PROBE:

@@ -17,7 +17,7 @@ LAYERS = (
     ("fair_queue",),
     ("access", "router", "limits", "snapshot"),
     ("plan", "following"),
-    ("_relay", "relay", "deadline", "cgroup", "turns", "metrics"),
+    ("_relay", "relay", "deadline", "cgroup", "turns", "metrics", "defects"),
     ("upstream",),
     ("config", "agent", "presence"),
     ("first_flight",),

@@ -43,12 +43,14 @@ async def test_workers_do_not_share_counters() -> None:
     assert value(other, "sniproxy_sessions_opened_total") == 0
 
 
-async def test_reasons_are_the_only_labels() -> None:
+async def test_reasons_and_routes_are_the_only_labels() -> None:
     """A label value from a client would be a way to fill the memory."""
+    metrics = Metrics()
+    metrics.session_errors.labels("7").inc()
     labels = {
         label
-        for family in Metrics().registry.collect()
+        for family in metrics.registry.collect()
         for sample in family.samples
         for label in sample.labels.items()
     }
-    assert labels == {("reason", reason.value) for reason in CloseReason}
+    assert labels == {("reason", reason.value) for reason in CloseReason} | {("route", "7")}
