@@ -1,4 +1,4 @@
-"""What a worker counts, and their parent. Label values come from our own enums and the configuration, never from a client."""
+"""What workers and their parent count. Label values come from our own enums and the configuration, never from a client."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
