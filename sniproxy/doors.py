@@ -22,11 +22,10 @@ class Doors:
         """Binds what is not inherited, which is ours from now on; SettingsError for an address that cannot be had."""
         self._settings = settings
         self._groups: list[list[socket.socket]] = []
-        held = {
+        held = self._held = {
             address: [_from(number) for number in numbers]
             for address, numbers in (inherited or {}).items()
         }
-        self._left_over: list[socket.socket] = []
         try:
             for index, listener in enumerate(settings.listeners):
                 setting = f"proxy.listeners.{index}.address"
@@ -39,8 +38,6 @@ class Doors:
         except BaseException:
             self.__exit__()
             raise
-        finally:
-            self._left_over += [sock for group in held.values() for sock in group]
         self.slots = max((len(group) for group in self._groups), default=0)
 
     def __enter__(self) -> Self:
@@ -92,10 +89,11 @@ class Doors:
 
     def leave_others(self) -> None:
         """The addresses that were inherited and are not in the settings."""
-        for sock in self._left_over:
-            stop_listening(sock)
-            sock.close()
-        self._left_over.clear()
+        for group in self._held.values():
+            for sock in group:
+                stop_listening(sock)
+                sock.close()
+        self._held.clear()
 
 
 def _from(number: int) -> socket.socket:

@@ -58,7 +58,14 @@ def bind_group(address: str, setting: str, count: int) -> list[socket.socket]:
         return [alone]
     family, name = alone.family, alone.getsockname()
     alone.close()
-    return [_bind_shared(family, name, setting) for _ in range(count)]
+    group: list[socket.socket] = []
+    try:
+        group.extend(_bind_shared(family, name, setting) for _ in range(count))  # one by one
+    except BaseException:
+        for sock in group:
+            sock.close()
+        raise
+    return group
 
 
 def widen(group: list[socket.socket], setting: str, count: int) -> None:
@@ -142,6 +149,7 @@ async def accept_forever(
     """Hands every new connection to `on_accept`, up to `batch` per turn of the loop."""
     while True:
         await trio.lowlevel.wait_readable(listening)
+        await trio.lowlevel.checkpoint_if_cancelled()  # the socket may be closed by now
         try:
             _accept_batch(listening, on_accept, batch)
         except OSError as error:
