@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-from sniproxy.listener import bind_group, listen, stop_listening, widen
+from sniproxy.listener import bind_group, ensure_unshared, listen, stop_listening, widen
 from sniproxy.relay.sockets import tune
 from sniproxy.settings import Listener, Proxy
 
@@ -73,10 +73,12 @@ class Doors:
         for index, (listener, group) in enumerate(
             zip(self._settings.listeners, self._groups, strict=True)
         ):
+            setting = f"proxy.listeners.{index}.address"
+            ensure_unshared(group, setting)
             for sock in group:
                 listen(
                     sock,
-                    f"proxy.listeners.{index}.address",
+                    setting,
                     backlog=self._settings.backlog,
                     defer_accept=self._settings.defer_accept if _speaks_first(listener) else 0,
                 )

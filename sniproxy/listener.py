@@ -74,6 +74,13 @@ def widen(group: list[socket.socket], setting: str, count: int) -> None:
         group.append(_bind_shared(group[0].family, group[0].getsockname(), setting))
 
 
+def ensure_unshared(group: list[socket.socket], setting: str) -> None:
+    """Before a group begins to listen: SettingsError if another program does, whose players it would share unnoticed."""
+    first = group[0]
+    if len(group) > 1 and not first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        bind(_written(first.getsockname()), setting).close()
+
+
 def _bind_shared(family: int, name: Any, setting: str) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
