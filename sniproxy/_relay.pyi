@@ -102,6 +102,9 @@ class Engine(Generic[Owner, Plan]):
     def drain(self, after: int, spread: int, /) -> None:
         """Ends those who play now and still do in `after` milliseconds, one by one over `spread` milliseconds."""
 
+    def undrain(self) -> None:
+        """Takes back every end that `drain` has set."""
+
     def kill(self, token: int, /) -> None:
         """Ends a session, unless it has ended."""
 

@@ -80,8 +80,8 @@ class Plane(Protocol):
         ...
 
     @property
-    def started(self) -> int:
-        """Unix seconds."""
+    def generation(self) -> int:
+        """How many times this process has become another version."""
         ...
 
     def drain_route(self, route: str, drained: bool) -> None:
@@ -120,7 +120,7 @@ class Control:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "started": plane.started,
+            "generation": plane.generation,
             "ready": plane.crew.all_ready.is_set(),
             "sessions": plane.crew.active,
             "old_workers": len(plane.crew.old),

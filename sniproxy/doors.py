@@ -21,6 +21,7 @@ class Doors:
     def __init__(self, settings: Proxy, slots: int, inherited: Groups | None = None) -> None:
         """Binds what is not inherited, which is ours from now on; SettingsError for an address that cannot be had."""
         self._settings = settings
+        self._is_open = False
         self._groups: list[list[socket.socket]] = []
         held = self._held = {
             address: [_from(number) for number in numbers]
@@ -70,6 +71,7 @@ class Doors:
 
     def open(self) -> None:
         """From now on connections come, and wait to be accepted. SettingsError if another program came first."""
+        self._is_open = True
         for index, (listener, group) in enumerate(
             zip(self._settings.listeners, self._groups, strict=True)
         ):
@@ -84,8 +86,15 @@ class Doors:
                 )
                 tune(sock, keepalive_idle=self._settings.keepalive_idle)  # accepted ones inherit it
 
+    def settle(self, settings: Proxy) -> None:
+        """Goes on by other settings, with the same addresses."""
+        self._settings = settings
+        if self._is_open:
+            self.open()  # which sets options anew, and keeps who waits
+
     def close(self) -> None:
         """Nobody comes any more; `open` may follow. Their queues are to be empty."""
+        self._is_open = False
         for sock in self._all:
             stop_listening(sock)
 

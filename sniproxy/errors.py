@@ -37,6 +37,7 @@ class CloseReason(StrEnum):
     ROUTE_RATE = "route_rate"  # new sessions of a route
     ROUTE_DRAINED = "route_drained"  # `sniproxy drain --route`
     MEMORY_LIMIT = "memory_limit"  # overload.max_memory
+    SETUP_LIMIT = "setup_limit"  # overload.queue or overload.queue_timeout
     # no way to a game server
     NO_ROUTE = "no_route"
     NO_CERTIFICATE = "no_certificate"
@@ -72,6 +73,7 @@ REFUSALS = frozenset(
         CloseReason.ROUTE_RATE,
         CloseReason.ROUTE_DRAINED,
         CloseReason.MEMORY_LIMIT,
+        CloseReason.SETUP_LIMIT,
         CloseReason.NO_ROUTE,
         CloseReason.NO_CERTIFICATE,
         CloseReason.HANDSHAKE_FAILED,

@@ -111,10 +111,10 @@ def listen(sock: socket.socket, setting: str, *, backlog: int, defer_accept: int
     `defer_accept`: seconds for which the kernel keeps a connection that has said nothing, where clients speak first.
     """
     try:
-        if defer_accept and hasattr(socket, "TCP_DEFER_ACCEPT"):  # Linux
+        if hasattr(socket, "TCP_DEFER_ACCEPT"):  # Linux
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer_accept)
             # Accepted sockets inherit it: what comes first is answered soon, and its acknowledgement goes with the answer.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, int(not defer_accept))
         sock.listen(backlog)
     except OSError as error:
         name = sock.getsockname()

@@ -74,6 +74,16 @@ class Metrics:
             "Sessions let in without being counted: limits.table is too small",
             registry=self.registry,
         ).set_function(uncounted)
+        self.setups = Gauge(
+            "sniproxy_setups",
+            "Sessions past the hello that are being set up",
+            registry=self.registry,
+        )
+        self.setups_waiting = Gauge(
+            "sniproxy_setups_waiting",
+            "Sessions past the hello that wait to be set up",
+            registry=self.registry,
+        )
         self.bytes_to_upstream = Counter(
             "sniproxy_bytes_to_upstream", "Payload of ended sessions", registry=self.registry
         )

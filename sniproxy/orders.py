@@ -9,7 +9,7 @@ To the worker:
     {"settings": {...}}           go on by these
     {"drained": ["7"]}            routes that take no new session
     {"short": true}               memory is short: nobody is let in
-    {"shed": true}                end the session that holds the most bytes
+    {"shed": 1000000}             end those who hold the most bytes, until so many are free
     {"drain": [60.0, 10.0]}       seconds after which sessions are ended, and over how many
     {"undrain": true}             they are not
     {"leave": [null, 10.0]}       let nobody in, end as `drain` says (null: never), and then yourself

@@ -15,7 +15,7 @@ from sniproxy.client_hello import ClientHello
 from sniproxy.deadline import Deadline
 from sniproxy.errors import REFUSALS, CloseReason, SessionEnded
 from sniproxy.first_flight import FirstFlight
-from sniproxy.limits import Limits, open_limits
+from sniproxy.limits import Limits, open_limits, site_of
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
 from sniproxy.networks import IpAddress, parse_address
@@ -25,8 +25,9 @@ from sniproxy.refusals import Recorder, Refused, Sampler, shortened
 from sniproxy.relay import Accepted, Attempt, Flow, Outcome, Relay, Terminated, Terms
 from sniproxy.relay.sockets import Lost, close, send_all
 from sniproxy.router import Arrival, Match
-from sniproxy.settings import Listener, Proxy
+from sniproxy.settings import Listener, Overload, Proxy
 from sniproxy.snapshot import Snapshot
+from sniproxy.turns import Turns
 from sniproxy.upstream import reach
 
 # A fatal alert in clear: nothing was agreed upon yet (RFC 8446 section 6, RFC 6066 section 3).
@@ -43,17 +44,17 @@ class Worker:
     metrics: Metrics
     log: Log
     limits: Limits
+    turns: Turns
     sampler: Sampler
     recorder: Recorder
     drained: frozenset[str] = frozenset()  # routes that take no new session
     short_of_memory: bool = False  # nobody is let in
-    routed: Counter[str] = field(
-        default_factory=Counter
-    )  # sessions now, by route; not planned ones
+    routed: Counter[str] = field(default_factory=Counter)  # sessions by route; not planned ones
 
-    def settle(self, settings: Proxy) -> None:
+    def settle(self, settings: Proxy, overload: Overload) -> None:
         """Goes on by other settings, for those who come from now on."""
         self.settings = settings
+        self.turns.settings = overload
         self.limits.settle(settings)
         self.relay.settle(settings)
         self.sampler.interval = settings.refused_log_interval
@@ -74,31 +75,41 @@ class Worker:
 
 
 def open_worker(
-    settings: Proxy, snapshot: Snapshot, relay: Relay, log: Log, limits: Limits | None = None
+    settings: Proxy,
+    snapshot: Snapshot,
+    relay: Relay,
+    log: Log,
+    limits: Limits | None = None,
+    overload: Overload | None = None,
 ) -> Worker:
     """A worker; without `limits` it shares them with nobody, not even with a relay that accepts by itself."""
     limits = limits or open_limits(settings)
+    turns = Turns(overload or Overload())
     front = relay.front
     if front is not None:
         snapshot.on_change = front.forget
+    metrics = Metrics(
+        lambda: limits.active,
+        lambda: limits.uncounted,
+        lambda: front.accepted if front is not None else 0,
+    )
+    metrics.setups.set_function(lambda: turns.inside)
+    metrics.setups_waiting.set_function(lambda: turns.waiting)
     return Worker(
         settings=settings,
         snapshot=snapshot,
         relay=relay,
-        metrics=Metrics(
-            lambda: limits.active,
-            lambda: limits.uncounted,
-            lambda: front.accepted if front is not None else 0,
-        ),
+        metrics=metrics,
         log=log,
         limits=limits,
+        turns=turns,
         sampler=Sampler(settings.refused_log_interval),
         recorder=Recorder(settings.refused_kept),
     )
 
 
 async def serve(worker: Worker, accepted: Accepted) -> None:
-    """One connection: hello, route, TLS, upstream; then the relay has it and this task is over.
+    """One connection: hello, route, its turn, TLS, upstream; then the relay has it and this task is over.
 
     Whoever accepted it has counted it (`opened` and `worker.limits.enter`), so that of a batch all are before the first one
     runs. The relay may have come further with it than to accept, by a plan; nothing that it has done is done again.
@@ -121,12 +132,15 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
                 if flight.local:  # a balancer's health check ends before this
                     worker.limits.admit_client(listener, client, account.claims)
             match = await _route(worker, client, server, hello, account)
-            tls = await _terminate(worker, listener, sock, match, hello, flight.received, account)
-            target = _target(worker, match)
-            _teach(worker, listener, server, account)
-        else:
-            tls, target = None, _by_plan(worker, accepted.attempt, account)
-        flow = await _connect(worker, accepted, server, flight, target, tls, account)
+            async with worker.turns.take(match.route.id, site_of(client)):
+                received = flight.received
+                tls = await _terminate(worker, listener, sock, match, hello, received, account)
+                target = _target(worker, match)
+                _teach(worker, listener, server, account)
+                flow = await _connect(worker, accepted, server, flight, target, tls, account)
+        else:  # its connection to the game server is on its way already
+            target = _by_plan(worker, accepted.attempt, account)
+            flow = await _connect(worker, accepted, server, flight, target, None, account)
         account.settle()
         worker.relay.start(flow, _Ending(worker, account))
         handed_over = True

@@ -41,6 +41,8 @@ class Estate:
     doors: dict[str, list[int]]  # descriptors of listening sockets, by address
     status: tuple[str, int]  # the status port's address and descriptor
     workers: list[OldWorker]
+    drained: list[str]  # routes that take no new session
+    generation: int  # how many versions this process has been
 
     @property
     def descriptors(self) -> Iterator[int]:
@@ -77,6 +79,8 @@ class Estate:
             doors=left["doors"],
             status=tuple(left["status"]),
             workers=[OldWorker(**one) for one in left["workers"]],
+            drained=left["drained"],
+            generation=left["generation"],
         )
         for one in estate.descriptors:
             os.set_inheritable(one, False)
@@ -111,6 +115,8 @@ def _plain(estate: Estate) -> dict[str, Any]:
         "version": estate.version,
         "doors": estate.doors,
         "status": list(estate.status),
+        "drained": estate.drained,
+        "generation": estate.generation,
         "workers": [
             {name: getattr(one, name) for name in OldWorker.__slots__} for one in estate.workers
         ],

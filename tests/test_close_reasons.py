@@ -160,6 +160,25 @@ async def silent_in_the_handshake(stage: Stage) -> None:
     await player.wire.send(player.hello())
 
 
+async def crowded_out(stage: Stage) -> None:
+    player = await terminating(stage, overload={"setups": 1, "queue": 0})
+    await player.wire.send(player.hello())
+    assert await player.wire.receive()  # it is in the midst of its handshake, and stays there
+    await stage.dial(HELLO)
+
+
+async def to_a_drained_route(stage: Stage) -> None:
+    await stage.open()
+    stage.gateway.worker.drained = frozenset({"1"})
+    await stage.dial(b"let me in")
+
+
+async def when_memory_is_short(stage: Stage) -> None:
+    await stage.open()
+    stage.gateway.worker.short_of_memory = True
+    await stage.dial(b"let me in")
+
+
 async def garbled(stage: Stage) -> None:
     player = await terminating(stage)
     await player.handshake()
@@ -228,6 +247,9 @@ SCENARIOS: dict[CloseReason, Scenario] = {
     CloseReason.ADDRESS_RATE: one_too_many(limits={"address_rate": TINY}),
     CloseReason.ROUTE_LIMIT: one_too_many(limits={"route_sessions": 1}),
     CloseReason.ROUTE_RATE: one_too_many(limits={"route_rate": TINY}),
+    CloseReason.SETUP_LIMIT: crowded_out,
+    CloseReason.ROUTE_DRAINED: to_a_drained_route,
+    CloseReason.MEMORY_LIMIT: when_memory_is_short,
     CloseReason.NO_ROUTE: saying(HELLO, objects={}),
     CloseReason.NO_CERTIFICATE: saying(HELLO, objects={"stream_routes/1": route(9, sni=NAME)}),
     CloseReason.NO_UPSTREAM: towards(None),

@@ -243,6 +243,8 @@ class Defective:
     def drain(self, *_: object) -> None:
         raise NotImplementedError
 
+    undrain = drain
+
     def start(self, *_: object) -> Any:
         raise NotImplementedError
 

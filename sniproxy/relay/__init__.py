@@ -199,7 +199,12 @@ class Relay(Protocol):
         """Those who play now and still do in `after` seconds are ended then, one by one over `spread` seconds.
 
         Their reason is `shutdown`; up to two seconds more, as with other times. Those who begin later are left alone.
+        Asked for again, each ends at the soonest of its times.
         """
+        ...
+
+    def undrain(self) -> None:
+        """Takes back every end that `drain` has set: those who still play go on as if it had never been asked for."""
         ...
 
     def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> Link:

@@ -80,6 +80,10 @@ class NativeRelay:
         self._engine.drain(milliseconds(after), milliseconds(spread))
         self._terminating.drain(after, spread)
 
+    def undrain(self) -> None:
+        self._engine.undrain()
+        self._terminating.undrain()
+
     def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> Link:
         if self._over:
             raise RuntimeError("the relay was closed")

@@ -75,6 +75,10 @@ class TrioRelay:
         for turn, link in enumerate(self._links):
             link.drain(begins + spread * turn / len(self._links))
 
+    def undrain(self) -> None:
+        for link in self._links:
+            link.undrain()
+
     async def watch_deadlines(self) -> None:
         """Ends what is idle, for ever."""
         while True:
@@ -101,6 +105,7 @@ class _Link:
         "_detail",
         "_first_end",
         "_flow",
+        "_lasts_until",
         "_living",
         "_on_end",
         "_reason",
@@ -127,7 +132,8 @@ class _Link:
         self.to_client = 0
         self.last_active = trio.current_time()
         self.idle_timeout = flow.terms.idle_timeout
-        self.ends_at = self.last_active + (flow.terms.session_time or float("inf"))
+        self._lasts_until = self.last_active + (flow.terms.session_time or float("inf"))
+        self.ends_at = self._lasts_until
         self._time_up = CloseReason.SESSION_TIMEOUT
         self.bucket = -1
         self._flow = flow
@@ -170,6 +176,10 @@ class _Link:
         if ends_at < self.ends_at:
             self.ends_at, self._time_up = ends_at, CloseReason.SHUTDOWN
             self._deadlines.file(self)
+
+    def undrain(self) -> None:
+        """It may last as long as ever. It is looked at when it would have ended, and filed anew."""
+        self.ends_at, self._time_up = self._lasts_until, CloseReason.SESSION_TIMEOUT
 
     def expire(self) -> None:
         """Nothing has moved for too long, or the session has lasted too long."""

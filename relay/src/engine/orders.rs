@@ -1,0 +1,90 @@
+//! What others tell the engine to do, and ask it: carried out between two looks at the sockets, in the order in which it came.
+
+use std::mem::take;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::SyncSender;
+
+use rustix::event::epoll;
+
+use super::entry::Owner;
+use super::handle::lock;
+use super::listening::Terms;
+use super::{Engine, SESSION_EVENTS, Times, session_data};
+use crate::session::{End, Session, Side};
+
+pub(super) enum Command<T> {
+    Start(u64, Session, Times, T),
+    Kill(u64),
+    Tick(u64),
+    Counts(u64, SyncSender<Option<(u64, u64)>>),
+    Drain { after: u64, spread: u64 },
+    Undrain,
+    Listen(usize, OwnedFd, Terms),
+    Unlisten(usize, SyncSender<()>),
+    Stop,
+}
+
+impl<T: Send + Sync> Engine<T> {
+    pub(super) fn obey(&mut self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.shared.wake, &mut count);
+        let commands = lock(&self.shared.commands).as_mut().map(take);
+        let commands = commands.unwrap_or_default();
+        for command in &commands {
+            match command {
+                Command::Tick(now) => self.tick(*now),
+                // Before the ticks that come after it, too: they must end nobody by a drain that was taken back.
+                Command::Undrain => self.undrain(),
+                _ => {}
+            }
+        }
+        for command in commands {
+            match command {
+                Command::Start(token, session, times, owner) => {
+                    self.adopt(token, session, times, owner);
+                }
+                Command::Listen(number, socket, terms) => self.listen(number, socket, terms),
+                Command::Unlisten(number, done) => {
+                    self.unlisten(number);
+                    let _ = done.send(()); // whoever asked may be gone
+                }
+                Command::Kill(token) => {
+                    if let Some(&key) = self.keys.get(&token) {
+                        self.end(key, End::Killed);
+                    }
+                }
+                Command::Tick(_) => {}
+                Command::Drain { after, spread } => self.drain(after, spread),
+                Command::Undrain => self.undrain(),
+                Command::Counts(token, answer) => {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(self.counts(token));
+                }
+                Command::Stop => self.stopping = true,
+            }
+        }
+    }
+
+    /// Of a session that lives, or has ended in this turn.
+    fn counts(&self, token: u64) -> Option<(u64, u64)> {
+        if let Some(&key) = self.keys.get(&token) {
+            return Some(self.entries[key].session.counts());
+        }
+        let end = self.ended.iter().find(|end| end.token == token)?;
+        Some((end.to_upstream, end.to_client))
+    }
+
+    fn adopt(&mut self, token: u64, session: Session, times: Times, owner: T) {
+        let key = self.insert(token, session, times, Owner::Given(owner), false);
+        let entry = &self.entries[key];
+        for side in [Side::Client, Side::Upstream] {
+            let socket = entry.session.socket(side);
+            let added = epoll::add(&self.epoll, socket, session_data(key, side), SESSION_EVENTS);
+            if let Err(error) = added {
+                self.end(key, End::Lost(side, error));
+                return;
+            }
+        }
+        self.move_bytes(key);
+    }
+}
