@@ -5,6 +5,7 @@ import select
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -30,9 +31,9 @@ def _nothing_stays_open() -> Iterator[None]:
     assert set(os.listdir("/proc/self/fd")) == before
 
 
-def proxy(*ports: int, **members: object) -> Proxy:
+def proxy(*ports: int, **members: Any) -> Proxy:
     """Settings with so many listeners."""
-    listeners = tuple(Listener(address=f"127.0.0.1:{one}", **members) for one in ports)  # type: ignore[arg-type]
+    listeners = tuple(Listener(address=f"127.0.0.1:{one}", **members) for one in ports)
     return Proxy(listeners=listeners, trusted=("10.0.0.0/8",))
 
 
@@ -229,6 +230,32 @@ def test_groups_may_be_of_different_sizes(port: int) -> None:
         assert [len(group) for group in new.descriptors] == [1, 2]
         assert new.slots == 2
     assert new.groups.keys() == {f"127.0.0.1:{port}", f"127.0.0.1:{new_port}"}
+
+
+def test_other_settings_hold_for_who_comes_from_now_on_and_who_waits_stays(port: int) -> None:
+    """Where it is closed they hold once it is opened."""
+
+    def deferred(doors: Doors) -> set[int]:
+        found = set()
+        for number in doors.descriptors[0]:
+            with socket.socket(fileno=os.dup(number)) as sock:
+                found.add(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT))
+        return found
+
+    settings = proxy(port, tls=True).model_copy(update={"defer_accept": 0})
+    with Doors(settings, 2) as doors:
+        doors.settle(settings)
+        assert refused(port)
+        doors.open()
+        crowd(port)
+        doors.settle(proxy(port, tls=True))
+        assert sum(waiting(doors.descriptors[0])) == MANY
+        assert deferred(doors) == {1}
+        doors.close()
+        doors.settle(settings)
+        assert refused(port)
+        doors.open()
+        assert deferred(doors) == {0}
 
 
 @pytest.mark.parametrize(
