@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-from sniproxy.listener import bind_group, listen, stop_listening, widen
+from sniproxy.listener import bind_group, ensure_unshared, listen, stop_listening, widen
 from sniproxy.relay.sockets import tune
 from sniproxy.settings import Listener, Proxy
 
@@ -23,11 +23,10 @@ class Doors:
         self._settings = settings
         self._is_open = False
         self._groups: list[list[socket.socket]] = []
-        held = {
+        held = self._held = {
             address: [_from(number) for number in numbers]
             for address, numbers in (inherited or {}).items()
         }
-        self._left_over: list[socket.socket] = []
         try:
             for index, listener in enumerate(settings.listeners):
                 setting = f"proxy.listeners.{index}.address"
@@ -40,8 +39,6 @@ class Doors:
         except BaseException:
             self.__exit__()
             raise
-        finally:
-            self._left_over += [sock for group in held.values() for sock in group]
         self.slots = max((len(group) for group in self._groups), default=0)
 
     def __enter__(self) -> Self:
@@ -78,10 +75,12 @@ class Doors:
         for index, (listener, group) in enumerate(
             zip(self._settings.listeners, self._groups, strict=True)
         ):
+            setting = f"proxy.listeners.{index}.address"
+            ensure_unshared(group, setting)
             for sock in group:
                 listen(
                     sock,
-                    f"proxy.listeners.{index}.address",
+                    setting,
                     backlog=self._settings.backlog,
                     defer_accept=self._settings.defer_accept if _speaks_first(listener) else 0,
                 )
@@ -101,10 +100,11 @@ class Doors:
 
     def leave_others(self) -> None:
         """The addresses that were inherited and are not in the settings."""
-        for sock in self._left_over:
-            stop_listening(sock)
-            sock.close()
-        self._left_over.clear()
+        for group in self._held.values():
+            for sock in group:
+                stop_listening(sock)
+                sock.close()
+        self._held.clear()
 
 
 def _from(number: int) -> socket.socket:

@@ -67,13 +67,27 @@ def bind_group(address: str, setting: str, count: int) -> list[socket.socket]:
         return [alone]
     family, name = alone.family, alone.getsockname()
     alone.close()
-    return [_bind_shared(family, name, setting) for _ in range(count)]
+    group: list[socket.socket] = []
+    try:
+        group.extend(_bind_shared(family, name, setting) for _ in range(count))  # one by one
+    except BaseException:
+        for sock in group:
+            sock.close()
+        raise
+    return group
 
 
 def widen(group: list[socket.socket], setting: str, count: int) -> None:
     """Makes a group larger, up to so many sockets."""
     while len(group) < count and group[0].getsockopt(socket.SOL_SOCKET, _REUSEPORT):
         group.append(_bind_shared(group[0].family, group[0].getsockname(), setting))
+
+
+def ensure_unshared(group: list[socket.socket], setting: str) -> None:
+    """Before a group begins to listen: SettingsError if another program does, whose players it would share unnoticed."""
+    first = group[0]
+    if len(group) > 1 and not first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        bind(_written(first.getsockname()), setting).close()
 
 
 def _bind_shared(family: int, name: Any, setting: str) -> socket.socket:
@@ -151,6 +165,7 @@ async def accept_forever(
     """Hands every new connection to `on_accept`, up to `batch` per turn of the loop."""
     while True:
         await trio.lowlevel.wait_readable(listening)
+        await trio.lowlevel.checkpoint_if_cancelled()  # the socket may be closed by now
         try:
             _accept_batch(listening, on_accept, batch)
         except OSError as error:
