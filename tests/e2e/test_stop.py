@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import trio
 
-from tests.e2e.crowds import ROUTE, crowd_at, crowded, ready_code, until
 from tests.support.crowd import is_open
+from tests.support.crowds import ROUTE, crowd_at, crowded, ready_code, until
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.anyio

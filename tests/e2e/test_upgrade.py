@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.e2e.crowds import crowd_at, crowded, is_alive, ready_code, until, workers_of
+from tests.support.crowds import crowd_at, crowded, is_alive, ready_code, until, workers_of
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.anyio
