@@ -105,9 +105,10 @@ async def stop(folder: Path, size: Size) -> str:
         await until(lambda: process.poll() is not None)
         first, last = min(ends) - asked, max(ends) - asked
         line = (
-            f"SIGTERM with {size.staying} sessions: not ready after {unready * 1000:.0f} ms; "
-            f"{crowd.served} newcomers served and {len(crowd.turned_away)} refused until it closed after {closed:.1f} s; sessions ended from {first:.1f} s "
-            f"to {last:.1f} s, {len(crowd.lost)} before; exit code {process.returncode}"
+            f"SIGTERM with {size.staying} sessions: not ready after {unready * 1000:.0f} ms; {crowd.served} "
+            f"newcomers served and {len(crowd.turned_away)} refused until it closed after {closed:.1f} s; "
+            f"sessions ended from {first:.1f} s to {last:.1f} s, {len(crowd.lost)} before; "
+            f"exit code {process.returncode}"
         )
         assert not crowd.lost, line
         assert not crowd.turned_away, line

@@ -2,8 +2,8 @@
 
     python -m bench.rotation [--seconds 600] [--rate 50] [--every 1]
 
-At the end what is no certificate to serve by is written too (expired is, with a warning; mismatched, of another name, broken):
-each is refused or skipped, and the last good one stays.
+At the end what nobody could serve by is written too, a key of another certificate and a text that is none: each is refused,
+and the last good one stays.
 """
 
 import ssl

@@ -67,7 +67,7 @@ class Drain:
         self._emptied = emptied
         self._log = log
         self._asked = trio.Event()
-        self._terms = Terms(0, None, 0)
+        self._terms: Terms | None = None  # None: it was taken back
         self._scope = trio.CancelScope()  # of what is done by the terms before
         self._ends_at: float | None = None
 
@@ -87,8 +87,8 @@ class Drain:
 
     def take_back(self) -> None:
         """Players are let in again, and nobody is ended."""
+        self._terms = None
         self._scope.cancel()
-        self._asked = trio.Event()
         if self.phase is not Phase.SERVING:
             self._emptied.reopen()
             self._log.info("drain taken back", sessions=self._emptied.active)
@@ -100,8 +100,9 @@ class Drain:
         while True:
             await self._asked.wait()
             self._asked = trio.Event()
-            with trio.CancelScope() as self._scope:
-                await self._empty(self._terms)
+            if self._terms is not None:
+                with trio.CancelScope() as self._scope:
+                    await self._empty(self._terms)
 
     async def _empty(self, terms: Terms) -> None:
         if self.phase is Phase.LEAVING:

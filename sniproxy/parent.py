@@ -21,7 +21,7 @@ from sniproxy import __version__
 from sniproxy.agent import Agent
 from sniproxy.cgroup import cpus
 from sniproxy.channel import Channel
-from sniproxy.control import Control, open_control
+from sniproxy.control import ANSWER_WITHIN, Control, open_control
 from sniproxy.crew import Crew
 from sniproxy.doors import Doors
 from sniproxy.drain import Drain, Phase, Terms
@@ -119,7 +119,7 @@ class DataPlane:
             nursery.start_soon(serve_http, self._status_socket, self._status.answer)
             if self._control_socket is not None:
                 control = Control(self)
-                nursery.start_soon(serve_http, self._control_socket, control.answer)
+                nursery.start_soon(serve_http, self._control_socket, control.answer, ANSWER_WITHIN)
             nursery.start_soon(self._serve, nursery)
             nursery.start_soon(
                 watch_memory, self.crew, lambda: self.settings.overload, self._metrics, self._log

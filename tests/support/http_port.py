@@ -3,6 +3,7 @@
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -48,14 +49,14 @@ class HttpPort:
 
 
 @asynccontextmanager
-async def open_http(answers: Answers) -> AsyncIterator[HttpPort]:
-    """A port that answers so until the block is left."""
+async def open_http(answers: Answers, **more: float) -> AsyncIterator[HttpPort]:
+    """A port that answers so until the block is left; `more` as `serve_http` takes it."""
     with trio.fail_after(DEADLINE), Listening() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(100)
         listening.setblocking(False)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_http, listening, answers)
+            nursery.start_soon(partial(serve_http, listening, answers, **more))
             yield HttpPort(listening)
             nursery.cancel_scope.cancel()
 
