@@ -6,7 +6,7 @@ import pytest
 
 from bench.leaving import Size, rolling
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 
 async def test_a_rolling_restart_of_three_data_planes_loses_nobody(tmp_path: Path) -> None:

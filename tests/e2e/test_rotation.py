@@ -8,7 +8,7 @@ from bench.rotation import rotate
 from tests.support.echo import echo_process
 from tests.support.stack import Stack, stores
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.alone]
 
 
 async def test_a_certificate_that_changes_under_handshakes_loses_none(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def begun(stack: Stack, phase: str) -> None:
     assert phase in phases(stack)
 
 
+@pytest.mark.alone
 async def test_sigterm_with_players_on_it(tmp_path: Path) -> None:
     """Not ready at once, open for `accept` more seconds, nobody reset before the deadline, then one by one; exit code 0."""
     drain = {"accept": 2, "deadline": 3, "spread": 2}
