@@ -16,8 +16,8 @@ PIPE = 64 * 1024  # bytes that the kernel takes before a writer must wait
 
 def unread(part: Part) -> subprocess.Popen[bytes]:
     """The part, started with pipes that nobody reads from."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(part.command, env=part.env, **pipes)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(part.command, env=part.env, stdout=pipe, stderr=pipe)
 
 
 async def test_players_do_not_notice_that_nobody_reads_the_log(tmp_path: Path) -> None:
