@@ -112,6 +112,9 @@ class NativeFront:
     def forget(self) -> None:
         self._engine.forget()
 
+    def playing(self) -> list[tuple[Plan, int, int]]:
+        return self._engine.playing()
+
     async def receive(self, fileno: int) -> None:
         """Hands everybody who arrives to the host, for ever."""
         while True:

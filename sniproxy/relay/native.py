@@ -42,6 +42,7 @@ _REASONS = {
     "upstream_closed_alone": CloseReason.UPSTREAM_CLOSED,
     "drained": CloseReason.SHUTDOWN,
     "killed": CloseReason.KILLED,
+    "shed": CloseReason.SHED,
     "stopped": CloseReason.SHUTDOWN,
 }
 
@@ -87,6 +88,13 @@ class NativeRelay:
     def undrain(self) -> None:
         self._engine.undrain()
         self._terminating.undrain()
+
+    def held(self) -> int:
+        return self._engine.held() + self._terminating.held()
+
+    def shed(self) -> int:
+        # Whichever of the two has the session that holds the most.
+        return self._engine.shed(self._terminating.most_held()) or self._terminating.shed()
 
     def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> Link:
         if self._over:
