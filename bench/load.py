@@ -5,6 +5,9 @@
     every-byte    1 000 sessions at once, every byte hashed at both ends
     idle          10 000 idle sessions, passed through, for half an hour; 5 000 that are terminated, for two minutes
     storm         5 000 players whose game server restarts, and those of another one beside them
+    full-house    descriptors, max_sessions, address_sessions and route_sessions, each reached and left
+    slow-readers  1 000 players who read 1 KiB a second of what their game server sends as fast as it can
+    newcomers     players of a quiet route beside a flood towards another one
 
 A pod is a parent and two workers. Players and game servers are the load generator's (Rust, so cargo is needed), and run on
 the same cores. `--quick` is the form of a tenth that CI runs: there bars of time are told and not held.
@@ -21,7 +24,7 @@ from pathlib import Path
 import click
 import httpx
 
-from bench import every_byte, idle, storm
+from bench import every_byte, full_house, idle, newcomers, slow_readers, storm
 from bench.generator import Failed, Generator, Missing, build
 from bench.machine import describe_machine
 from bench.outcome import Outcome
@@ -45,6 +48,15 @@ def scenarios(*, quick: bool, minutes: float | None = None) -> dict[str, Scenari
         "every-byte": lambda site: every_byte.every_byte(hashed, site.folder / "every-byte"),
         "idle": lambda site: idle.idle([passed, terminated], site),
         "storm": lambda site: storm.storm(blown, ("mixed", "passed"), site),
+        "full-house": lambda site: full_house.full_house(
+            full_house.QUICK if quick else full_house.FULL, site
+        ),
+        "slow-readers": lambda site: slow_readers.slow_readers(
+            slow_readers.QUICK if quick else slow_readers.FULL, site
+        ),
+        "newcomers": lambda site: newcomers.newcomers(
+            newcomers.QUICK if quick else newcomers.FULL, site
+        ),
     }
 
 

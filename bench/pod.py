@@ -105,10 +105,15 @@ def serving(
     *,
     workers: int = 2,
     descriptors: int | None = None,
-    warm: bool = True,
+    warm: int = AT_ONCE,
+    warm_up: Sequence[Route] | None = None,
     **proxy: Any,
 ) -> Iterator[Pod]:
-    """A pod, after some sessions of each route. name: of its folder. proxy: settings. warm: game servers echo."""
+    """A pod, after some sessions of each route.
+
+    name: of its folder. proxy: settings. warm: so many of those sessions at once. warm_up: the only routes for which there
+    are any, if not all game servers echo.
+    """
     folder = site.folder / name
     folder.mkdir(parents=True)
     port, admin, status = free_ports(3)
@@ -135,9 +140,9 @@ def serving(
         process = spawn(command, None, output=output, errors=output, env=env, most=descriptors)
     pod = Pod(process.pid, f"127.0.0.1:{status}", log, port)
     try:
-        for route in routes if warm else ():
+        for route in routes if warm_up is None else warm_up:
             wait_for(site.generator, pod.target(route), START)
-            site.generator.run("connections", pod.target(route), count=WARM_UP, at_once=AT_ONCE)
+            site.generator.run("connections", pod.target(route), count=WARM_UP, at_once=warm)
         yield pod
     except BaseException as error:
         error.add_note(f"the pod: {log.read_text()[-1000:]}")

@@ -2,7 +2,8 @@
 //!
 //!     load echo PORT...
 //!     load source PORT...
-//!     load connections --to ADDRESS:PORT (--hello FILE | --tls NAME) --count N --at-once C [--rate PER-SECOND]
+//!     load connections --to ADDRESS:PORT (--hello FILE | --tls NAME) --count N --at-once C
+//!                      [--rate PER-SECOND] [--lasting SECONDS]
 //!     load rounds      ...  --sessions C --count M --size S [--rate PER-SECOND]
 //!     load bulk        ...  --sessions K --bytes B [--window W]
 //!     load idle        ...  --sessions N
@@ -97,6 +98,10 @@ fn options(mut arguments: lexopt::Parser) -> Result<Options, Failure> {
             Long("bytes") => options.bytes = arguments.value()?.parse()?,
             Long("window") => options.window = arguments.value()?.parse()?,
             Long("rate") => options.rate = Some(arguments.value()?.parse()?),
+            Long("lasting") => {
+                let seconds = arguments.value()?.parse()?;
+                options.lasting = Some(Duration::try_from_secs_f64(seconds)?);
+            }
             Long("spread") => {
                 options.spread = Duration::try_from_secs_f64(arguments.value()?.parse()?)?;
             }

@@ -5,12 +5,15 @@ use std::sync::mpsc::{self, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
+
 use crate::Failure;
 use crate::link::{Link, Way};
 use crate::tally::Tally;
 use crate::work::{CHUNK, Options, pattern, say};
 
 const OPENING: usize = 64; // sessions that are being opened at once
+const WINDOW: usize = 16 * 1024; // bytes that the kernel keeps for each, of what was not read
 const LOOK: Duration = Duration::from_millis(1); // at those
 const SHARES: u32 = 100; // of a second, in each of which as many players read
 
@@ -118,8 +121,10 @@ fn open(options: &Options, bytes: &[u8]) -> Result<Vec<Option<Reader>>, Failure>
             return Err(format!("{count} of {} sessions are open", options.sessions).into());
         }
         while opening.len() < OPENING && readers.len() + opening.len() < options.sessions {
+            let link = Link::open(options.to, way)?;
+            sockopt::set_socket_recv_buffer_size(link.socket(), WINDOW)?;
             opening.push(Reader {
-                link: Link::open(options.to, way)?,
+                link,
                 first: way.first_message(readers.len() + opening.len()),
                 said: 0,
                 got: 0,

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, Event, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, sockopt};
 use slab::Slab;
 
 use crate::Failure;
@@ -71,6 +71,7 @@ fn welcome(
             Err(Errno::INTR | Errno::CONNABORTED) => continue,
             Err(error) => return Err(error.into()),
         };
+        sockopt::set_socket_send_buffer_size(&socket, BUFFER)?;
         let entry = guests.vacant_entry();
         let wanted = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP;
         epoll::add(epoll, &socket, data(first_key + entry.key()), wanted)?;

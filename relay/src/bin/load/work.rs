@@ -37,6 +37,8 @@ pub struct Options {
     pub window: u64,
     /// Messages per second over all sessions; None: each as soon as the one before it is back.
     pub rate: Option<f64>,
+    /// In which new sessions begin; None: until there were as many as are to be counted.
+    pub lasting: Option<Duration>,
     /// Over which a storm comes.
     pub spread: Duration,
     /// For all of it.
@@ -54,6 +56,7 @@ impl Default for Options {
             bytes: 1 << 20,
             window: u64::MAX,
             rate: None,
+            lasting: None,
             spread: Duration::from_secs(5),
             deadline: Duration::from_secs(120),
         }
@@ -67,12 +70,17 @@ pub fn connections(options: &Options) -> Result<(), Failure> {
     let mut tally = Tally::new();
     let began = Instant::now();
     let end = began + options.deadline;
-    let (mut opened, mut over) = (0, 0);
+    let last = began + options.lasting.unwrap_or(options.deadline);
+    let (mut count, mut opened, mut over) = (options.count, 0, 0);
     let mut steps = Vec::new();
-    while over < options.count && Instant::now() < end {
+    while over < count && Instant::now() < end {
         let mut wait = PATIENCE;
-        while crowd.len() < options.sessions && opened < options.count {
+        while crowd.len() < options.sessions && opened < count {
             let now = Instant::now();
+            if now >= last {
+                count = opened;
+                break;
+            }
             let due = options.rate.map_or(now, |rate| due(began, opened, rate));
             if due > now {
                 wait = wait.min(due - now);
@@ -100,7 +108,7 @@ pub fn connections(options: &Options) -> Result<(), Failure> {
             }
         }
     }
-    for _ in over..options.count {
+    for _ in over..count {
         tally.failed("not over at the deadline");
     }
     say(tally)
