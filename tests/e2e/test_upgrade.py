@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 import trio
 
+from tests.support.crowd import is_open
 from tests.support.crowds import crowd_at, crowded, is_alive, ready_code, until, workers_of
+from tests.support.ports import free_ports
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.anyio
@@ -135,3 +138,36 @@ for _ in range(4):
     except ConnectionResetError:
         print("refused")
 """
+
+
+async def test_an_address_that_is_taken_is_known_before_the_old_version_has_gone(
+    tmp_path: Path,
+) -> None:
+    with crowded(tmp_path, workers=1) as stack, socket.create_server(("127.0.0.1", 0)) as other:
+        settings = json.loads(stack.config.read_text())
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        settings["proxy"]["listeners"].append({"address": taken})
+        stack.config.write_text(json.dumps(settings))
+        done = await upgraded(stack)
+        assert done.returncode == 1
+        assert "proxy.listeners.1.address: port" in done.stderr
+        async with crowd_at(stack, 5) as crowd:
+            await crowd.play()
+            assert not crowd.lost
+
+
+async def test_listeners_come_and_go_with_an_upgrade(tmp_path: Path) -> None:
+    with crowded(tmp_path, workers=2) as stack:
+        settings = json.loads(stack.config.read_text())
+        (first,) = settings["proxy"]["listeners"]
+        new = free_ports(1)[0]
+        settings["proxy"]["listeners"] = [first | {"address": f"127.0.0.1:{new}"}]
+        stack.config.write_text(json.dumps(settings))
+        async with crowd_at(stack, 10) as crowd:
+            assert (await upgraded(stack)).returncode == 0
+            await until(lambda: not is_open(stack.port))
+            await crowd.play()
+            crowd.pick = lambda: new
+            await crowd.stay(10)
+            await crowd.play()
+            assert not crowd.lost
