@@ -91,8 +91,8 @@ class Engine(Generic[Owner, Plan]):
         `trusted`: networks (address and bits) of those who say a PROXY header first; None: nobody does.
         """
 
-    def unlisten(self, listener: int, /) -> None:
-        """Accepts no more from it, and closes the copy."""
+    def unlisten(self, listener: int, most: int = 0, /) -> None:
+        """Accepts `most` of those who wait there by now, and no more, and closes the copy; has done so when it returns."""
 
     def learn(self, listener: int, name: str, nodes: Nodes, terms: Terms, plan: Plan, /) -> None:
         """Who asks a listener for a name is connected to one of those nodes."""

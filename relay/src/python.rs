@@ -111,8 +111,9 @@ impl Engine {
         Ok(self.0.listen(listening.try_clone_to_owned()?, terms))
     }
 
-    fn unlisten(&self, py: Python<'_>, listener: usize) {
-        py.detach(|| self.0.unlisten(listener));
+    #[pyo3(signature = (listener, most=0))]
+    fn unlisten(&self, py: Python<'_>, listener: usize, most: usize) {
+        py.detach(|| self.0.unlisten_after(listener, most));
     }
 
     fn learn(

@@ -145,10 +145,16 @@ impl<T: Send + Sync + 'static> Handle<T> {
         number
     }
 
-    /// Accepts no more from it; its socket is closed when this returns.
+    /// Accepts no more from it; its socket is closed when this returns. Whoever waits there is some other's to accept.
     pub fn unlisten(&self, listener: usize) {
+        self.unlisten_after(listener, 0);
+    }
+
+    /// The same, after `most` of those who wait there were accepted, or fewer when there are no more, or no descriptor
+    /// is left for them (`pauses` has it). Where there is no other copy of the socket, the kernel resets those who are left.
+    pub fn unlisten_after(&self, listener: usize, most: usize) {
         // An engine that was stopped has closed it too.
-        self.ask(|done| Command::Unlisten(listener, done));
+        self.ask(|done| Command::Unlisten(listener, most, done));
     }
 
     /// From now on a listener's connections that ask for a name are played by this plan.

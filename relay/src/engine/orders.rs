@@ -36,7 +36,7 @@ pub(super) enum Command<T> {
     Held(SyncSender<usize>),
     Shed(usize, SyncSender<usize>),
     Listen(usize, OwnedFd, Terms),
-    Unlisten(usize, SyncSender<()>),
+    Unlisten(usize, usize, SyncSender<()>),
     Stop,
 }
 
@@ -60,8 +60,8 @@ impl<T: Send + Sync> Engine<T> {
                     self.adopt(token, session, times, owner);
                 }
                 Command::Listen(number, socket, terms) => self.listen(number, socket, terms),
-                Command::Unlisten(number, done) => {
-                    self.unlisten(number);
+                Command::Unlisten(number, most, done) => {
+                    self.unlisten(number, most);
                     _ = done.send(()); // whoever asked may be gone
                 }
                 Command::Kill(token) => {
