@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -20,6 +21,7 @@ LEFT = "_SNIPROXY_LEFT_BY_OLD_VERSION"  # names the descriptor of what is left
 # Those that we act on. They wait while nobody is there to hear them: by default each would end the process.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 CHECK_WITHIN = 30.0  # seconds for the new version to say whether it could run
+_held: set[int] = set()  # signals that nobody has heard yet
 CHECK = "--check"  # the option of `sniproxy proxy` that only looks whether it could run
 
 
@@ -63,11 +65,13 @@ class Estate:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         sys.stdout.flush()
         sys.stderr.flush()
+        while _held:  # sent to this thread they wait, also while the program changes
+            signal.pthread_kill(threading.get_ident(), _held.pop())
         os.execve(sys.executable, command(), {**os.environ, LEFT: str(number)})
 
     @classmethod
     def inherited(cls) -> Self | None:
-        """What the version before has left to this process, once."""
+        """What the version before has left to this process, once; it may be older than this one, or newer."""
         number = os.environ.pop(LEFT, None)
         if number is None:
             return None
@@ -78,9 +82,9 @@ class Estate:
             version=left["version"],
             doors=left["doors"],
             status=tuple(left["status"]),
-            workers=[OldWorker(**one) for one in left["workers"]],
-            drained=left["drained"],
-            generation=left["generation"],
+            workers=[OldWorker(**_known(one)) for one in left["workers"]],
+            drained=left.get("drained", []),
+            generation=left.get("generation", 0),
         )
         for one in estate.descriptors:
             os.set_inheritable(one, False)
@@ -105,9 +109,21 @@ async def check_new_version() -> None:
     raise UpgradeRefused(f"it did not start within {CHECK_WITHIN:g} s")
 
 
+def hold() -> None:
+    """Until `hear`, and after whoever hears signals has ended: those that come are kept for whoever hears them next."""
+    for one in SIGNALS:
+        signal.signal(one, lambda number, _: _held.add(number))
+
+
 def hear() -> None:
     """From now on signals are acted on, also those that came while the program changed."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    while _held:
+        signal.raise_signal(_held.pop())
+
+
+def _known(members: dict[str, Any]) -> dict[str, Any]:
+    return {name: members[name] for name in OldWorker.__slots__ if name in members}
 
 
 def _plain(estate: Estate) -> dict[str, Any]:
