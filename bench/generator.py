@@ -50,17 +50,17 @@ class Failed(Exception):
 
 
 class Generator:
-    """Players on one core."""
+    """Players on one core, or on any."""
 
-    def __init__(self, binary: Path, core: int) -> None:
+    def __init__(self, binary: Path, core: int | None) -> None:
         self._binary = binary
         self._core = core
         self.cpu = 0.0  # seconds that players have used so far
 
     @contextmanager
-    def echo(self, ports: list[int]) -> Iterator[int]:
-        """The game server; its process id."""
-        process = self._start("echo", *map(str, ports))
+    def echo(self, ports: list[int], kind: str = "echo") -> Iterator[int]:
+        """The game server; its process id. kind: `source` is one that sends as fast as it can."""
+        process = self._start(kind, *map(str, ports))
         try:
             self._read(process)
             yield process.pid

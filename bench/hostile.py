@@ -23,8 +23,10 @@ from typing import Any
 import click
 import trio
 
-from bench.load import PASSED, cpu_seconds, read_exactly, settled
+from bench.every_byte import PASSED, read_exactly
 from bench.machine import describe_machine, percentile
+from bench.processes import cpu_seconds
+from bench.settling import settled
 from sniproxy.errors import REFUSALS
 from tests.support.echo import echo_process
 from tests.support.players import client_hello

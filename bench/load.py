@@ -1,206 +1,113 @@
-"""Many players at once through one worker: nothing lost, nothing reordered, nothing left behind.
+"""What a pod does under load, scenario by scenario, each against its bar.
 
-    python -m bench.load [--sessions 1000] [--seconds 30] [--rate 2] [--size 1024]
+    python -m bench.load [--only idle ...] [--quick] [--minutes 30] [--relay native]
 
-Half of the sessions are terminated TLS, half are passed through. Every session sends `rate` messages a second, each of
-random bytes, and hashes what it sent and what the echo game server sent back; the hashes must be equal when it has ended.
-Before and after, the proxy's descriptors, loop tasks and live sessions are counted.
+    every-byte    1 000 sessions at once, every byte hashed at both ends
+    idle          10 000 idle sessions, passed through, for half an hour; 5 000 that are terminated, for two minutes
+    storm         5 000 players whose game server restarts, and those of another one beside them
+    full-house    descriptors, max_sessions, address_sessions and route_sessions, each reached and left
+    slow-readers  1 000 players who read 1 KiB a second of what their game server sends as fast as it can
+    newcomers     players of a quiet route beside a flood towards another one
+
+A pod is a parent and two workers. Players and game servers are the load generator's (Rust, so cargo is needed), and run on
+the same cores. `--quick` is the form of a tenth that CI runs: there bars of time are told and not held.
 """
 
-import hashlib
-import os
 import resource
-import ssl
+import signal
 import sys
 import tempfile
-import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import click
-import trio
-import trustme
+import httpx
 
-from bench.machine import describe_machine, percentile
-from tests.support.echo import echo_process
-from tests.support.players import client_hello, pem_pair, trusting
-from tests.support.stack import Stack, retry_until, stores
+from bench import every_byte, full_house, idle, newcomers, slow_readers, storm
+from bench.generator import Failed, Generator, Missing, build
+from bench.machine import describe_machine
+from bench.outcome import Outcome
+from bench.pod import Site
+from bench.processes import descriptors
+from sniproxy.relay.native import BUILT
 
-TERMINATED, PASSED = "terminated.example.com", "passed.example.com"
-
-
-@dataclass
-class Tally:
-    """What all sessions saw."""
-
-    bytes: int = 0
-    messages: int = 0
-    round_trips: list[float] = field(default_factory=list)  # milliseconds
-    failures: list[str] = field(default_factory=list)
+Scenario = Callable[[Site], Outcome]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How much is asked for."""
-
-    sessions: int
-    seconds: float
-    rate: float  # messages per second and session
-    size: int  # bytes per message
-
-
-async def open_stream(
-    port: int, number: int, context: ssl.SSLContext
-) -> tuple[trio.abc.HalfCloseableStream | trio.SSLStream[trio.SocketStream], bytes]:
-    """A session, and the first bytes that it must send and see again."""
-    raw = await trio.open_tcp_stream("127.0.0.1", port)
-    if number % 2:
-        return raw, client_hello(PASSED)
-    stream = trio.SSLStream(raw, context, server_hostname=TERMINATED, https_compatible=True)
-    await stream.do_handshake()
-    return stream, b""
-
-
-async def read_exactly(stream: trio.abc.Stream, count: int) -> bytes:
-    """That many bytes; EOFError if the stream ends before."""
-    got = bytearray()
-    while len(got) < count:
-        data = await stream.receive_some(count - len(got))
-        if not data:
-            raise EOFError(f"ended after {len(got)} of {count} bytes")
-        got += data
-    return bytes(got)
+def scenarios(*, quick: bool, minutes: float | None = None) -> dict[str, Scenario]:
+    """By name, in the order in which they run. minutes: for which sessions that are passed through stand idle."""
+    passed, terminated = idle.PASSED, idle.TERMINATED_TLS
+    if quick:
+        passed, terminated = idle.smaller(passed, 0.1, 3), idle.smaller(terminated, 0.1, 2)
+    if minutes is not None:
+        passed = replace(passed, seconds=60 * minutes)
+    hashed = every_byte.QUICK if quick else every_byte.FULL
+    blown = storm.QUICK if quick else storm.FULL
+    return {
+        "every-byte": lambda site: every_byte.every_byte(hashed, site.folder / "every-byte"),
+        "idle": lambda site: idle.idle([passed, terminated], site),
+        "storm": lambda site: storm.storm(blown, ("mixed", "passed"), site),
+        "full-house": lambda site: full_house.full_house(
+            full_house.QUICK if quick else full_house.FULL, site
+        ),
+        "slow-readers": lambda site: slow_readers.slow_readers(
+            slow_readers.QUICK if quick else slow_readers.FULL, site
+        ),
+        "newcomers": lambda site: newcomers.newcomers(
+            newcomers.QUICK if quick else newcomers.FULL, site
+        ),
+    }
 
 
-async def play(port: int, number: int, plan: Plan, context: ssl.SSLContext, tally: Tally) -> None:
-    """One session from start to end."""
-    sent, received = hashlib.sha256(), hashlib.sha256()
-    try:
-        stream, first = await open_stream(port, number, context)
-        async with stream:
-            interval = 1 / plan.rate
-            await trio.sleep(interval * number / plan.sessions)  # players do not act in step
-            end = trio.current_time() + plan.seconds
-            message = first
-            while True:
-                message += os.urandom(plan.size)
-                started = trio.current_time()
-                sent.update(message)
-                await stream.send_all(message)
-                received.update(await read_exactly(stream, len(message)))
-                tally.round_trips.append((trio.current_time() - started) * 1000)
-                tally.bytes += len(message)
-                tally.messages += 1
-                message = b""
-                if trio.current_time() >= end:
-                    break
-                await trio.sleep(max(0, started + interval - trio.current_time()))
-        if sent.digest() != received.digest():
-            tally.failures.append(f"session {number}: the bytes differ")
-    except (OSError, EOFError, trio.BrokenResourceError, ssl.SSLError) as error:
-        tally.failures.append(f"session {number}: {type(error).__name__}: {error}")
-
-
-async def play_all(port: int, plan: Plan, context: ssl.SSLContext) -> Tally:
-    """All sessions at once."""
-    tally = Tally()
-    async with trio.open_nursery() as nursery:
-        for number in range(plan.sessions):
-            nursery.start_soon(play, port, number, plan, context, tally)
-            if number % 50 == 49:
-                await trio.sleep(0.02)  # let the connections be accepted
-    return tally
-
-
-class Counting(Protocol):
-    """A proxy whose counters can be read."""
-
-    def metrics(self) -> dict[str, float]:
-        """By name with labels."""
-
-
-def left_over(stack: Counting) -> tuple[int, int, int]:
-    """Descriptors, loop tasks and live sessions of the proxy, counted by itself: each time with one scrape among them."""
-    metrics = stack.metrics()
-    names = ("process_open_fds", "sniproxy_loop_tasks", "sniproxy_sessions_active")
-    fds, tasks, sessions = (int(metrics[name]) for name in names)
-    return fds, tasks, sessions
-
-
-def prepare(stack: Stack, game_port: int, authority: trustme.CA) -> None:
-    """One name of each kind."""
-    upstream = {"nodes": {f"127.0.0.1:{game_port}": 1}}
-    stack.put("/ssls/t", {"sni": TERMINATED} | pem_pair(authority, TERMINATED))
-    stack.put("/stream_routes/t", {"sni": TERMINATED, "upstream": upstream})
-    route = {"sni": PASSED, "tls_passthrough": True, "upstream": upstream}
-    stack.put("/stream_routes/p", route)
-
-
-def run(plan: Plan, folder: Path) -> tuple[Tally, float]:
-    """One run on SQLite; AssertionError when anything was lost or left. Returns the proxy's CPU seconds too."""
-    authority = trustme.CA()
-    with (
-        echo_process() as game_port,
-        stores("sqlite", folder) as (store, _),
-        Stack(folder / "stack", store) as stack,
-    ):
-        prepare(stack, game_port, authority)
-        warm_up = Plan(sessions=20, seconds=0.2, rate=10, size=plan.size)
-        for _ in retry_until(10, "both names in force"):
-            if not trio.run(play_all, stack.port, warm_up, trusting(authority)).failures:
-                break
-        before = settled(stack)
-        cpu = cpu_seconds(stack.proxy.pid)
-        tally = trio.run(play_all, stack.port, plan, trusting(authority))
-        cpu = cpu_seconds(stack.proxy.pid) - cpu
-        assert not tally.failures, tally.failures[:10]
-        assert settled(stack) == before, f"before {before}, after {left_over(stack)}"
-        return tally, cpu
-
-
-def settled(stack: Counting, patience: float = 15) -> tuple[int, int, int]:
-    """What is left once the proxy has seen the end of every session."""
-    for _ in retry_until(patience, "the last session's end"):
-        left = left_over(stack)
-        if not left[2] and left == left_over(stack):
-            return left
-    raise AssertionError("unreachable")
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def run(chosen: dict[str, Scenario], site: Site) -> dict[str, Outcome]:
+    """One after another; prints their figures."""
+    outcomes = {}
+    for name, scenario in chosen.items():
+        click.echo(f"{name}:")
+        try:
+            outcome = scenario(site)
+        except (Failed, AssertionError, OSError, httpx.HTTPError) as error:
+            notes = getattr(error, "__notes__", ())
+            outcome = Outcome([], ["\n".join([f"{type(error).__name__}: {error}", *notes])])
+        for line in outcome.lines:
+            click.echo(f"  {line}")
+        outcomes[name] = outcome
+    return outcomes
 
 
 @click.command()
-@click.option("--sessions", default=1000, show_default=True)
-@click.option("--seconds", default=30.0, show_default=True)
-@click.option("--rate", default=2.0, show_default=True, help="Messages per second and session.")
-@click.option("--size", default=1024, show_default=True, help="Bytes per message.")
-def main(sessions: int, seconds: float, rate: float, size: int) -> None:
-    """Many sessions at once, every byte checked."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+@click.option("--only", multiple=True, type=click.Choice(list(scenarios(quick=True))))
+@click.option("--quick", is_flag=True, help="A tenth of it, in seconds.")
+@click.option("--minutes", type=click.FloatRange(0.01), help="Of idle sessions. [default: 30]")
+@click.option(
+    "--relay",
+    type=click.Choice(("native", "trio")),
+    default="native" if BUILT else "trio",
+    show_default=True,
+)
+def main(only: tuple[str, ...], quick: bool, minutes: float | None, relay: str) -> None:
+    """What a pod does under load."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # and what was started with it
+    most = descriptors()
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    click.echo(describe_machine())
-    started = time.perf_counter()
+    click.echo(f"{describe_machine()}, {relay} relay")
+    known = scenarios(quick=quick, minutes=minutes)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            tally, cpu = run(Plan(sessions, seconds, rate, size), Path(folder))
-        except AssertionError as error:
-            click.echo(f"FAILED: {error}", err=True)
-            sys.exit(1)
-    trips = tally.round_trips
-    click.echo(
-        f"{sessions} sessions, {tally.messages} messages of {size} bytes, {tally.bytes} bytes each way "
-        f"in {time.perf_counter() - started:.1f} s: every stream's hash is right; "
-        "descriptors, tasks and sessions are back to what they were"
-    )
-    click.echo(
-        f"round trip ms: p50 {percentile(trips, 0.5):.2f}, p99 {percentile(trips, 0.99):.2f}, "
-        f"max {max(trips):.2f}; CPU of the proxy: {cpu:.2f} s"
-    )
+            site = Site(Generator(build(), None), relay, Path(folder))
+        except Missing as error:
+            raise click.ClickException(str(error)) from error
+        outcomes = run({name: known[name] for name in only or known}, site)
+    missed = [f"{name}: {one}" for name, outcome in outcomes.items() for one in outcome.missed]
+    late = [f"{name}: {one}" for name, outcome in outcomes.items() for one in outcome.late]
+    for one in missed:
+        click.echo(f"FAILED: {one}", err=True)
+    for one in late:
+        click.echo(f"{'slower than its bar' if quick else 'FAILED'}: {one}", err=True)
+    if missed or (late and not quick):
+        sys.exit(1)
+    click.echo("all bars are held" if not late else "nothing lost, nothing left behind")
 
 
 if __name__ == "__main__":

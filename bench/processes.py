@@ -24,18 +24,20 @@ def descriptors() -> int:
 
 def spawn(
     command: Sequence[str | Path],
-    core: int,
+    core: int | None,
     *,
     output: IO[bytes] | int,
     errors: IO[bytes] | int,
     commands: int = subprocess.DEVNULL,
     env: dict[str, str] | None = None,
+    most: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """A process that runs on that core only, with as many descriptors as it may have."""
-    most = descriptors()
+    """A process that runs on that core only, if one is given. most: descriptors; as many as it may have by default."""
+    most = most or descriptors()
 
     def prepare() -> None:
-        os.sched_setaffinity(0, {core})
+        if core is not None:
+            os.sched_setaffinity(0, {core})
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     return subprocess.Popen(
@@ -87,6 +89,11 @@ def allocated(pid: int) -> float:
 def resident(pid: int) -> float:
     """KiB of one process, pages that it shares with others counted whole (RSS)."""
     return _rolled_up(pid, "Rss")
+
+
+def all_resident(pid: int) -> float:
+    """The same of a process and its descendants: what they share is counted as often as there are processes."""
+    return sum(map(resident, tree(pid)))
 
 
 def _rolled_up(pid: int, what: str) -> int:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from bench.load import settled
 from bench.processes import allocated, memory
+from bench.settling import settled
 from bench.works import REST, Ready, Running
 from tests.support.stack import read_metrics, retry_until
 
@@ -104,17 +104,14 @@ class SessionLines:
         return self._found
 
 
-class Watched:
+class Observed:
     """A proxy of ours that serves."""
 
-    def __init__(self, ready: Ready, running: Running) -> None:
-        self.running = running
-        self._status: str = yaml.safe_load(ready.launch.config)["status"]["address"]
-        self._lines = SessionLines(ready.setup.folder / "output.log")
-
-    @property
-    def pid(self) -> int:
-        return self.running.pid
+    def __init__(self, pid: int, status: str, log: Path) -> None:
+        """status: the address of its status port."""
+        self.pid = pid
+        self._status = status
+        self._lines = SessionLines(log)
 
     @property
     def active(self) -> int:
@@ -135,3 +132,12 @@ class Watched:
         time.sleep(REST)
         lines = self._lines.count()
         return State(*left, opened, closed, lines, memory(self.pid), allocated(self.pid))
+
+
+class Watched(Observed):
+    """One that was started for a comparison."""
+
+    def __init__(self, ready: Ready, running: Running) -> None:
+        status: str = yaml.safe_load(ready.launch.config)["status"]["address"]
+        super().__init__(running.pid, status, ready.setup.folder / "output.log")
+        self.running = running

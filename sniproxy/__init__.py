@@ -31,6 +31,7 @@ Doing:
     relay/          moves bytes both ways: the contract, the relay on trio, and the door of the native one
     deadline        a total time for a step of set-up
     cgroup          how much of the machine is ours, and how much of it is used
+    defects         what is done about an error of ours
     turns           who is set up now, and who waits for it
     upstream        upstream -> connected socket
     following       store -> whoever is kept equal to it, for ever; and how sure that is
@@ -39,6 +40,7 @@ Doing:
     config          local copy, or local store -> snapshot
     presence        what this data plane says of itself in the store
     first_flight    socket -> PROXY header and ClientHello, in time
+    worker_state    what every session of a worker shares
     session         a connection's life, on one page
     listener        sockets, accept, backing off
     reception       who accepts, and what comes of it

@@ -16,6 +16,7 @@ How: TypeAlias = Literal[
     "client_closed_alone",
     "upstream_closed_alone",
     "killed",
+    "shed",
     "stopped",
 ]
 
@@ -113,6 +114,18 @@ class Engine(Generic[Owner, Plan]):
 
     def counts(self, token: int, /) -> tuple[int, int] | None:
         """Bytes moved so far, to the upstream and to the client; None when it has ended. Waits for the thread's turn."""
+
+    def playing(self) -> list[tuple[Plan, int, int]]:
+        """Plan, which of its nodes, and how many sessions play there. Waits for the thread's turn, and lets others go on."""
+
+    def held(self) -> int:
+        """Bytes that are kept for all sessions, since those whom they are for did not take them yet. Waits as `playing`."""
+
+    def shed(self, than: int, /) -> int:
+        """Ends the session for which the most bytes are kept, if they are more than `than`; how many, 0 if nobody ended.
+
+        Waits as `playing`.
+        """
 
     def accepted(self) -> int:
         """Connections so far, whoever serves them."""

@@ -84,7 +84,7 @@ def proxy(file: Path | None, check: bool) -> None:
         return
     log = open_log("proxy")
     while estate := _run(run_parent, settings, partial(load_settings, file), log, left):
-        log.flush()  # the new program would not
+        log.flush()  # what waits would be lost with this program
         estate.execute()
 
 

@@ -10,9 +10,20 @@ from typing import Self
 
 from sniproxy.listener import bind_group, ensure_unshared, listen, stop_listening, widen
 from sniproxy.relay.sockets import tune
-from sniproxy.settings import Listener, Proxy
+from sniproxy.settings import Listener, Proxy, Settings
 
 Groups = Mapping[str, list[int]]  # descriptors by address
+
+
+def addresses(settings: Settings) -> list[tuple[str, str]]:
+    """All that a data plane listens on: address, and the setting that names it."""
+    listeners = enumerate(settings.proxy.listeners)
+    found = [(listener.address, _setting(index)) for index, listener in listeners]
+    return [*found, (settings.status.address, "status.address")]
+
+
+def _setting(index: int) -> str:
+    return f"proxy.listeners.{index}.address"
 
 
 class Doors:
@@ -29,7 +40,7 @@ class Doors:
         }
         try:
             for index, listener in enumerate(settings.listeners):
-                setting = f"proxy.listeners.{index}.address"
+                setting = _setting(index)
                 if listener.address in held:
                     group = held.pop(listener.address)
                     self._groups.append(group)
@@ -75,7 +86,7 @@ class Doors:
         for index, (listener, group) in enumerate(
             zip(self._settings.listeners, self._groups, strict=True)
         ):
-            setting = f"proxy.listeners.{index}.address"
+            setting = _setting(index)
             ensure_unshared(group, setting)
             for sock in group:
                 listen(

@@ -81,6 +81,9 @@ class Drain:
         self._terms = terms
         self._scope.cancel()
         self._asked.set()
+        if self.phase is Phase.SERVING:
+            self._emptied.retire()
+            self._set(Phase.LEAVING, terms.accept)
 
     def take_back(self) -> None:
         """Players are let in again, and nobody is ended."""
@@ -102,9 +105,7 @@ class Drain:
                     await self._empty(self._terms)
 
     async def _empty(self, terms: Terms) -> None:
-        if self.phase in (Phase.SERVING, Phase.LEAVING):
-            self._set(Phase.LEAVING, terms.accept)
-            self._emptied.retire()
+        if self.phase is Phase.LEAVING:
             if terms.accept:
                 self._tell(Phase.LEAVING, terms.accept)
                 await trio.sleep(terms.accept)

@@ -18,6 +18,7 @@ class CloseReason(StrEnum):
     IDLE_TIMEOUT = "idle_timeout"
     SESSION_TIMEOUT = "session_timeout"  # limits.session_time is over
     KILLED = "killed"
+    SHED = "shed"  # memory was short and it held the most bytes
     SHUTDOWN = "shutdown"
     # before the ClientHello was complete
     PROBE = "probe"  # closed without a byte: a load balancer's health check; not logged

@@ -14,6 +14,15 @@ from sniproxy.metrics import Metrics
 from sniproxy.settings import split_address
 
 OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+# Of a connection that broke before we came to it: accept(2) passes on what the network says of it.
+GONE = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ECONNABORTED", "EPROTO", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH"),
+        *("EOPNOTSUPP", "ENETDOWN", "ENETUNREACH"),
+    )
+    if hasattr(errno, name)
+)
 MOST_WAITING = 1 << 16  # connections: no queue of the kernel's is longer
 PAUSE = 0.1  # seconds without accepting once there is no room
 LOG_EVERY = 1.0  # seconds between two log lines about it
@@ -179,7 +188,9 @@ def _accept_batch(listening: socket.socket, on_accept: OnAccept, batch: int) -> 
             sock, peer = listening.accept()
         except (BlockingIOError, InterruptedError):
             return
-        except ConnectionAbortedError:  # gone before we came to it
-            continue
+        except OSError as error:
+            if error.errno in GONE:
+                continue
+            raise
         sock.setblocking(False)
         on_accept(sock, peer)

@@ -23,7 +23,7 @@ from sniproxy.cgroup import cpus
 from sniproxy.channel import Channel
 from sniproxy.control import ANSWER_WITHIN, Control, open_control
 from sniproxy.crew import Crew
-from sniproxy.doors import Doors
+from sniproxy.doors import Doors, addresses
 from sniproxy.drain import Drain, Phase, Terms
 from sniproxy.errors import SettingsError, UpgradeRefused
 from sniproxy.following import Freshness
@@ -42,7 +42,15 @@ from sniproxy.small_http import serve_http
 from sniproxy.status import Status
 from sniproxy.store import Store
 from sniproxy.store.opening import open_store
-from sniproxy.upgrade import SIGNALS, Estate, OldWorker, check_new_version, hear, hold
+from sniproxy.upgrade import (
+    SIGNALS,
+    Estate,
+    OldWorker,
+    check_new_version,
+    hear,
+    held_addresses,
+    hold,
+)
 from sniproxy.worker import raise_descriptor_limit
 
 STATUS_BACKLOG = 64  # connections to the status port that the kernel keeps for us
@@ -237,7 +245,7 @@ class DataPlane:
         try:
             if self.draining.phase is not Phase.SERVING:
                 raise UpgradeRefused("it is being drained: take that back first, or restart it")
-            await check_new_version()
+            await check_new_version([*self._doors.groups, self.settings.status.address])
         except UpgradeRefused as refused:
             self._log.error("upgrade refused", cause=str(refused), advice="this version goes on")
             raise
@@ -295,6 +303,10 @@ def check_settings(settings: Settings) -> None:
     """SettingsError for what a data plane could not run with, as far as can be seen without running it."""
     choose_relay(settings.proxy.relay)
     open_keyring(settings)
+    held = held_addresses()
+    for address, setting in addresses(settings) if held is not None else ():
+        if address not in (held or ()):
+            bind(address, setting).close()
 
 
 def worker_count(settings: Proxy) -> int:

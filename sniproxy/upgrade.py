@@ -21,8 +21,9 @@ LEFT = "_SNIPROXY_LEFT_BY_OLD_VERSION"  # names the descriptor of what is left
 # Those that we act on. They wait while nobody is there to hear them: by default each would end the process.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 CHECK_WITHIN = 30.0  # seconds for the new version to say whether it could run
-_held: set[int] = set()  # signals that nobody has heard yet
+HELD = "_SNIPROXY_HELD"  # names the addresses that a check need not have
 CHECK = "--check"  # the option of `sniproxy proxy` that only looks whether it could run
+_unheard: set[int] = set()  # signals that have come
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,8 @@ class Estate:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         sys.stdout.flush()
         sys.stderr.flush()
-        while _held:  # sent to this thread they wait, also while the program changes
-            signal.pthread_kill(threading.get_ident(), _held.pop())
+        while _unheard:  # sent to this thread they wait, also while the program changes
+            signal.pthread_kill(threading.get_ident(), _unheard.pop())
         os.execve(sys.executable, command(), {**os.environ, LEFT: str(number)})
 
     @classmethod
@@ -96,11 +97,18 @@ def command(*more: str) -> list[str]:
     return [sys.executable, *sys.orig_argv[1:], *more]
 
 
-async def check_new_version() -> None:
-    """UpgradeRefused, with what it said, if the version that is installed now could not run with the settings of now."""
+async def check_new_version(held: list[str]) -> None:
+    """UpgradeRefused, with what it said, if the version that is installed now could not run with the settings of now.
+
+    held: addresses that are ours, and will be its.
+    """
     with trio.move_on_after(CHECK_WITHIN):
         done = await trio.run_process(
-            command(CHECK), capture_stdout=True, capture_stderr=True, check=False
+            command(CHECK),
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env={**os.environ, HELD: json.dumps(held)},
         )
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().removeprefix("sniproxy: ")
@@ -109,17 +117,23 @@ async def check_new_version() -> None:
     raise UpgradeRefused(f"it did not start within {CHECK_WITHIN:g} s")
 
 
+def held_addresses() -> list[str] | None:
+    """What whoever asks for a check will leave to us; None: nobody asks who would end for us."""
+    held: list[str] | None = json.loads(os.environ.get(HELD, "null"))
+    return held
+
+
 def hold() -> None:
     """Until `hear`, and after whoever hears signals has ended: those that come are kept for whoever hears them next."""
     for one in SIGNALS:
-        signal.signal(one, lambda number, _: _held.add(number))
+        signal.signal(one, lambda number, _: _unheard.add(number))
 
 
 def hear() -> None:
     """From now on signals are acted on, also those that came while the program changed."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    while _held:
-        signal.raise_signal(_held.pop())
+    while _unheard:
+        signal.raise_signal(_unheard.pop())
 
 
 def _known(members: dict[str, Any]) -> dict[str, Any]:

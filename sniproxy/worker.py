@@ -28,7 +28,6 @@ from sniproxy.orders import REPORT_EVERY, REPORT_EVERY_LEAVING, Begin, Report
 from sniproxy.reception import Reception
 from sniproxy.relay.opening import open_relay
 from sniproxy.scrape import export
-from sniproxy.session import Worker, open_worker
 from sniproxy.settings import Settings
 from sniproxy.snapshot import Snapshot
 from sniproxy.status import config_of, flight_of, refused_of
@@ -37,6 +36,7 @@ from sniproxy.store import Store
 from sniproxy.store.mirror import Copy
 from sniproxy.store.opening import open_store
 from sniproxy.store.sqlite import POLL
+from sniproxy.worker_state import Worker, open_worker
 
 DESCRIPTORS_PER_SESSION = 2  # the player's socket and the game server's
 SPARE_DESCRIPTORS = 200  # the store, listeners, files

@@ -5,6 +5,7 @@ On virtual time.
 
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -115,6 +116,18 @@ async def killed(stage: Stage) -> None:
     await stage.join()
     (link,) = relay.links
     link.kill(CloseReason.KILLED)
+
+
+async def shed(stage: Stage) -> None:
+    """A player who does not read, while his game server goes on."""
+    await stage.open()
+    _, server = await stage.join()
+    relay = stage.gateway.worker.relay
+    while not relay.held():
+        with suppress(BlockingIOError):
+            server.sock.send(bytes(1 << 20))
+        await trio.testing.wait_all_tasks_blocked()
+    assert relay.shed() > 0
 
 
 async def shut_down(stage: Stage) -> None:
@@ -232,6 +245,7 @@ SCENARIOS: dict[CloseReason, Scenario] = {
     CloseReason.IDLE_TIMEOUT: playing(idle_timeout=5),
     CloseReason.SESSION_TIMEOUT: playing(limits={"session_time": 5}),
     CloseReason.KILLED: killed,
+    CloseReason.SHED: shed,
     CloseReason.SHUTDOWN: shut_down,
     CloseReason.PROBE: probed,
     CloseReason.PROXY_UNTRUSTED: saying(HEADER + HELLO, PROXIED_TLS, trusted=("192.0.2.0/24",)),

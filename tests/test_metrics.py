@@ -73,13 +73,15 @@ async def test_what_a_worker_counts_its_parent_does_not() -> None:
     assert "process_open_fds" in worker & parent
 
 
-async def test_reasons_are_the_only_labels() -> None:
+async def test_reasons_and_routes_are_the_only_labels() -> None:
     """A label value from a client would be a way to fill the memory."""
+    metrics = Metrics()
+    metrics.session_errors.labels("7").inc()
     labels = {
         label
-        for registry in (Metrics().registry, PodMetrics().registry)
+        for registry in (metrics.registry, PodMetrics().registry)
         for family in registry.collect()
         for sample in family.samples
         for label in sample.labels.items()
     }
-    assert labels == {("reason", reason.value) for reason in CloseReason}
+    assert labels == {("reason", reason.value) for reason in CloseReason} | {("route", "7")}

@@ -244,6 +244,11 @@ class Defective:
 
     undrain = drain
 
+    def shed(self) -> int:
+        raise NotImplementedError
+
+    held = shed
+
     def start(self, *_: object) -> Any:
         raise ZeroDivisionError("not reached")
 

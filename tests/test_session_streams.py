@@ -245,6 +245,11 @@ class Defective:
 
     undrain = drain
 
+    def shed(self) -> int:
+        raise NotImplementedError
+
+    held = shed
+
     def start(self, *_: object) -> Any:
         raise NotImplementedError
 

@@ -14,7 +14,16 @@ import pytest
 import trio
 
 from sniproxy.errors import UpgradeRefused
-from sniproxy.upgrade import CHECK, LEFT, SIGNALS, Estate, OldWorker, check_new_version, command
+from sniproxy.upgrade import (
+    CHECK,
+    LEFT,
+    SIGNALS,
+    Estate,
+    OldWorker,
+    check_new_version,
+    command,
+    held_addresses,
+)
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "tests" / "support" / "heir.py"
@@ -201,11 +210,24 @@ def test_a_version_that_could_not_run_is_refused_with_its_own_words(
     if "time.sleep" in program:
         monkeypatch.setattr("sniproxy.upgrade.CHECK_WITHIN", 0.5)
     if why is None:
-        trio.run(check_new_version)
+        trio.run(check_new_version, [])
         return
     with pytest.raises(UpgradeRefused) as caught:
-        trio.run(check_new_version)
+        trio.run(check_new_version, [])
     assert str(caught.value) == why
+
+
+def test_what_will_be_its_need_not_be_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = ["127.0.0.1:8888", "[::]:9"]
+    program = (
+        "from sniproxy.upgrade import held_addresses; raise SystemExit(repr(held_addresses()))"
+    )
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", program])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with pytest.raises(UpgradeRefused) as caught:
+        trio.run(check_new_version, held)
+    assert str(caught.value) == repr(held)
+    assert held_addresses() is None
 
 
 def test_the_same_interpreter_runs_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,6 +155,21 @@ impl Engine {
         py.detach(|| self.0.counts(token))
     }
 
+    fn playing(&self, py: Python<'_>) -> Vec<(Py<PyAny>, usize, usize)> {
+        let playing = py.detach(|| self.0.playing());
+        let rows = playing.iter();
+        rows.map(|one| (one.plan.owner.clone_ref(py), one.node, one.sessions))
+            .collect()
+    }
+
+    fn held(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.0.held())
+    }
+
+    fn shed(&self, py: Python<'_>, than: usize) -> usize {
+        py.detach(|| self.0.shed(than))
+    }
+
     fn accepted(&self) -> u64 {
         self.0.accepted()
     }

@@ -44,6 +44,7 @@ fn how(end: End) -> (&'static str, i32) {
         End::NeverClosed(Side::Client) => ("client_closed_alone", 0),
         End::NeverClosed(Side::Upstream) => ("upstream_closed_alone", 0),
         End::Killed => ("killed", 0),
+        End::Shed => ("shed", 0),
         End::Stopped => ("stopped", 0),
     }
 }

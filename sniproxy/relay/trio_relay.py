@@ -79,6 +79,20 @@ class TrioRelay:
         for link in self._links:
             link.undrain()
 
+    def held(self) -> int:
+        return sum(link.held for link in self._links)
+
+    def most_held(self) -> int:
+        """By one session."""
+        return max((link.held for link in self._links), default=0)
+
+    def shed(self) -> int:
+        link = max(self._links, key=_held, default=None)
+        held = 0 if link is None else link.held
+        if link is not None and held:
+            link.shed()
+        return held
+
     async def watch_deadlines(self) -> None:
         """Ends what is idle, for ever."""
         while True:
@@ -115,6 +129,7 @@ class _Link:
         "closed",
         "ends_at",
         "idle_timeout",
+        "kept",
         "last_active",
         "to_client",
         "to_upstream",
@@ -130,6 +145,7 @@ class _Link:
         self._living = living
         self.to_upstream = 0
         self.to_client = 0
+        self.kept = 0  # bytes that the kernel did not take, TLS aside
         self.last_active = trio.current_time()
         self.idle_timeout = flow.terms.idle_timeout
         self._lasts_until = self.last_active + (flow.terms.session_time or float("inf"))
@@ -170,6 +186,20 @@ class _Link:
 
     def kill(self, reason: CloseReason) -> None:
         self._abort(reason)
+
+    @property
+    def held(self) -> int:
+        """Bytes of ours; none once it is over."""
+        if self._reason is not None:
+            return 0
+        tls = self._flow.tls
+        return self.kept + (tls.held if isinstance(tls, TrioTls) else 0)
+
+    def shed(self) -> None:
+        """It held too much."""
+        close(self._flow.client, reset=True)
+        close(self._flow.upstream, reset=True)
+        self._abort(CloseReason.SHED)
 
     def drain(self, ends_at: float) -> None:
         """It must end by then."""
@@ -222,6 +252,10 @@ class _Link:
         self._on_end(Outcome(self._reason, self._detail, self.to_upstream, self.to_client))
 
 
+def _held(link: _Link) -> int:
+    return link.held
+
+
 def _open_pace(flow: Flow) -> Pace | None:
     bandwidth = flow.terms.bandwidth
     return None if bandwidth is None else Pace(bandwidth)
@@ -251,13 +285,13 @@ def _moved(link: _Link, pace: Pace | None, count: int) -> None:
 async def _copy_inbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
     """The client's bytes to the upstream, as they are."""
     pace = _open_pace(flow)
-    await send_all(flow.upstream, flow.first)
+    await send_all(flow.upstream, flow.first, link)
     link.to_upstream += len(flow.first)
     _moved(link, pace, len(flow.first))
     while count := await receive_into(
         flow.client, buffer[: await _allowed(link, pace, len(buffer))]
     ):
-        await send_all(flow.upstream, buffer[:count])
+        await send_all(flow.upstream, buffer[:count], link)
         link.to_upstream += count
         _moved(link, pace, count)
     shut_writing(flow.upstream)
@@ -269,7 +303,7 @@ async def _copy_outbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
     while count := await receive_into(
         flow.upstream, buffer[: await _allowed(link, pace, len(buffer))]
     ):
-        await send_all(flow.client, buffer[:count])
+        await send_all(flow.client, buffer[:count], link)
         link.to_client += count
         _moved(link, pace, count)
     shut_writing(flow.client)
@@ -283,7 +317,7 @@ async def _decrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) ->
             await tls.answer()
             await tls.fetch(buffer)
         else:
-            await send_all(flow.upstream, data)
+            await send_all(flow.upstream, data, link)
             link.to_upstream += len(data)
             _moved(link, pace, len(data))
     shut_writing(flow.upstream)

@@ -3,7 +3,11 @@
 import resource
 from pathlib import Path
 
+import pytest
+
 from bench.load import Plan, run
+
+pytestmark = pytest.mark.alone
 
 
 def test_1000_sessions_lose_nothing_and_leave_nothing(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.crowds import crowd_at, crowded, is_alive, ready_code, until, workers_of
 from tests.support.crowd import is_open
+from tests.support.crowds import crowd_at, crowded, is_alive, ready_code, until, workers_of
 
 pytestmark = pytest.mark.anyio
 

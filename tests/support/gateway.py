@@ -19,10 +19,10 @@ from sniproxy.logs import Log, open_log
 from sniproxy.reception import Reception
 from sniproxy.relay import Relay
 from sniproxy.relay.opening import open_relay
-from sniproxy.session import Worker, open_worker
 from sniproxy.settings import Listener, Overload, Proxy
 from sniproxy.snapshot import Snapshot
 from sniproxy.store import Entry
+from sniproxy.worker_state import Worker, open_worker
 from tests.support.certificates import NAME, pair
 from tests.support.peers import Peer
 

@@ -29,15 +29,15 @@ class Part:
     def __init__(self, name: str, folder: Path, command: list[str], env: dict[str, str]) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
-        self._command = command
-        self._env = env
+        self.command = command
+        self.env = env
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts it; its output is appended to the log."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, env=self._env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self.command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     def stop(self) -> int:

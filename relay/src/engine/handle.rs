@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::Engine;
 use super::arrivals::{Arrival, Played};
 use super::listening::Terms;
-use super::orders::Command;
+use super::orders::{Command, Playing};
 use crate::places::Places;
 use crate::plans::{Plan, Plans};
 use crate::session::{End, Session};
@@ -193,6 +193,24 @@ impl<T: Send + Sync + 'static> Handle<T> {
             let end = ended.iter().find(|end| end.token == token)?;
             Some((end.to_upstream, end.to_client))
         })
+    }
+
+    /// How many sessions there are by each plan. Waits for the engine's next turn.
+    pub fn playing(&self) -> Vec<Playing<T>> {
+        self.ask(Command::Playing).unwrap_or_default()
+    }
+
+    /// Bytes that are held for all sessions, since those whom they are for did not take them yet. Waits as `playing`.
+    pub fn held(&self) -> usize {
+        self.ask(Command::Held).unwrap_or_default()
+    }
+
+    /// Ends the session for which the most bytes are held, if they are more than `than`; how many, 0 where nobody ended.
+    ///
+    /// Waits as `playing`.
+    pub fn shed(&self, than: usize) -> usize {
+        self.ask(|answer| Command::Shed(than, answer))
+            .unwrap_or_default()
     }
 
     /// Connections that were accepted so far.

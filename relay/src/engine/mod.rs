@@ -32,6 +32,7 @@ pub use self::handle::{Ended, Handle, Times};
 use self::handle::{Shared, lock};
 use self::listening::Listening;
 pub use self::listening::Terms;
+pub use self::orders::Playing;
 use self::waiting::{Pending, Waiting};
 use crate::deadlines::Deadlines;
 use crate::pace::Pace;

@@ -1,7 +1,9 @@
 //! What others tell the engine to do, and ask it: carried out between two looks at the sockets, in the order in which it came.
 
+use std::collections::HashMap;
 use std::mem::take;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use rustix::event::epoll;
@@ -10,7 +12,18 @@ use super::entry::Owner;
 use super::handle::lock;
 use super::listening::Terms;
 use super::{Engine, SESSION_EVENTS, Times, session_data};
+use crate::plans::Plan;
 use crate::session::{End, Session, Side};
+
+/// Sessions that go by one plan to one of its nodes.
+pub struct Playing<T> {
+    /// The plan.
+    pub plan: Arc<Plan<T>>,
+    /// Which of its nodes.
+    pub node: usize,
+    /// How many there are, with those that are still connecting.
+    pub sessions: usize,
+}
 
 pub(super) enum Command<T> {
     Start(u64, Session, Times, T),
@@ -19,6 +32,9 @@ pub(super) enum Command<T> {
     Counts(u64, SyncSender<Option<(u64, u64)>>),
     Drain { after: u64, spread: u64 },
     Undrain,
+    Playing(SyncSender<Vec<Playing<T>>>),
+    Held(SyncSender<usize>),
+    Shed(usize, SyncSender<usize>),
     Listen(usize, OwnedFd, Terms),
     Unlisten(usize, SyncSender<()>),
     Stop,
@@ -46,7 +62,7 @@ impl<T: Send + Sync> Engine<T> {
                 Command::Listen(number, socket, terms) => self.listen(number, socket, terms),
                 Command::Unlisten(number, done) => {
                     self.unlisten(number);
-                    let _ = done.send(()); // whoever asked may be gone
+                    _ = done.send(()); // whoever asked may be gone
                 }
                 Command::Kill(token) => {
                     if let Some(&key) = self.keys.get(&token) {
@@ -56,10 +72,11 @@ impl<T: Send + Sync> Engine<T> {
                 Command::Tick(_) => {}
                 Command::Drain { after, spread } => self.drain(after, spread),
                 Command::Undrain => self.undrain(),
-                Command::Counts(token, answer) => {
-                    // Whoever asked may be gone.
-                    let _ = answer.send(self.counts(token));
-                }
+                // Whoever asked may be gone.
+                Command::Playing(answer) => _ = answer.send(self.playing()),
+                Command::Held(answer) => _ = answer.send(self.held()),
+                Command::Shed(than, answer) => _ = answer.send(self.shed(than)),
+                Command::Counts(token, answer) => _ = answer.send(self.counts(token)),
                 Command::Stop => self.stopping = true,
             }
         }
@@ -72,6 +89,44 @@ impl<T: Send + Sync> Engine<T> {
         }
         let end = self.ended.iter().find(|end| end.token == token)?;
         Some((end.to_upstream, end.to_client))
+    }
+
+    /// How many sessions go by each plan, to each of its nodes.
+    fn playing(&self) -> Vec<Playing<T>> {
+        let mut found: HashMap<_, Playing<T>> = HashMap::new();
+        for (_, entry) in &self.entries {
+            if let Owner::Plan(course) = &entry.owner {
+                let one = found.entry((Arc::as_ptr(&course.plan), course.node));
+                let none = || Playing {
+                    plan: Arc::clone(&course.plan),
+                    node: course.node,
+                    sessions: 0,
+                };
+                one.or_insert_with(none).sessions += 1;
+            }
+        }
+        found.into_values().collect()
+    }
+
+    /// Bytes that are held for all sessions.
+    fn held(&self) -> usize {
+        let sessions = self.entries.iter();
+        sessions.map(|(_, entry)| entry.session.held()).sum()
+    }
+
+    /// Ends whoever holds the most, if that is more than so many bytes; how many, 0 where nobody ended.
+    fn shed(&mut self, than: usize) -> usize {
+        let sessions = self.entries.iter();
+        let held = sessions.map(|(key, entry)| (entry.session.held(), key));
+        let Some((most, key)) = held.max().filter(|&(most, _)| most > than) else {
+            return 0;
+        };
+        // Bytes will be missing, which an end would not say; and the kernel lets go of its share at once.
+        for side in [Side::Client, Side::Upstream] {
+            self.entries[key].session.reset(side);
+        }
+        self.end(key, End::Shed);
+        most
     }
 
     fn adopt(&mut self, token: u64, session: Session, times: Times, owner: T) {

@@ -70,9 +70,8 @@ impl Crowd {
         })
     }
 
-    /// One more player, whose first message is on its way.
-    pub fn open(&mut self) -> Result<(), Failure> {
-        let began = Instant::now();
+    /// One more player, whose first message is on its way. `began`: when it was due.
+    pub fn open(&mut self, began: Instant) -> Result<(), Failure> {
         let message = self.way.first_message(self.opened);
         self.opened += 1;
         let entry = self.players.vacant_entry();

@@ -58,11 +58,13 @@ pub fn serve(ports: &[u16]) -> Result<(), Failure> {
     }
 }
 
-fn data(key: usize) -> EventData {
+/// For epoll.
+pub fn data(key: usize) -> EventData {
     EventData::new_u64(key as u64)
 }
 
-fn listen_on(port: u16) -> Result<OwnedFd, Errno> {
+/// A socket that listens on this machine.
+pub fn listen_on(port: u16) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;

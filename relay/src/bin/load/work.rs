@@ -14,9 +14,9 @@ use crate::crowd::{Crowd, Step};
 use crate::link::Way;
 use crate::tally::Tally;
 
-const PATIENCE: Duration = Duration::from_millis(100); // between two looks at the clock
+pub const PATIENCE: Duration = Duration::from_millis(100); // between two looks at the clock
 const OPENING: usize = 64; // sessions that are being opened at once
-const CHUNK: usize = 256 * 1024; // bytes of a bulk message, sent again and again
+pub const CHUNK: usize = 256 * 1024; // bytes of a bulk message, sent again and again
 
 /// What the command line says.
 #[derive(Clone)]
@@ -37,6 +37,10 @@ pub struct Options {
     pub window: u64,
     /// Messages per second over all sessions; None: each as soon as the one before it is back.
     pub rate: Option<f64>,
+    /// In which new sessions begin; None: until there were as many as are to be counted.
+    pub lasting: Option<Duration>,
+    /// Over which a storm comes.
+    pub spread: Duration,
     /// For all of it.
     pub deadline: Duration,
 }
@@ -52,24 +56,40 @@ impl Default for Options {
             bytes: 1 << 20,
             window: u64::MAX,
             rate: None,
+            lasting: None,
+            spread: Duration::from_secs(5),
             deadline: Duration::from_secs(120),
         }
     }
 }
 
-/// New sessions, one exchange and both ends each: the time from connecting to the echo.
+/// New sessions, one exchange and both ends each: the time from connecting to the echo. With a rate they come one after
+/// another at that rate, and a time begins when its session is due.
 pub fn connections(options: &Options) -> Result<(), Failure> {
     let mut crowd = crowd(options)?;
     let mut tally = Tally::new();
-    let end = Instant::now() + options.deadline;
-    let (mut opened, mut over) = (0, 0);
+    let began = Instant::now();
+    let end = began + options.deadline;
+    let last = began + options.lasting.unwrap_or(options.deadline);
+    let (mut count, mut opened, mut over) = (options.count, 0, 0);
     let mut steps = Vec::new();
-    while over < options.count && Instant::now() < end {
-        while crowd.len() < options.sessions && opened < options.count {
+    while over < count && Instant::now() < end {
+        let mut wait = PATIENCE;
+        while crowd.len() < options.sessions && opened < count {
+            let now = Instant::now();
+            if now >= last {
+                count = opened;
+                break;
+            }
+            let due = options.rate.map_or(now, |rate| due(began, opened, rate));
+            if due > now {
+                wait = wait.min(due - now);
+                break;
+            }
             opened += 1;
-            crowd.open()?;
+            crowd.open(due)?;
         }
-        crowd.turn(PATIENCE, &mut steps)?;
+        crowd.turn(wait, &mut steps)?;
         for (key, step) in steps.drain(..) {
             let step = match step {
                 Step::Exchanged(took) => {
@@ -88,7 +108,7 @@ pub fn connections(options: &Options) -> Result<(), Failure> {
             }
         }
     }
-    for _ in over..options.count {
+    for _ in over..count {
         tally.failed("not over at the deadline");
     }
     say(tally)
@@ -164,11 +184,7 @@ fn paced(
 ) -> Result<(), Failure> {
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
     let began = Instant::now();
-    let mut dues = (0..options.count).map(|number| {
-        #[allow(clippy::cast_precision_loss)] // counts are far below 2^52
-        let seconds = number as f64 / rate;
-        began + Duration::from_secs_f64(seconds)
-    });
+    let mut dues = (0..options.count).map(|number| due(began, number, rate));
     let mut next = dues.next();
     let end = began + options.deadline;
     let mut free: VecDeque<usize> = crowd.keys().into();
@@ -210,6 +226,13 @@ fn paced(
         tally.failed("not back at the deadline");
     }
     Ok(())
+}
+
+/// When what comes at a steady rate is due.
+fn due(began: Instant, number: u64, rate: f64) -> Instant {
+    #[allow(clippy::cast_precision_loss)] // counts are far below 2^52
+    let seconds = number as f64 / rate;
+    began + Duration::from_secs_f64(seconds)
 }
 
 /// One long message per session, sent as fast as it is taken.
@@ -255,7 +278,7 @@ fn crowd(options: &Options) -> Result<Crowd, Failure> {
 }
 
 /// As many sessions as asked for, each after its first exchange; says so, or fails.
-fn gather(options: &Options) -> Result<Crowd, Failure> {
+pub fn gather(options: &Options) -> Result<Crowd, Failure> {
     let mut crowd = crowd(options)?;
     let mut tally = Tally::new();
     let end = Instant::now() + options.deadline;
@@ -266,7 +289,7 @@ fn gather(options: &Options) -> Result<Crowd, Failure> {
             return Err(format!("{ready} of {} sessions are open", options.sessions).into());
         }
         while crowd.len() < options.sessions.min(ready + OPENING) {
-            crowd.open()?;
+            crowd.open(Instant::now())?;
         }
         crowd.turn(PATIENCE, &mut steps)?;
         for (_, step) in steps.drain(..) {
@@ -284,7 +307,7 @@ fn gather(options: &Options) -> Result<Crowd, Failure> {
     Ok(crowd)
 }
 
-fn on_each_line(mut work: impl FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
+pub fn on_each_line(mut work: impl FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
     for line in std::io::stdin().lock().lines() {
         line?;
         work()?;
@@ -292,14 +315,14 @@ fn on_each_line(mut work: impl FnMut() -> Result<(), Failure>) -> Result<(), Fai
     Ok(())
 }
 
-fn say(tally: Tally) -> Result<(), Failure> {
+pub fn say(tally: Tally) -> Result<(), Failure> {
     let mut output = std::io::stdout().lock();
     writeln!(output, "{}", json!(tally.report()))?;
     Ok(output.flush()?)
 }
 
 /// Bytes of which no two neighbouring kilobytes are alike.
-fn pattern(size: usize) -> Arc<[u8]> {
+pub fn pattern(size: usize) -> Arc<[u8]> {
     let mut state = 1_u32;
     (0..size)
         .map(|_| {

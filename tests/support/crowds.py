@@ -12,7 +12,7 @@ import trio
 from bench.processes import tree
 from tests.support.crowd import Crowd
 from tests.support.echo import echo_process
-from tests.support.stack import Stack, stores
+from tests.support.stack import Stack, retry_until, stores
 
 NAME, ROUTE = "crowd.example.com", "crowd"
 PATIENCE = 20.0  # seconds for anything that must happen
@@ -32,6 +32,9 @@ def crowded(folder: Path, drain: dict[str, Any] | None = None, **proxy: Any) -> 
             f"/stream_routes/{ROUTE}?wait=all&timeout=15s", json={"sni": NAME, **route}
         )
         assert answer.status_code == 201, answer.text
+        for _ in retry_until(PATIENCE, "all workers"):
+            if stack.metrics()["sniproxy_workers"] == proxy["workers"]:
+                break
         yield stack
 
 
@@ -39,12 +42,16 @@ def crowded(folder: Path, drain: dict[str, Any] | None = None, **proxy: Any) -> 
 async def crowd_at(stack: Stack, staying: int, rate: float = 0) -> AsyncIterator[Crowd]:
     """Players who stay, and so many newcomers a second until the block is left."""
     crowd = Crowd(NAME, lambda: stack.port)
-    await crowd.stay(staying)
-    async with trio.open_nursery() as nursery:
-        if rate:
-            nursery.start_soon(crowd.come_and_go, rate)
-        yield crowd
-        nursery.cancel_scope.cancel()
+    try:
+        await crowd.stay(staying)
+        async with trio.open_nursery() as nursery:
+            if rate:
+                nursery.start_soon(crowd.come_and_go, rate)
+            yield crowd
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await crowd.leave()
 
 
 def workers_of(stack: Stack) -> set[int]:
