@@ -17,6 +17,7 @@ import trio
 from bench.outcome import Outcome, joined, over
 from bench.pod import Game, Pod, Route, Site, serving
 from bench.processes import cpu_seconds
+from bench.settling import settled
 from bench.side_by_side import say
 from bench.visitors import Players, Visitors, trips_of, try_until_inside
 from sniproxy.errors import REFUSALS, CloseReason
@@ -27,6 +28,7 @@ AGAIN = 1.0  # seconds within which somebody is let in again
 BUSY = 0.1  # cores more than before
 LINES = 1.0  # a second, of each kind and worker
 RUSH = 20.0  # a second, of those who come once it is full
+CALM = 0.5  # seconds until all play
 GIVE_UP = 30.0  # seconds until somebody must be inside
 CAREFUL = 10  # sessions at once, below every cap
 DESCRIPTORS = 400  # of a process
@@ -42,7 +44,7 @@ class Plan:
 
 
 FULL = Plan(players=20, sessions=400, seconds=20)
-QUICK = Plan(players=10, sessions=60, seconds=1.5)
+QUICK = Plan(players=10, sessions=60, seconds=1)
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,7 @@ def full_house(plan: Plan, site: Site) -> Outcome:
         )
         routes = [playing, crowd, other]
         outcomes = []
-        few = {"workers": 1, "descriptors": DESCRIPTORS}
-        with serving(site, "descriptors", routes, **few) as pod:
+        with serving(site, "descriptors", routes, workers=1, descriptors=DESCRIPTORS) as pod:
             case = Case("descriptors", None, crowd.name, _everybody, DESCRIPTORS)
             outcomes.append(_fill(plan, pod, case, workers=1))
         with serving(site, "max-sessions", routes, warm=CAREFUL, max_sessions=plan.sessions) as pod:
@@ -111,9 +112,9 @@ class _Seen:
 
 def _fill(plan: Plan, pod: Pod, case: Case, workers: int) -> Outcome:
     closed, paused = pod.closed(), pod.metrics()["sniproxy_accept_paused_total"]
-    state = pod.state()
+    was = settled(pod)
     seen = trio.run(_be_full, plan, pod, case)
-    left = pod.state()
+    now = settled(pod)
     more = Counter(pod.closed()) - Counter(closed)
     paused = pod.metrics()["sniproxy_accept_paused_total"] - paused
     refused = {reason: count for reason, count in more.items() if reason in REFUSALS}
@@ -128,13 +129,13 @@ def _fill(plan: Plan, pod: Pod, case: Case, workers: int) -> Outcome:
         f"at most {rate:.2f} lines a second ({kind}) of a worker",
         f"  {seen.again * 1000:.0f} ms after the others have gone somebody else is inside, "
         f"after {seen.newcomer * 1000:.0f} ms one who had not waited; "
-        f"descriptors {state.descriptors} -> {left.descriptors}, tasks {state.tasks} -> {left.tasks}",
+        f"descriptors {was[0]} -> {now[0]}, tasks {was[1]} -> {now[1]}",
     ]
     missed = [
         *(
-            f"{case.what}: {name} {getattr(state, name)} before, {getattr(left, name)} after"
-            for name in ("descriptors", "tasks", "active")
-            if getattr(state, name) != getattr(left, name)
+            [f"{case.what}: {was} descriptors, tasks, sessions before, {now} after"]
+            if was != now
+            else []
         ),
         *(f"{case.what}: a player is lost: {one}" for one in seen.players.lost[:3]),
         *([f"{case.what}: {visitors.lost} lost once inside"] if visitors.lost else []),
@@ -175,7 +176,7 @@ async def _be_full(plan: Plan, pod: Pod, case: Case) -> _Seen:
     async with trio.open_nursery() as nursery:
         for number in range(plan.players):
             nursery.start_soon(players.play, pod.port, hello, number, _everybody(number))
-        await trio.sleep(1)
+        await trio.sleep(CALM)
         players.cut()
         quiet, before = await _used(pod, plan.seconds / 2), players.cut()
         for number in range(case.many):

@@ -136,7 +136,7 @@ def serving(
         sniproxy(["apply", "-f", str(objects), "-c", str(config)], standalone_mode=False)
     log = folder / "output.log"
     with log.open("ab") as output:
-        command = [sys.executable, "-m", "sniproxy.cli", "proxy", "-c", config]
+        command: list[str | Path] = [sys.executable, "-m", "sniproxy.cli", "proxy", "-c", config]
         process = spawn(command, None, output=output, errors=output, env=env, most=descriptors)
     pod = Pod(process.pid, f"127.0.0.1:{status}", log, port)
     try:
