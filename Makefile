@@ -9,9 +9,15 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
   tests/test_session_limits.py tests/test_session_refusals.py tests/test_close_reasons.py \
   tests/test_first_flight.py tests/test_session_time.py tests/test_tls_policy.py \
   tests/test_session_bandwidth.py
-# What a relay has no part in, and so is not run for each of them.
+# What a relay has no part in, or what starts both by itself, and so is not run for each of them.
 ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py \
-  test_outages.py test_broken_objects.py)
+  test_outages.py test_broken_objects.py test_kills.py test_side_by_side.py test_workers.py test_stop.py \
+  test_upgrade.py test_leaving.py test_rotation.py test_blocked_log.py)
+# Much of the tests' time is waiting, so there is one more at once than CI has cores. A file stays in one process, for
+# what its tests share; files start in the order of their names, as those that take long are not those of many tests.
+TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
+# Those that measure time come afterwards, one by one.
+ALONE := -m alone
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
 
@@ -21,10 +27,12 @@ demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
 
 test: check crate  ## lint, types, unit and end-to-end tests, on both relays
-	$(BIN)/pytest
-	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY)
+	$(BIN)/pytest $(TOGETHER)
+	$(BIN)/pytest tests/e2e $(ALONE)
+	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(TOGETHER)
+	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(ALONE)
 	@if $(BIN)/python -c 'import sniproxy._relay' 2> /dev/null; \
-	then SNIPROXY_PROXY__RELAY=native $(BIN)/pytest $(SESSIONS); \
+	then SNIPROXY_PROXY__RELAY=native $(BIN)/pytest $(SESSIONS) $(TOGETHER); \
 	else echo 'the native relay is not built: its tests are left out'; fi
 
 crate: $(TESTS)  ## the native relay's own lint and tests, where there is a Rust toolchain
@@ -47,10 +55,11 @@ format: $(TESTS)
 	$(BIN)/ruff format $(SOURCES)
 
 unit: $(TESTS)  ## the tests without tests/e2e
-	$(BIN)/pytest --ignore tests/e2e
+	$(BIN)/pytest --ignore tests/e2e $(TOGETHER)
 
 e2e: $(TESTS)
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest tests/e2e $(TOGETHER)
+	$(BIN)/pytest tests/e2e $(ALONE)
 
 cover: $(TESTS)  ## which lines and branches the tests reach
 	$(BIN)/coverage erase

@@ -7,6 +7,7 @@ What all parts share (imports nothing of ours but what stands above it):
     objects/        ssl, stream_route, upstream, service: APISIX's JSON as models
     keyring         private keys at rest
     store/          etcd and SQLite behind one contract: bytes and revisions
+    log_queue       lines on their way to a descriptor, written by a thread
     logs            JSON lines
 
 The pure stages (bytes, objects and `now`; no sockets, no clocks):
@@ -23,26 +24,52 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     plan            name -> what becomes of everybody who asks for it, where that is the same
     refusals        what is kept of connections that were refused
     accounting      what is known of a session -> its log line
+    forecast        sessions left, sample by sample -> when a drain will be over
+    reload          settings that were read again -> what is in force at once, and what waits
 
 Doing:
     relay/          moves bytes both ways: the contract, the relay on trio, and the door of the native one
     deadline        a total time for a step of set-up
     cgroup          how much of the machine is ours, and how much of it is used
+    defects         what is done about an error of ours
+    turns           who is set up now, and who waits for it
     upstream        upstream -> connected socket
     following       store -> whoever is kept equal to it, for ever; and how sure that is
-    metrics         counters of a worker
+    metrics         counters of a worker, and of the parent of all
     agent           remote store -> the local copy that workers follow
     config          local copy, or local store -> snapshot
     presence        what this data plane says of itself in the store
     first_flight    socket -> PROXY header and ClientHello, in time
+    worker_state    what every session of a worker shares
     session         a connection's life, on one page
     listener        sockets, accept, backing off
     reception       who accepts, and what comes of it
-    status          /livez /readyz /metrics /refused
-    worker          puts these together
+    small_http      a few requests over HTTP: status port and control socket
+
+One process of several:
+    channel         messages between the parent and a worker
+    orders          which messages there are
+    scrape          what several processes have counted -> one scrape
+    status          /livez /readyz /metrics /config /refused, of all workers together
+    worker          one worker: puts all that stands above together
+
+The parent of the workers:
+    slots           which worker accepts from which socket; pure
+    crashes         when a worker that has died is started again; pure
+    doors           the listening sockets, whoever accepts from them
+    member          one worker process
+    crew            all of them, kept running
+    drain           how a data plane is emptied
+    pressure        what is done when memory is short
+    upgrade         from one version to the next on the same sockets
+    control         what an operator asks of the data plane
+    parent          puts these together, and does what signals ask for
+
+Commands:
     quickstart      everything on one machine
     corpus/         first flights, sound and broken, as data for any proxy
     conformance     plays the corpus against a proxy and judges it
+    operating       drain and upgrade, asked of a running data plane
     explain         what would become of a connection, and why
     cli             the commands; the only module that knows every other
 

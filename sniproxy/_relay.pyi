@@ -16,6 +16,7 @@ How: TypeAlias = Literal[
     "client_closed_alone",
     "upstream_closed_alone",
     "killed",
+    "shed",
     "stopped",
 ]
 
@@ -102,6 +103,9 @@ class Engine(Generic[Owner, Plan]):
     def drain(self, after: int, spread: int, /) -> None:
         """Ends those who play now and still do in `after` milliseconds, one by one over `spread` milliseconds."""
 
+    def undrain(self) -> None:
+        """Takes back every end that `drain` has set."""
+
     def kill(self, token: int, /) -> None:
         """Ends a session, unless it has ended."""
 
@@ -110,6 +114,18 @@ class Engine(Generic[Owner, Plan]):
 
     def counts(self, token: int, /) -> tuple[int, int] | None:
         """Bytes moved so far, to the upstream and to the client; None when it has ended. Waits for the thread's turn."""
+
+    def playing(self) -> list[tuple[Plan, int, int]]:
+        """Plan, which of its nodes, and how many sessions play there. Waits for the thread's turn, and lets others go on."""
+
+    def held(self) -> int:
+        """Bytes that are kept for all sessions, since those whom they are for did not take them yet. Waits as `playing`."""
+
+    def shed(self, than: int, /) -> int:
+        """Ends the session for which the most bytes are kept, if they are more than `than`; how many, 0 if nobody ended.
+
+        Waits as `playing`.
+        """
 
     def accepted(self) -> int:
         """Connections so far, whoever serves them."""

@@ -1,12 +1,14 @@
 """The channel between the data plane's parent and one of its workers: JSON messages, a line each, over a socket pair.
 
 Orders go to the worker, reports and answers come back; `orders.py` says which there are. Whoever finds the other side gone
-gets the end of the messages. A side that takes nothing for so long that MAX_WAITING messages wait counts as gone.
+gets the end of the messages. A side that takes nothing for so long that MAX_WAITING messages wait counts as gone. A line
+that is no message is left out: one may be cut off where a process takes a channel over from another.
 """
 
 import json
 import socket
 from collections import deque
+from contextlib import suppress
 from typing import Any, Self
 
 import trio
@@ -51,7 +53,8 @@ class Channel:
             self.close()
             return
         self._waiting.append(json.dumps(message, separators=(",", ":")).encode() + b"\n")
-        self._idle = trio.Event()
+        if self._idle.is_set():  # else somebody may wait for it
+            self._idle = trio.Event()
         self._news.set()
 
     async def run(self) -> None:
@@ -75,19 +78,22 @@ class Channel:
         return self
 
     async def __anext__(self) -> Message:
-        while (end := self._read.find(b"\n")) < 0:
-            try:
-                more = await receive(self._sock, CHUNK)
-            except (Lost, trio.ClosedResourceError):
-                more = b""
-            if not more or len(self._read) > MAX_MESSAGE:
-                self.close()
-                raise StopAsyncIteration
-            self._read += more
-        line = bytes(self._read[:end])
-        del self._read[: end + 1]
-        message: Message = json.loads(line)
-        return message
+        while True:
+            while (end := self._read.find(b"\n")) < 0:
+                try:
+                    more = await receive(self._sock, CHUNK)
+                except (Lost, trio.ClosedResourceError):
+                    more = b""
+                if not more or len(self._read) > MAX_MESSAGE:
+                    self.close()
+                    raise StopAsyncIteration
+                self._read += more
+            line = bytes(self._read[:end])
+            del self._read[: end + 1]
+            with suppress(ValueError):
+                message = json.loads(line)
+                if isinstance(message, dict):
+                    return message
 
     def close(self) -> None:
         """No more messages, either way."""

@@ -29,6 +29,7 @@ from sniproxy.keyring import open_keyring
 from sniproxy.listener import bind, listen
 from sniproxy.logs import open_log
 from sniproxy.networks import IpAddress, parse_address
+from sniproxy.operating import drain_command, upgrade_command
 from sniproxy.parent import check_settings, run_parent
 from sniproxy.quickstart import Quickstart
 from sniproxy.router import Arrival
@@ -83,6 +84,7 @@ def proxy(file: Path | None, check: bool) -> None:
         return
     log = open_log("proxy")
     while estate := _run(run_parent, settings, partial(load_settings, file), log, left):
+        log.flush()  # what waits would be lost with this program
         estate.execute()
 
 
@@ -382,6 +384,9 @@ def _run(work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
     except KeyboardInterrupt:
         sys.exit(130)
 
+
+main.add_command(drain_command)
+main.add_command(upgrade_command)
 
 if __name__ == "__main__":
     main()

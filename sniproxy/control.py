@@ -11,10 +11,10 @@ Whoever may use the socket is who may write in `state_dir`: no page in a browser
 """
 
 import json
+import math
 import os
 import signal
 import socket
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -26,9 +26,11 @@ from sniproxy.errors import UpgradeRefused
 from sniproxy.logs import Log
 from sniproxy.settings import Settings
 from sniproxy.small_http import JSON, TEXT, Answer
+from sniproxy.upgrade import CHECK_WITHIN
 
 FILE = "control.sock"
 BACKLOG = 16  # connections that the kernel keeps for us
+ANSWER_WITHIN = CHECK_WITHIN + 5.0  # seconds for a request, in which a new version is tried
 
 
 def open_control(state_dir: Path, log: Log) -> socket.socket | None:
@@ -55,10 +57,15 @@ def open_control(state_dir: Path, log: Log) -> socket.socket | None:
 
 
 def _is_alive(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial, suppress(OSError):
-        trial.connect(str(path))
-        return True
-    return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+        trial.setblocking(False)
+        try:
+            trial.connect(str(path))
+        except BlockingIOError:  # its queue is full
+            return True
+        except OSError:
+            return False
+    return True
 
 
 class Plane(Protocol):
@@ -80,8 +87,8 @@ class Plane(Protocol):
         ...
 
     @property
-    def started(self) -> int:
-        """Unix seconds."""
+    def generation(self) -> int:
+        """How many times this process has become another version."""
         ...
 
     def drain_route(self, route: str, drained: bool) -> None:
@@ -102,7 +109,8 @@ class Control:
     async def answer(self, method: str, target: str) -> Answer:
         """Implements `sniproxy.small_http.Answers`."""
         parts = urlsplit(target)
-        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        given = parse_qs(parts.query, keep_blank_values=True)
+        query = {name: values[-1] for name, values in given.items()}
         match method, parts.path:
             case "GET", "/version":
                 return _json(self._version())
@@ -120,7 +128,7 @@ class Control:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "started": plane.started,
+            "generation": plane.generation,
             "ready": plane.crew.all_ready.is_set(),
             "sessions": plane.crew.active,
             "old_workers": len(plane.crew.old),
@@ -139,7 +147,7 @@ class Control:
         draining, drain = self._plane.draining, self._plane.settings.drain
         if method == "POST":
             try:
-                deadline = float(query["deadline"]) if "deadline" in query else None
+                deadline = _seconds(query["deadline"]) if "deadline" in query else None
             except ValueError:
                 return 400, TEXT, b"deadline: expected seconds\n"
             draining.begin(Terms(drain.accept, deadline, drain.spread))
@@ -168,6 +176,13 @@ class Control:
     async def _is_known(self, route: str) -> bool:
         key = f"{self._plane.settings.where.prefix}/stream_routes/{route}"
         return any(key in one["objects"] for one in await self._plane.crew.answers("config"))
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise ValueError(text)
+    return seconds
 
 
 def _json(content: object) -> Answer:

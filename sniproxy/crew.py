@@ -154,7 +154,7 @@ class Crew:
         self._given_up.add(worker)
         count = self.settings.proxy.max_crashes
         within = f"{count} times in {self.settings.proxy.crash_window:g} s"
-        if len(self._given_up) == self._workers:
+        if len(self._given_up) == self._workers and not self._old:
             raise WorkersFailed(f"every worker has died {within}: {ADVICE}")
         self._log.error("worker given up", worker=worker, cause=f"it died {within}", advice=ADVICE)
         self._note_ready()

@@ -8,11 +8,22 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-from sniproxy.listener import bind_group, listen, stop_listening, widen
+from sniproxy.listener import bind_group, ensure_unshared, listen, stop_listening, widen
 from sniproxy.relay.sockets import tune
-from sniproxy.settings import Listener, Proxy
+from sniproxy.settings import Listener, Proxy, Settings
 
 Groups = Mapping[str, list[int]]  # descriptors by address
+
+
+def addresses(settings: Settings) -> list[tuple[str, str]]:
+    """All that a data plane listens on: address, and the setting that names it."""
+    listeners = enumerate(settings.proxy.listeners)
+    found = [(listener.address, _setting(index)) for index, listener in listeners]
+    return [*found, (settings.status.address, "status.address")]
+
+
+def _setting(index: int) -> str:
+    return f"proxy.listeners.{index}.address"
 
 
 class Doors:
@@ -21,15 +32,15 @@ class Doors:
     def __init__(self, settings: Proxy, slots: int, inherited: Groups | None = None) -> None:
         """Binds what is not inherited, which is ours from now on; SettingsError for an address that cannot be had."""
         self._settings = settings
+        self._is_open = False
         self._groups: list[list[socket.socket]] = []
-        held = {
+        held = self._held = {
             address: [_from(number) for number in numbers]
             for address, numbers in (inherited or {}).items()
         }
-        self._left_over: list[socket.socket] = []
         try:
             for index, listener in enumerate(settings.listeners):
-                setting = f"proxy.listeners.{index}.address"
+                setting = _setting(index)
                 if listener.address in held:
                     group = held.pop(listener.address)
                     self._groups.append(group)
@@ -39,8 +50,6 @@ class Doors:
         except BaseException:
             self.__exit__()
             raise
-        finally:
-            self._left_over += [sock for group in held.values() for sock in group]
         self.slots = max((len(group) for group in self._groups), default=0)
 
     def __enter__(self) -> Self:
@@ -73,29 +82,40 @@ class Doors:
 
     def open(self) -> None:
         """From now on connections come, and wait to be accepted. SettingsError if another program came first."""
+        self._is_open = True
         for index, (listener, group) in enumerate(
             zip(self._settings.listeners, self._groups, strict=True)
         ):
+            setting = _setting(index)
+            ensure_unshared(group, setting)
             for sock in group:
                 listen(
                     sock,
-                    f"proxy.listeners.{index}.address",
+                    setting,
                     backlog=self._settings.backlog,
                     defer_accept=self._settings.defer_accept if _speaks_first(listener) else 0,
                 )
                 tune(sock, keepalive_idle=self._settings.keepalive_idle)  # accepted ones inherit it
 
+    def settle(self, settings: Proxy) -> None:
+        """Goes on by other settings, with the same addresses."""
+        self._settings = settings
+        if self._is_open:
+            self.open()  # which sets options anew, and keeps who waits
+
     def close(self) -> None:
         """Nobody comes any more; `open` may follow. Their queues are to be empty."""
+        self._is_open = False
         for sock in self._all:
             stop_listening(sock)
 
     def leave_others(self) -> None:
         """The addresses that were inherited and are not in the settings."""
-        for sock in self._left_over:
-            stop_listening(sock)
-            sock.close()
-        self._left_over.clear()
+        for group in self._held.values():
+            for sock in group:
+                stop_listening(sock)
+                sock.close()
+        self._held.clear()
 
 
 def _from(number: int) -> socket.socket:

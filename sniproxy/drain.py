@@ -67,7 +67,7 @@ class Drain:
         self._emptied = emptied
         self._log = log
         self._asked = trio.Event()
-        self._terms = Terms(0, None, 0)
+        self._terms: Terms | None = None  # None: it was taken back
         self._scope = trio.CancelScope()  # of what is done by the terms before
         self._ends_at: float | None = None
 
@@ -81,9 +81,13 @@ class Drain:
         self._terms = terms
         self._scope.cancel()
         self._asked.set()
+        if self.phase is Phase.SERVING:
+            self._emptied.retire()
+            self._set(Phase.LEAVING, terms.accept)
 
     def take_back(self) -> None:
         """Players are let in again, and nobody is ended."""
+        self._terms = None
         self._scope.cancel()
         if self.phase is not Phase.SERVING:
             self._emptied.reopen()
@@ -96,12 +100,12 @@ class Drain:
         while True:
             await self._asked.wait()
             self._asked = trio.Event()
-            with trio.CancelScope() as self._scope:
-                await self._empty(self._terms)
+            if self._terms is not None:
+                with trio.CancelScope() as self._scope:
+                    await self._empty(self._terms)
 
     async def _empty(self, terms: Terms) -> None:
-        if self.phase in (Phase.SERVING, Phase.LEAVING):
-            self._emptied.retire()
+        if self.phase is Phase.LEAVING:
             if terms.accept:
                 self._tell(Phase.LEAVING, terms.accept)
                 await trio.sleep(terms.accept)

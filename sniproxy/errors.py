@@ -18,6 +18,7 @@ class CloseReason(StrEnum):
     IDLE_TIMEOUT = "idle_timeout"
     SESSION_TIMEOUT = "session_timeout"  # limits.session_time is over
     KILLED = "killed"
+    SHED = "shed"  # memory was short and it held the most bytes
     SHUTDOWN = "shutdown"
     # before the ClientHello was complete
     PROBE = "probe"  # closed without a byte: a load balancer's health check; not logged
@@ -37,6 +38,7 @@ class CloseReason(StrEnum):
     ROUTE_RATE = "route_rate"  # new sessions of a route
     ROUTE_DRAINED = "route_drained"  # `sniproxy drain --route`
     MEMORY_LIMIT = "memory_limit"  # overload.max_memory
+    SETUP_LIMIT = "setup_limit"  # overload.queue or overload.queue_timeout
     # no way to a game server
     NO_ROUTE = "no_route"
     NO_CERTIFICATE = "no_certificate"
@@ -72,6 +74,7 @@ REFUSALS = frozenset(
         CloseReason.ROUTE_RATE,
         CloseReason.ROUTE_DRAINED,
         CloseReason.MEMORY_LIMIT,
+        CloseReason.SETUP_LIMIT,
         CloseReason.NO_ROUTE,
         CloseReason.NO_CERTIFICATE,
         CloseReason.HANDSHAKE_FAILED,

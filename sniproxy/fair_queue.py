@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T", bound=Hashable)
+May = Callable[[Hashable], bool]  # of a route, or an address: whether it may have one more turn
 Keys = Sequence[Hashable]  # which line, from the widest to the narrowest
 
 
@@ -29,9 +30,12 @@ class FairQueue(Generic[T]):
         self._rota.push((route, address), item)
         return self.give_way()
 
-    def pop(self) -> T | None:
-        """Whose turn it is; None when nobody waits."""
-        return self._rota.pop() if len(self._rota) else None
+    def pop(self, may: May = lambda _: True) -> T | None:
+        """Whose turn it is; None when nobody waits whose route and address `may` have one.
+
+        What it costs grows with the number of those that may not and have somebody waiting: few can be at their share.
+        """
+        return self._rota.pop(may)
 
     def remove(self, route: str, address: bytes, item: T) -> None:
         """One has left. KeyError if it does not wait there."""
@@ -49,7 +53,7 @@ class _Waiting(Protocol[T]):
 
     def push(self, keys: Keys, item: T) -> None: ...
 
-    def pop(self) -> T: ...
+    def pop(self, may: May) -> T | None: ...
 
     def give_way(self) -> T: ...
 
@@ -71,7 +75,7 @@ class _Line(Generic[T]):
         assert item not in self._items, "it waits already"
         self._items[item] = None
 
-    def pop(self) -> T:
+    def pop(self, may: May) -> T | None:
         return self._items.popitem(last=False)[0]
 
     def give_way(self) -> T:
@@ -105,12 +109,13 @@ class _Rota(Generic[T]):
         line.push(keys[1:], item)
         self._resized(keys[0], len(line) - 1, len(line))
 
-    def pop(self) -> T:
-        key, line = next(iter(self._lines.items()))
-        self._lines.move_to_end(key)
-        item = line.pop()
-        self._resized(key, len(line) + 1, len(line))
-        return item
+    def pop(self, may: May) -> T | None:
+        for key, line in self._lines.items():
+            if may(key) and (item := line.pop(may)) is not None:
+                self._lines.move_to_end(key)
+                self._resized(key, len(line) + 1, len(line))
+                return item
+        return None
 
     def give_way(self) -> T:
         # Of equals the one that became so last: whoever has just come, before those who have waited.

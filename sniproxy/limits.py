@@ -82,8 +82,9 @@ class Limits:
         if not listener.admits(address):
             raise SessionEnded(CloseReason.ADDRESS_DENIED, "by allow and deny of the listener")
         limits = self._settings
-        site = address.packed if address.version == 4 else address.packed[:IPV6_SITE]
-        self._count(_ADDRESS, site, limits.address_rate, limits.address_sessions, claims)
+        self._count(
+            _ADDRESS, site_of(address), limits.address_rate, limits.address_sessions, claims
+        )
 
     def admit_route(
         self, route_id: str, plugins: Plugins, arrival: Arrival, claims: list[Key]
@@ -132,6 +133,11 @@ def open_limits(settings: Proxy) -> Limits:
     entries = settings.limits.table
     memory = memoryview(mmap.mmap(-1, table_size(entries, workers=1)))
     return Limits(settings, StickTable(prepare(memory), entries=entries))
+
+
+def site_of(address: IpAddress) -> bytes:
+    """Whom an address belongs to, as far as can be told: itself, or its /64."""
+    return address.packed if address.version == 4 else address.packed[:IPV6_SITE]
 
 
 def _limit_conn_key(route_id: str, conf: LimitConn, arrival: Arrival) -> bytes:

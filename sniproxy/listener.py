@@ -14,6 +14,15 @@ from sniproxy.metrics import Metrics
 from sniproxy.settings import split_address
 
 OUT_OF_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+# Of a connection that broke before we came to it: accept(2) passes on what the network says of it.
+GONE = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ECONNABORTED", "EPROTO", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH"),
+        *("EOPNOTSUPP", "ENETDOWN", "ENETUNREACH"),
+    )
+    if hasattr(errno, name)
+)
 MOST_WAITING = 1 << 16  # connections: no queue of the kernel's is longer
 PAUSE = 0.1  # seconds without accepting once there is no room
 LOG_EVERY = 1.0  # seconds between two log lines about it
@@ -58,13 +67,27 @@ def bind_group(address: str, setting: str, count: int) -> list[socket.socket]:
         return [alone]
     family, name = alone.family, alone.getsockname()
     alone.close()
-    return [_bind_shared(family, name, setting) for _ in range(count)]
+    group: list[socket.socket] = []
+    try:
+        group.extend(_bind_shared(family, name, setting) for _ in range(count))  # one by one
+    except BaseException:
+        for sock in group:
+            sock.close()
+        raise
+    return group
 
 
 def widen(group: list[socket.socket], setting: str, count: int) -> None:
     """Makes a group larger, up to so many sockets."""
     while len(group) < count and group[0].getsockopt(socket.SOL_SOCKET, _REUSEPORT):
         group.append(_bind_shared(group[0].family, group[0].getsockname(), setting))
+
+
+def ensure_unshared(group: list[socket.socket], setting: str) -> None:
+    """Before a group begins to listen: SettingsError if another program does, whose players it would share unnoticed."""
+    first = group[0]
+    if len(group) > 1 and not first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        bind(_written(first.getsockname()), setting).close()
 
 
 def _bind_shared(family: int, name: Any, setting: str) -> socket.socket:
@@ -97,10 +120,10 @@ def listen(sock: socket.socket, setting: str, *, backlog: int, defer_accept: int
     `defer_accept`: seconds for which the kernel keeps a connection that has said nothing, where clients speak first.
     """
     try:
-        if defer_accept and hasattr(socket, "TCP_DEFER_ACCEPT"):  # Linux
+        if hasattr(socket, "TCP_DEFER_ACCEPT"):  # Linux
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, defer_accept)
             # Accepted sockets inherit it: what comes first is answered soon, and its acknowledgement goes with the answer.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, int(not defer_accept))
         sock.listen(backlog)
     except OSError as error:
         name = sock.getsockname()
@@ -142,6 +165,7 @@ async def accept_forever(
     """Hands every new connection to `on_accept`, up to `batch` per turn of the loop."""
     while True:
         await trio.lowlevel.wait_readable(listening)
+        await trio.lowlevel.checkpoint_if_cancelled()  # the socket may be closed by now
         try:
             _accept_batch(listening, on_accept, batch)
         except OSError as error:
@@ -163,7 +187,9 @@ def _accept_batch(listening: socket.socket, on_accept: OnAccept, batch: int) -> 
             sock, peer = listening.accept()
         except (BlockingIOError, InterruptedError):
             return
-        except ConnectionAbortedError:  # gone before we came to it
-            continue
+        except OSError as error:
+            if error.errno in GONE:
+                continue
+            raise
         sock.setblocking(False)
         on_accept(sock, peer)

@@ -15,6 +15,7 @@ import trio
 from sniproxy.channel import Channel
 from sniproxy.orders import SILENCE, Begin, Report
 from sniproxy.scrape import Family
+from sniproxy.upgrade import SIGNALS
 
 ANSWER_WITHIN = 2.0  # seconds for what a worker is asked
 ROOT = Path(__file__).parent.parent  # where the package that runs was found
@@ -123,6 +124,8 @@ def start(begin: Begin) -> Member:
     # -P: what lies in the directory that we were started in is not imported from there.
     command = [sys.executable, "-P", "-m", "sniproxy.worker", str(number)]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    # It begins deaf and then ignores them: a terminal's Ctrl-C reaches the whole group.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         process = subprocess.Popen(
             command,
@@ -134,6 +137,7 @@ def start(begin: Begin) -> Member:
         ours.close()
         raise
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
     channel = Channel(ours)
     channel.send({"begin": begin.encode()})

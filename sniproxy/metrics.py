@@ -1,4 +1,4 @@
-"""What a worker and the parent of all count. Label values come from our own enums only, never from a client."""
+"""What workers and their parent count. Label values come from our own enums and the configuration, never from a client."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -66,6 +66,12 @@ class Metrics:
             registry=self.registry,
         )
         self.closed = {reason: closed.labels(reason.value) for reason in CloseReason}
+        self.session_errors = Counter(
+            "sniproxy_session_errors",
+            "Defects of ours that each ended a session, or cost its log line, by the route if it is known",
+            ["route"],
+            registry=self.registry,
+        )
         Gauge(
             "sniproxy_sessions_active", "Sessions now, set-up included", registry=self.registry
         ).set_function(active)
@@ -74,6 +80,16 @@ class Metrics:
             "Sessions let in without being counted: limits.table is too small",
             registry=self.registry,
         ).set_function(uncounted)
+        self.setups = Gauge(
+            "sniproxy_setups",
+            "Sessions past the hello that are being set up",
+            registry=self.registry,
+        )
+        self.setups_waiting = Gauge(
+            "sniproxy_setups_waiting",
+            "Sessions past the hello that wait to be set up",
+            registry=self.registry,
+        )
         self.bytes_to_upstream = Counter(
             "sniproxy_bytes_to_upstream", "Payload of ended sessions", registry=self.registry
         )

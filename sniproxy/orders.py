@@ -1,5 +1,5 @@
-"""What parent and worker say to one another over their channel. Members that one side does not know are ignored, so that
-the workers of one version can be led by the parent of the next.
+"""What parent and worker say to one another over their channel. Members that one side does not know are ignored, and those
+that it misses have defaults, so that the workers of one version can be led by the parent of the next.
 
 To the worker:
 
@@ -9,7 +9,7 @@ To the worker:
     {"settings": {...}}           go on by these
     {"drained": ["7"]}            routes that take no new session
     {"short": true}               memory is short: nobody is let in
-    {"shed": true}                end the session that holds the most bytes
+    {"shed": 1000000}             end those who hold the most bytes, until so many are free
     {"drain": [60.0, 10.0]}       seconds after which sessions are ended, and over how many
     {"undrain": true}             they are not
     {"leave": [null, 10.0]}       let nobody in, end as `drain` says (null: never), and then yourself
@@ -24,7 +24,7 @@ To the parent:
     {"answer": 5, "content": ...}
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from sniproxy.settings import Settings
@@ -43,13 +43,11 @@ class Begin:
     worker: int  # its number, from 0
     workers: int
     settings: Settings
-    copy: (
-        str | None
-    )  # where the copy of a remote store lies; None: the store itself is on this machine
     listening: list[list[int]]  # descriptors: for each listener of the settings one per slot
     table: int  # the descriptor of the memory in which sessions are counted
-    drained: list[str]
-    short: bool
+    copy: str | None = None  # where that of a remote store lies; None: the store is on this machine
+    drained: list[str] = field(default_factory=list)
+    short: bool = False
 
     def encode(self) -> dict[str, Any]:
         """As a message has it."""
@@ -62,18 +60,19 @@ class Begin:
     @classmethod
     def decode(cls, members: dict[str, Any]) -> Self:
         """From a message."""
-        return cls(**{**members, "settings": Settings.model_validate(members["settings"])})
+        settings = Settings.model_validate(members["settings"])
+        return cls(**{**_known(cls, members), "settings": settings})
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """How a worker is."""
 
-    revision: int  # in force
-    stale: bool  # it does not follow its copy, or its store
-    age: float  # seconds since its configuration was last known to be that
-    active: int  # sessions, set-up included
-    ready: bool  # a configuration is in force
+    revision: int = 0  # in force
+    stale: bool = True  # it does not follow its copy, or its store
+    age: float = 0.0  # seconds since its configuration was last known to be that
+    active: int = 0  # sessions, set-up included
+    ready: bool = False  # a configuration is in force
 
     def encode(self) -> dict[str, Any]:
         """As a message has it."""
@@ -82,4 +81,9 @@ class Report:
     @classmethod
     def decode(cls, members: dict[str, Any]) -> Self:
         """From a message, of another version perhaps."""
-        return cls(**{name: members[name] for name in cls.__slots__})
+        return cls(**_known(cls, members))
+
+
+def _known(kind: type[Begin | Report], members: dict[str, Any]) -> dict[str, Any]:
+    """What this version has a use for."""
+    return {name: members[name] for name in kind.__slots__ if name in members}

@@ -21,10 +21,10 @@ from sniproxy import __version__
 from sniproxy.agent import Agent
 from sniproxy.cgroup import cpus
 from sniproxy.channel import Channel
-from sniproxy.control import Control, open_control
+from sniproxy.control import ANSWER_WITHIN, Control, open_control
 from sniproxy.crew import Crew
-from sniproxy.doors import Doors
-from sniproxy.drain import Drain, Terms
+from sniproxy.doors import Doors, addresses
+from sniproxy.drain import Drain, Phase, Terms
 from sniproxy.errors import SettingsError, UpgradeRefused
 from sniproxy.following import Freshness
 from sniproxy.keyring import open_keyring
@@ -34,6 +34,7 @@ from sniproxy.member import Member
 from sniproxy.metrics import HasFreshness, PodMetrics
 from sniproxy.objects.node_record import NodeRecord
 from sniproxy.presence import Presence, node_id
+from sniproxy.pressure import watch_memory
 from sniproxy.relay.opening import choose_relay
 from sniproxy.reload import live
 from sniproxy.settings import EtcdUrl, Proxy, Settings
@@ -41,7 +42,14 @@ from sniproxy.small_http import serve_http
 from sniproxy.status import Status
 from sniproxy.store import Store
 from sniproxy.store.opening import open_store
-from sniproxy.upgrade import SIGNALS, Estate, OldWorker, check_new_version, hear
+from sniproxy.upgrade import (
+    SIGNALS,
+    Estate,
+    OldWorker,
+    check_new_version,
+    hear,
+    held_addresses,
+)
 from sniproxy.worker import raise_descriptor_limit
 
 STATUS_BACKLOG = 64  # connections to the status port that the kernel keeps for us
@@ -77,7 +85,7 @@ class DataPlane:
         stack: AsyncExitStack,
     ) -> None:
         """stack: gives back what is taken of the system here."""
-        self.started = int(time.time())
+        self.generation = left.generation + 1 if left else 0
         self.settings = settings
         self._read_again = read_again
         self._log = log
@@ -98,14 +106,17 @@ class DataPlane:
         self.crew = Crew(settings, self._workers, self._doors, metrics, log, self._changed)
         if left is not None:
             self.crew.adopt([_adopted(one) for one in left.workers])
+            self.crew.drained = frozenset(left.drained)
         self._agent: Agent | None = None
         if isinstance(settings.where, EtcdUrl):
             self._agent = Agent(settings, store, metrics, log, moved=self._copy_moved)
         freshness = PodFreshness(self.crew, self._agent.freshness if self._agent else None)
         metrics.show_freshness(freshness)
         self._status = Status(metrics.registry, self.crew, freshness)
-        describe = partial(_describe, settings, self.crew, freshness, self.started)
+        describe = partial(_describe, settings, self.crew, freshness, int(time.time()))
         self._presence = Presence(store, settings, describe, metrics, log)
+        if left is not None:
+            self._status.unready = ""  # the old workers serve
         self.draining = Drain(self, log)
 
     async def run(self, signals: AsyncIterator[int]) -> Estate | None:
@@ -115,8 +126,11 @@ class DataPlane:
             nursery.start_soon(serve_http, self._status_socket, self._status.answer)
             if self._control_socket is not None:
                 control = Control(self)
-                nursery.start_soon(serve_http, self._control_socket, control.answer)
+                nursery.start_soon(serve_http, self._control_socket, control.answer, ANSWER_WITHIN)
             nursery.start_soon(self._serve, nursery)
+            nursery.start_soon(
+                watch_memory, self.crew, lambda: self.settings.overload, self._metrics, self._log
+            )
             estate = await self._obey(signals)
             nursery.cancel_scope.cancel()
         return estate
@@ -216,13 +230,16 @@ class DataPlane:
             return
         settings, later = live(self.settings, read)
         self.settings = self.crew.settings = settings
+        self._doors.settle(settings.proxy)
         self.crew.order({"settings": settings.model_dump(mode="json")})
         self._log.info("settings read again", need_upgrade=later)
 
     async def prepare_upgrade(self) -> None:
         """Looks whether the version that is installed now could run; UpgradeRefused, which is logged, if not."""
         try:
-            await check_new_version()
+            if self.draining.phase is not Phase.SERVING:
+                raise UpgradeRefused("it is being drained: take that back first, or restart it")
+            await check_new_version([*self._doors.groups, self.settings.status.address])
         except UpgradeRefused as refused:
             self._log.error("upgrade refused", cause=str(refused), advice="this version goes on")
             raise
@@ -248,6 +265,8 @@ class DataPlane:
                 )
                 for one in self.crew.everybody
             ],
+            drained=sorted(self.crew.drained),
+            generation=self.generation,
         )
 
     def _changed(self) -> None:
@@ -280,6 +299,10 @@ def check_settings(settings: Settings) -> None:
     """SettingsError for what a data plane could not run with, as far as can be seen without running it."""
     choose_relay(settings.proxy.relay)
     open_keyring(settings)
+    held = held_addresses()
+    for address, setting in addresses(settings) if held is not None else ():
+        if address not in (held or ()):
+            bind(address, setting).close()
 
 
 def worker_count(settings: Proxy) -> int:

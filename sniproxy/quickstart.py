@@ -21,6 +21,7 @@ import trio
 import yaml
 
 from certs.make_certs import make_certs
+from sniproxy.doors import addresses
 from sniproxy.errors import SettingsError, SniproxyError
 from sniproxy.listener import bind, listen
 from sniproxy.settings import Settings, load_settings, new_admin_key, split_address
@@ -133,12 +134,8 @@ class Quickstart:
     def _check_ports(self) -> None:
         """A port that is taken is known before anything was started."""
         wanted = [
-            (listener.address, f"proxy.listeners.{index}.address")
-            for index, listener in enumerate(self._settings.proxy.listeners)
-        ]
-        wanted += [
+            *addresses(self._settings),
             (self._settings.admin.address, "admin.address"),
-            (self._settings.status.address, "status.address"),
             *((f"127.0.0.1:{game.port}", "--games-from") for game in self._games),
         ]
         held = []

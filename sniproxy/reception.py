@@ -5,6 +5,7 @@ are accounted for here, in batches.
 """
 
 import socket
+import traceback
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -12,16 +13,21 @@ from typing import Any
 import trio
 
 from sniproxy.accounting import session_id
+from sniproxy.defects import last_line, report
 from sniproxy.errors import CloseReason
 from sniproxy.listener import OnAccept, PauseLog, accept_forever, accept_waiting
 from sniproxy.plan import treats_all_alike
 from sniproxy.relay import Accepted, Front, Played
-from sniproxy.session import Worker, refuse, serve
+from sniproxy.session import close_all, refuse, serve
 from sniproxy.settings import Listener
+from sniproxy.worker_state import Worker
 
 
 class Reception:
-    """One worker's. Implements `sniproxy.relay.Host`."""
+    """One worker's. Implements `sniproxy.relay.Host`, and `Mindful` of the native relay's front.
+
+    Nothing raises here: a defect of ours costs the one whom it is about, and not those who come with it.
+    """
 
     def __init__(self, worker: Worker, nursery: trio.Nursery) -> None:
         """Sessions are served in the nursery; once that is cancelled, whoever comes is closed with `shutdown`."""
@@ -51,14 +57,30 @@ class Reception:
 
     def arrived(self, accepted: Accepted) -> None:
         """Somebody to serve."""
-        if not self._worker.limits.enter():
-            refuse(self._worker, accepted, CloseReason.SESSION_LIMIT)
-        elif self._worker.short_of_memory:
-            refuse(self._worker, accepted, CloseReason.MEMORY_LIMIT)
-        elif self._nursery.cancel_scope.cancel_called:
-            refuse(self._worker, accepted, CloseReason.SHUTDOWN)
-        else:
-            self._nursery.start_soon(serve, self._worker, accepted)
+        entered = False
+        try:
+            there_is_room = self._worker.limits.enter()
+            entered = True
+            if not there_is_room:
+                refuse(self._worker, accepted, CloseReason.SESSION_LIMIT)
+            elif self._worker.short_of_memory:
+                refuse(self._worker, accepted, CloseReason.MEMORY_LIMIT)
+            elif self._nursery.cancel_scope.cancel_called:
+                refuse(self._worker, accepted, CloseReason.SHUTDOWN)
+            else:
+                self._nursery.start_soon(serve, self._worker, accepted)
+        except Exception:  # a defect of ours
+            close_all(accepted)
+            if entered:
+                self._worker.limits.leave(())
+            attempt = accepted.attempt
+            route = None if attempt is None else attempt.plan.route.id
+            self.failed(traceback.format_exc(), route)
+
+    def failed(self, trace: str, route: str | None) -> None:
+        """Somebody whom the relay has accepted and could not hand over."""
+        self._worker.metrics.closed[CloseReason.INTERNAL_ERROR].inc()
+        report(self._worker.metrics, self._worker.log, trace, route=route)
 
     def paused(self, cause: str) -> None:
         """The relay accepts nobody for a while."""
@@ -66,27 +88,43 @@ class Reception:
 
     def played(self, sessions: list[Played]) -> None:
         """What the relay has played by plans, and is over."""
-        metrics, log = self._worker.metrics, self._worker.log
+        metrics = self._worker.metrics
         bodies, reasons = [], Counter[CloseReason]()
         to_upstream = to_client = 0
         for one in sessions:
             reasons[one.reason] += 1
             to_upstream += one.to_upstream
             to_client += one.to_client
-            if one.detail or one.connect is None:
-                log.info("session", **_line(one))
-                continue
-            times = one.lasted / 1000, one.hello / 1000, one.connect / 1000
-            form = one.plan.form(one.pick)
-            session = session_id(one.number)
-            bodies.append(
-                form.fill(session, one.reason, one.client, one.to_upstream, one.to_client, times)
-            )
-        log.info_many("session", bodies)
+            try:
+                if one.detail or one.connect is None:
+                    self._write(one)
+                    continue
+                times = one.lasted / 1000, one.hello / 1000, one.connect / 1000
+                form = one.plan.form(one.pick)
+                session = session_id(one.number)
+                moved = one.to_upstream, one.to_client
+                bodies.append(form.fill(session, one.reason, one.client, *moved, times))
+            except Exception:  # a defect of ours costs this session its line
+                self._report(one, traceback.format_exc())
         for reason, count in reasons.items():
             metrics.closed[reason].inc(count)
         metrics.bytes_to_upstream.inc(to_upstream)
         metrics.bytes_to_client.inc(to_client)
+        try:
+            self._worker.log.info_many("session", bodies)
+        except Exception:  # likewise, all of them
+            report(metrics, self._worker.log, traceback.format_exc())
+
+    def _write(self, one: Played) -> None:
+        """The line of a session that did not go as most do."""
+        if one.reason is CloseReason.INTERNAL_ERROR:  # the relay's detail is the traceback then
+            self._report(one, one.detail)
+            one = one._replace(detail=last_line(one.detail))
+        self._worker.log.info("session", **_line(one))
+
+    def _report(self, one: Played, trace: str) -> None:
+        session, route = session_id(one.number), one.plan.route.id
+        report(self._worker.metrics, self._worker.log, trace, session=session, route=route)
 
 
 class _AtFront:

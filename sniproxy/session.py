@@ -2,9 +2,9 @@
 
 import socket
 import time
-from collections import Counter
+import traceback
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -13,102 +13,39 @@ from sniproxy.accounting import Account
 from sniproxy.balancer import Target
 from sniproxy.client_hello import ClientHello
 from sniproxy.deadline import Deadline
+from sniproxy.defects import last_line, report
 from sniproxy.errors import REFUSALS, CloseReason, SessionEnded
 from sniproxy.first_flight import FirstFlight
-from sniproxy.limits import Limits, open_limits
-from sniproxy.logs import Log
-from sniproxy.metrics import Metrics
+from sniproxy.limits import site_of
 from sniproxy.networks import IpAddress, parse_address
 from sniproxy.plan import plan_for
 from sniproxy.proxy_protocol import encode_v1, encode_v2
-from sniproxy.refusals import Recorder, Refused, Sampler, shortened
-from sniproxy.relay import Accepted, Attempt, Flow, Outcome, Relay, Terminated, Terms
+from sniproxy.refusals import Refused, shortened
+from sniproxy.relay import Accepted, Attempt, Flow, Outcome, Terminated, Terms
 from sniproxy.relay.sockets import Lost, close, send_all
 from sniproxy.router import Arrival, Match
-from sniproxy.settings import Listener, Proxy
-from sniproxy.snapshot import Snapshot
+from sniproxy.settings import Listener
 from sniproxy.upstream import reach
+from sniproxy.worker_state import Worker
 
 # A fatal alert in clear: nothing was agreed upon yet (RFC 8446 section 6, RFC 6066 section 3).
 UNRECOGNIZED_NAME = bytes((21, 3, 1, 0, 2, 2, 112))
-
-
-@dataclass(slots=True)
-class Worker:
-    """What every session of a worker shares. Its settings may change: a session asks for each when it needs it."""
-
-    settings: Proxy
-    snapshot: Snapshot
-    relay: Relay
-    metrics: Metrics
-    log: Log
-    limits: Limits
-    sampler: Sampler
-    recorder: Recorder
-    drained: frozenset[str] = frozenset()  # routes that take no new session
-    short_of_memory: bool = False  # nobody is let in
-    routed: Counter[str] = field(
-        default_factory=Counter
-    )  # sessions now, by route; not planned ones
-
-    def settle(self, settings: Proxy) -> None:
-        """Goes on by other settings, for those who come from now on."""
-        self.settings = settings
-        self.limits.settle(settings)
-        self.relay.settle(settings)
-        self.sampler.interval = settings.refused_log_interval
-        self.forget_plans()
-
-    def forget_plans(self) -> None:
-        """What was decided for others who come may be wrong by now."""
-        if self.relay.front is not None:
-            self.relay.front.forget()
-
-    def playing(self) -> dict[str, int]:
-        """Sessions now, by route."""
-        counts = Counter(self.routed)
-        if self.relay.front is not None:
-            for plan, _, count in self.relay.front.playing():
-                counts[plan.route.id] += count
-        return counts
-
-
-def open_worker(
-    settings: Proxy, snapshot: Snapshot, relay: Relay, log: Log, limits: Limits | None = None
-) -> Worker:
-    """A worker; without `limits` it shares them with nobody, not even with a relay that accepts by itself."""
-    limits = limits or open_limits(settings)
-    front = relay.front
-    if front is not None:
-        snapshot.on_change = front.forget
-    return Worker(
-        settings=settings,
-        snapshot=snapshot,
-        relay=relay,
-        metrics=Metrics(
-            lambda: limits.active,
-            lambda: limits.uncounted,
-            lambda: front.accepted if front is not None else 0,
-        ),
-        log=log,
-        limits=limits,
-        sampler=Sampler(settings.refused_log_interval),
-        recorder=Recorder(settings.refused_kept),
-    )
+UNSERVED = (CloseReason.NO_ROUTE, CloseReason.NO_CERTIFICATE)  # whose clients are sent it
 
 
 async def serve(worker: Worker, accepted: Accepted) -> None:
-    """One connection: hello, route, TLS, upstream; then the relay has it and this task is over.
+    """One connection: hello, route, its turn, TLS, upstream; then the relay has it and this task is over.
 
     Whoever accepted it has counted it (`opened` and `worker.limits.enter`), so that of a batch all are before the first one
     runs. The relay may have come further with it than to accept, by a plan; nothing that it has done is done again.
     """
     listener, sock = accepted.listener, accepted.sock
-    account = Account(_text(accepted.peer), listener.address, accepted.since)
+    account = Account("", listener.address, accepted.since)
     flight = FirstFlight(worker.settings, accepted)
     flow: Flow | None = None
     handed_over = False
     try:
+        account.client = _text(accepted.peer)
         server = sock.getsockname()
         if accepted.attempt is None:
             with flight.deadline():
@@ -121,30 +58,29 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
                 if flight.local:  # a balancer's health check ends before this
                     worker.limits.admit_client(listener, client, account.claims)
             match = await _route(worker, client, server, hello, account)
-            tls = await _terminate(worker, listener, sock, match, hello, flight.received, account)
-            target = _target(worker, match)
-            _teach(worker, listener, server, account)
-        else:
-            tls, target = None, _by_plan(worker, accepted.attempt, account)
-        flow = await _connect(worker, accepted, server, flight, target, tls, account)
+            async with worker.turns.take(match.route.id, site_of(client)):
+                received = flight.received
+                tls = await _terminate(worker, listener, sock, match, hello, received, account)
+                target = _target(worker, match)
+                _teach(worker, listener, server, account)
+                flow = await _connect(worker, accepted, server, flight, target, tls, account)
+        else:  # its connection to the game server is on its way already
+            target = _by_plan(worker, accepted.attempt, account)
+            flow = await _connect(worker, accepted, server, flight, target, None, account)
         account.settle()
         worker.relay.start(flow, _Ending(worker, account))
         handed_over = True
     except SessionEnded as end:
-        if end.reason in (CloseReason.NO_ROUTE, CloseReason.NO_CERTIFICATE) and listener.is_tls:
-            with suppress(OSError):  # the client may be gone
-                sock.send(UNRECOGNIZED_NAME)
-        _record(worker, account, end, flight.seen)
-        _ended(worker, account, Outcome(end.reason, end.detail, 0, 0))
+        _refused(worker, accepted, account, end, flight)
     except trio.Cancelled:
         _ended(worker, account, Outcome(CloseReason.SHUTDOWN, "", 0, 0))
         raise
     except Exception as error:  # a defect of ours ends this session alone
-        worker.log.exception("session failed", session=account.id)
+        _failed(worker, account)
         _ended(worker, account, Outcome(CloseReason.INTERNAL_ERROR, repr(error), 0, 0))
     finally:
         if not handed_over:
-            close(sock)
+            close_all(accepted)
             if flow is not None:
                 close(flow.upstream)
 
@@ -152,10 +88,15 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
 def refuse(worker: Worker, accepted: Accepted, reason: CloseReason) -> None:
     """Closes a connection that was accepted and may not be served."""
     account = Account(_text(accepted.peer), accepted.listener.address, accepted.since)
-    accepted.sock.close()
-    if accepted.attempt is not None and isinstance(accepted.attempt.outcome, socket.socket):
-        accepted.attempt.outcome.close()
+    close_all(accepted)
     _ended(worker, account, Outcome(reason, "", 0, 0))
+
+
+def close_all(accepted: Accepted) -> None:
+    """All that whoever takes it has to close."""
+    close(accepted.sock)
+    if accepted.attempt is not None and isinstance(accepted.attempt.outcome, socket.socket):
+        close(accepted.attempt.outcome)
 
 
 async def _route(
@@ -261,6 +202,7 @@ async def _connect(
     account: Account,
 ) -> Flow:
     settings = worker.settings
+    terms = _terms(worker, target)
     connected = await reach(
         target,
         default_port=server[1],
@@ -275,7 +217,7 @@ async def _connect(
         client=accepted.sock,
         upstream=connected.sock,
         first=b"" if tls else flight.received,
-        terms=_terms(worker, target),
+        terms=terms,
         tls=tls,
     )
 
@@ -299,6 +241,20 @@ async def _introduce(
         if isinstance(error, Lost):
             raise SessionEnded(CloseReason.UPSTREAM_RESET, error.cause) from None
         raise
+
+
+def _refused(
+    worker: Worker, accepted: Accepted, account: Account, end: SessionEnded, flight: FirstFlight
+) -> None:
+    """A connection that came to no game server. The client is told what can be told in clear."""
+    try:
+        if end.reason in UNSERVED and accepted.listener.is_tls:
+            with suppress(OSError):  # the client may be gone
+                accepted.sock.send(UNRECOGNIZED_NAME)
+        _record(worker, account, end, flight.seen)
+    except Exception:  # a defect of ours: it is accounted for all the same
+        _failed(worker, account)
+    _ended(worker, account, Outcome(end.reason, end.detail, 0, 0))
 
 
 def _record(worker: Worker, account: Account, end: SessionEnded, seen: bytes) -> None:
@@ -328,18 +284,35 @@ class _Ending:
         self._account = account
 
     def __call__(self, outcome: Outcome) -> None:
-        _ended(self._worker, self._account, outcome)
+        account = self._account
+        if outcome.reason is CloseReason.INTERNAL_ERROR:  # a relay's detail is the traceback then
+            _failed(self._worker, account, outcome.detail)
+            outcome = replace(outcome, detail=last_line(outcome.detail))
+        _ended(self._worker, account, outcome)
+
+
+def _failed(worker: Worker, account: Account, trace: str | None = None) -> None:
+    """A defect of ours; without `trace` it is being handled. Raises nothing."""
+    trace = traceback.format_exc() if trace is None else trace
+    report(worker.metrics, worker.log, trace, session=account.id, route=account.route)
 
 
 def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
-    """The one place where a session is accounted for."""
-    worker.limits.leave(account.claims)
+    """The one place where a session is accounted for. Raises nothing: who calls it serves others too."""
+    worker.metrics.closed[outcome.reason].inc()
     if account.route is not None:
         worker.routed[account.route] -= 1
         if not worker.routed[account.route]:
             del worker.routed[account.route]
+    try:
+        worker.limits.leave(account.claims)
+        _account_for(worker, account, outcome)
+    except Exception:  # a defect of ours costs this session its line
+        _failed(worker, account)
+
+
+def _account_for(worker: Worker, account: Account, outcome: Outcome) -> None:
     metrics = worker.metrics
-    metrics.closed[outcome.reason].inc()
     metrics.bytes_to_upstream.inc(outcome.to_upstream)
     metrics.bytes_to_client.inc(outcome.to_client)
     if outcome.reason is CloseReason.PROBE:

@@ -9,7 +9,7 @@ import trio
 
 from sniproxy.relay.sockets import Lost, close, receive, send_all
 
-REQUEST_TIMEOUT = 5.0  # seconds, request and answer together
+REQUEST_TIMEOUT = 5.0  # seconds, request and answer together, unless it is said otherwise
 MAX_REQUEST = 16 * 1024  # bytes of a request's head
 MAX_CLIENTS = 64  # at once; more wait in the kernel's queue
 
@@ -20,8 +20,10 @@ Answer = tuple[int, str, bytes]  # status code, content type, body
 Answers = Callable[[str, str], Awaitable[Answer]]  # of method and target
 
 
-async def serve_http(listening: socket.socket, answers: Answers) -> None:
-    """Never returns."""
+async def serve_http(
+    listening: socket.socket, answers: Answers, within: float = REQUEST_TIMEOUT
+) -> None:
+    """Never returns. within: seconds for one request, its answer included."""
     clients = trio.CapacityLimiter(MAX_CLIENTS)
     async with trio.open_nursery() as nursery:
         while True:
@@ -36,12 +38,14 @@ async def serve_http(listening: socket.socket, answers: Answers) -> None:
                 continue
             sock.setblocking(False)
             done = partial(clients.release_on_behalf_of, token)
-            nursery.start_soon(_serve_client, sock, answers, done)
+            nursery.start_soon(_serve_client, sock, answers, within, done)
 
 
-async def _serve_client(sock: socket.socket, answers: Answers, done: partial[None]) -> None:
+async def _serve_client(
+    sock: socket.socket, answers: Answers, within: float, done: partial[None]
+) -> None:
     try:
-        with trio.move_on_after(REQUEST_TIMEOUT):
+        with trio.move_on_after(within):
             await _answer_one(sock, answers)
     except Lost:
         pass  # a monitor that does not wait for its answer

@@ -20,6 +20,7 @@ LEFT = "_SNIPROXY_LEFT_BY_OLD_VERSION"  # names the descriptor of what is left
 # Those that we act on. They wait while nobody is there to hear them: by default each would end the process.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 CHECK_WITHIN = 30.0  # seconds for the new version to say whether it could run
+HELD = "_SNIPROXY_HELD"  # names the addresses that a check need not have
 CHECK = "--check"  # the option of `sniproxy proxy` that only looks whether it could run
 
 
@@ -41,6 +42,8 @@ class Estate:
     doors: dict[str, list[int]]  # descriptors of listening sockets, by address
     status: tuple[str, int]  # the status port's address and descriptor
     workers: list[OldWorker]
+    drained: list[str]  # routes that take no new session
+    generation: int  # how many versions this process has been
 
     @property
     def descriptors(self) -> Iterator[int]:
@@ -77,6 +80,8 @@ class Estate:
             doors=left["doors"],
             status=tuple(left["status"]),
             workers=[OldWorker(**one) for one in left["workers"]],
+            drained=left["drained"],
+            generation=left["generation"],
         )
         for one in estate.descriptors:
             os.set_inheritable(one, False)
@@ -88,17 +93,30 @@ def command(*more: str) -> list[str]:
     return [sys.executable, *sys.orig_argv[1:], *more]
 
 
-async def check_new_version() -> None:
-    """UpgradeRefused, with what it said, if the version that is installed now could not run with the settings of now."""
+async def check_new_version(held: list[str]) -> None:
+    """UpgradeRefused, with what it said, if the version that is installed now could not run with the settings of now.
+
+    held: addresses that are ours, and will be its.
+    """
     with trio.move_on_after(CHECK_WITHIN):
         done = await trio.run_process(
-            command(CHECK), capture_stdout=True, capture_stderr=True, check=False
+            command(CHECK),
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env={**os.environ, HELD: json.dumps(held)},
         )
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().removeprefix("sniproxy: ")
             raise UpgradeRefused(said or f"it ended with exit code {done.returncode}")
         return
     raise UpgradeRefused(f"it did not start within {CHECK_WITHIN:g} s")
+
+
+def held_addresses() -> list[str] | None:
+    """What whoever asks for a check will leave to us; None: nobody asks who would end for us."""
+    held: list[str] | None = json.loads(os.environ.get(HELD, "null"))
+    return held
 
 
 def hear() -> None:
@@ -111,6 +129,8 @@ def _plain(estate: Estate) -> dict[str, Any]:
         "version": estate.version,
         "doors": estate.doors,
         "status": list(estate.status),
+        "drained": estate.drained,
+        "generation": estate.generation,
         "workers": [
             {name: getattr(one, name) for name in OldWorker.__slots__} for one in estate.workers
         ],

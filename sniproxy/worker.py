@@ -28,7 +28,6 @@ from sniproxy.orders import REPORT_EVERY, REPORT_EVERY_LEAVING, Begin, Report
 from sniproxy.reception import Reception
 from sniproxy.relay.opening import open_relay
 from sniproxy.scrape import export
-from sniproxy.session import Worker, open_worker
 from sniproxy.settings import Settings
 from sniproxy.snapshot import Snapshot
 from sniproxy.status import config_of, flight_of, refused_of
@@ -37,9 +36,11 @@ from sniproxy.store import Store
 from sniproxy.store.mirror import Copy
 from sniproxy.store.opening import open_store
 from sniproxy.store.sqlite import POLL
+from sniproxy.worker_state import Worker, open_worker
 
 DESCRIPTORS_PER_SESSION = 2  # the player's socket and the game server's
 SPARE_DESCRIPTORS = 200  # the store, listeners, files
+MOST_SHED = 64  # sessions that are ended at once to free memory; more, if it does not suffice, in the next step
 GRAIN = 2.0  # seconds by which a relay may end a session late
 
 
@@ -53,7 +54,7 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
         limits = _open_limits(begin)
         relay = await stack.enter_async_context(open_relay(settings.proxy, limits.places))
         nursery = await stack.enter_async_context(trio.open_nursery())
-        worker = open_worker(settings.proxy, snapshot, relay, log, limits)
+        worker = open_worker(settings.proxy, snapshot, relay, log, limits, settings.overload)
         # Who cannot follow a copy knows as late as one who looks at it now and then.
         freshness = Freshness(settings.etcd.watch_silence + POLL)
         hand = Hand(begin, worker, freshness, store, channel, nursery)
@@ -143,9 +144,8 @@ class Hand:
                 self._drained(routes)
             case {"short": short}:
                 self._short(short)
-            case {"shed": _}:
-                self._worker.relay.shed()
-                give_memory_back()
+            case {"shed": count}:
+                self._shed(count)
             case {"drain": [after, spread]}:
                 self._worker.relay.drain(after, spread)
             case {"undrain": _}:
@@ -200,7 +200,7 @@ class Hand:
         slots = self._slots
         self._accept([])
         self._settings = settings
-        self._worker.settle(settings.proxy)
+        self._worker.settle(settings.proxy, settings.overload)
         self._accept(slots)
 
     def _drained(self, routes: list[str]) -> None:
@@ -210,6 +210,14 @@ class Hand:
     def _short(self, short: bool) -> None:
         self._worker.short_of_memory = short
         self._worker.forget_plans()
+
+    def _shed(self, count: int) -> None:
+        """Ends those who hold the most bytes, until so many are free."""
+        freed = sessions = 0
+        while freed < count and sessions < MOST_SHED and (held := self._worker.relay.shed()):
+            freed, sessions = freed + held, sessions + 1
+        self._worker.log.warning("sessions ended to free memory", sessions=sessions, freed=freed)
+        give_memory_back()
 
     # -- what it tells
 

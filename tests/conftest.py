@@ -7,7 +7,8 @@ from hypothesis import settings
 
 from sniproxy.relay import Accepted
 from sniproxy.relay.native import BUILT
-from sniproxy.session import Worker, serve
+from sniproxy.session import serve
+from sniproxy.worker_state import Worker
 from tests.support.peers import deaf_server
 
 # How long one example takes says more about the machine than about the code.

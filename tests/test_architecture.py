@@ -12,25 +12,37 @@ MAX_LINES = 400
 
 # From the bottom up: a module may import what stands in its own line or above it. A package stands for its modules.
 LAYERS = (
-    ("errors", "networks", "settings", "objects", "store", "keyring", "logs", "corpus"),
+    (
+        "errors",
+        "networks",
+        "settings",
+        "objects",
+        "store",
+        "keyring",
+        "logs",
+        "log_queue",
+        "corpus",
+    ),
     ("client_hello", "proxy_protocol", "tls", "balancer", "accounting", "stick_table", "refusals"),
-    ("fair_queue",),
+    ("fair_queue", "forecast", "reload"),
     ("access", "router", "limits", "snapshot"),
     ("plan", "following"),
-    ("_relay", "relay", "deadline", "cgroup", "metrics"),
+    ("_relay", "relay", "deadline", "cgroup", "turns", "metrics", "defects"),
     ("upstream",),
     ("config", "agent", "presence"),
     ("first_flight",),
+    ("worker_state",),
     ("session",),
     ("listener",),
     ("reception",),
-    ("channel", "scrape", "slots", "crashes", "reload", "small_http"),
+    ("channel", "scrape", "slots", "crashes", "small_http"),
     ("orders", "status"),
     ("worker",),
     ("doors", "member", "drain", "upgrade"),
     ("crew",),
+    ("pressure",),
     ("control",),
-    ("parent",),
+    ("parent", "operating"),
     ("quickstart", "conformance", "explain"),
     ("cli",),
 )
@@ -85,7 +97,7 @@ ADMIN = [name for name in modules() if name.partition(".")[0] == "admin"]
 
 
 def test_there_is_something_to_look_at() -> None:
-    assert "sniproxy.worker" in imported("sniproxy.cli")
+    assert "sniproxy.parent" in imported("sniproxy.cli")
     assert "sniproxy.balancer" in imported("sniproxy.snapshot")
     assert "sniproxy.store" in imported("sniproxy.store.sqlite")
     assert ADMIN

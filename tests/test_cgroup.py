@@ -1,7 +1,6 @@
-"""What a cgroup allows and uses, over the layouts that are met in the wild, each a tree of files."""
+"""How many CPUs a cgroup allows, over the layouts that are met in the wild; what is not legible, and this machine."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -9,70 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sniproxy.cgroup import cpus, machine_memory, memory_limit, memory_of, memory_used
-
-GIB = 2**30
-MACHINE = 64 * GIB
-CPUS = 16  # of the machine
-NO_V1_LIMIT = "9223372036854771712"
-HASH = "3f2a" * 16
-
-Files = Mapping[str, str]  # by path below the root of the trees
-
-V2_BARE = {"cgroup.controllers": "cpuset cpu io memory pids"}
-K8S_V1 = f"/kubepods/burstable/pod1234/{HASH}"
-K8S_V2 = (
-    f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1234.slice/cri-{HASH}.scope"
+from tests.support.cgroups import (
+    CPUS,
+    HASH,
+    K8S_V1,
+    K8S_V2,
+    MACHINE,
+    V2_BARE,
+    Files,
+    Tree,
+    v1,
 )
-
-
-def v1(path: str) -> str:
-    """What /proc/self/cgroup says where all of it is version 1."""
-    return "\n".join(
-        f"{number}:{names}:{path}"
-        for number, names in ((9, "pids"), (4, "memory"), (3, "cpu,cpuacct"), (1, "name=systemd"))
-    )
-
-
-def v1_stat(inactive: int, active: int) -> str:
-    """memory.stat of version 1: the cgroup's own pages first, then with those below it."""
-    return (
-        f"cache 1\nrss 2\ninactive_file 1\nactive_file 1\nhierarchical_memory_limit 7\n"
-        f"total_cache 1\ntotal_inactive_file {inactive}\ntotal_active_file {active}\n"
-    )
-
-
-def v2_stat(inactive: int, active: int) -> str:
-    """memory.stat of version 2."""
-    return (
-        f"anon 1\nfile 99\nshmem 5\ninactive_anon 3\ninactive_file {inactive}\n"
-        f"active_file {active}\nslab_reclaimable 4\n"
-    )
-
-
-class Tree:
-    """A machine's files."""
-
-    def __init__(self, folder: Path, own: str | None, files: Files) -> None:
-        self.own, self.root = folder / "cgroup", folder / "sys"
-        if own is not None:
-            self.own.write_text(own + "\n")
-        for name, text in files.items():
-            file = self.root / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text + "\n")
-
-    def cpus(self, affinity: int = CPUS) -> int:
-        """As of this tree."""
-        return cpus(self.own, self.root, affinity)
-
-    def limit(self) -> int | None:
-        """As of this tree."""
-        return memory_limit(self.own, self.root, MACHINE)
-
-    def used(self) -> int | None:
-        """As of this tree."""
-        return memory_used(self.own, self.root, MACHINE)
-
 
 # CPUs: what /proc/self/cgroup says, the files, how many
 
@@ -204,188 +150,7 @@ def test_the_affinity_is_a_limit_too(tmp_path: Path, affinity: int, expected: in
     assert tree.cpus(affinity) == expected
 
 
-# Memory: what /proc/self/cgroup says, the files, the limit, what is used
-
-MEMORY_TREES: dict[str, tuple[str | None, Files, int | None, int | None]] = {
-    "no cgroups": (None, {}, None, None),
-    # version 2
-    "v2: machine": ("0::/", V2_BARE | {"memory.stat": v2_stat(1, 2)}, None, None),
-    "v2: container": (
-        "0::/",
-        V2_BARE
-        | {
-            "memory.max": str(2 * GIB),
-            "memory.current": str(GIB),
-            "memory.stat": v2_stat(1000, 200),
-        },
-        2 * GIB,
-        GIB - 1200,
-    ),
-    "v2: container without a limit": (
-        "0::/",
-        V2_BARE
-        | {"memory.max": "max", "memory.current": "5000", "memory.stat": v2_stat(1000, 200)},
-        None,
-        3800,
-    ),
-    "v2: memory.high is none": (
-        "0::/",
-        V2_BARE | {"memory.max": "max", "memory.high": str(GIB)},
-        None,
-        None,
-    ),
-    "v2: as much as the machine has": ("0::/", V2_BARE | {"memory.max": str(MACHINE)}, None, None),
-    "v2: a page less": (
-        "0::/",
-        V2_BARE | {"memory.max": str(MACHINE - 4096)},
-        MACHINE - 4096,
-        None,
-    ),
-    "v2: more cache than use": (
-        "0::/",
-        V2_BARE | {"memory.current": "100", "memory.stat": v2_stat(90, 20)},
-        None,
-        0,
-    ),
-    "v2: the slice's limit, and what all in it use": (
-        "0::/players.slice/sniproxy.service",
-        V2_BARE
-        | {
-            "players.slice/memory.max": str(GIB),
-            "players.slice/memory.current": "9000",
-            "players.slice/memory.stat": v2_stat(1000, 0),
-            "players.slice/sniproxy.service/memory.max": "max",
-            "players.slice/sniproxy.service/memory.current": "3000",
-            "players.slice/sniproxy.service/memory.stat": v2_stat(0, 0),
-        },
-        GIB,
-        8000,
-    ),
-    "v2: our own is the tighter": (
-        "0::/a/b",
-        V2_BARE
-        | {
-            "a/memory.max": str(2 * GIB),
-            "a/memory.current": "9000",
-            "a/memory.stat": v2_stat(0, 0),
-            "a/b/memory.max": str(GIB),
-            "a/b/memory.current": "3000",
-            "a/b/memory.stat": v2_stat(500, 500),
-        },
-        GIB,
-        2000,
-    ),
-    "v2: both say the same": (
-        "0::/a/b",
-        V2_BARE
-        | {
-            "a/memory.max": str(GIB),
-            "a/memory.current": "9000",
-            "a/b/memory.max": str(GIB),
-            "a/b/memory.current": "3000",
-            "a/b/memory.stat": v2_stat(0, 0),
-        },
-        GIB,
-        3000,
-    ),
-    "v2: path of the host, tree of the container": (
-        f"0::/system.slice/docker-{HASH}.scope",
-        V2_BARE | {"memory.max": str(GIB)},
-        GIB,
-        None,
-    ),
-    "v2: what is cache is not known": (
-        "0::/",
-        V2_BARE | {"memory.max": str(GIB), "memory.current": "100", "memory.stat": "anon 3"},
-        GIB,
-        None,
-    ),
-    "v2: nonsense": (
-        "0::/",
-        V2_BARE | {"memory.max": "lots", "memory.current": "", "memory.stat": "\0 x y\n\n"},
-        None,
-        None,
-    ),
-    "v2: nothing at all": ("0::/", V2_BARE | {"memory.max": "0"}, 0, None),
-    # version 1
-    "v1: machine": (
-        v1("/"),
-        {
-            "memory/memory.limit_in_bytes": NO_V1_LIMIT,
-            "memory/memory.usage_in_bytes": "7000",
-            "memory/memory.stat": v1_stat(1000, 500),
-        },
-        None,
-        5500,
-    ),
-    "v1: docker": (
-        v1(f"/docker/{HASH}"),
-        {
-            "memory/memory.limit_in_bytes": str(GIB),
-            "memory/memory.usage_in_bytes": "7000",
-            "memory/memory.stat": v1_stat(1000, 500),
-        },
-        GIB,
-        5500,
-    ),
-    "v1: the pod's limit, seen from the host": (
-        v1(K8S_V1),
-        {
-            f"memory{K8S_V1}/memory.limit_in_bytes": NO_V1_LIMIT,
-            f"memory{K8S_V1}/memory.usage_in_bytes": "3000",
-            f"memory{Path(K8S_V1).parent}/memory.limit_in_bytes": str(GIB),
-            f"memory{Path(K8S_V1).parent}/memory.usage_in_bytes": "9000",
-            f"memory{Path(K8S_V1).parent}/memory.stat": v1_stat(1000, 0),
-            "memory/memory.limit_in_bytes": NO_V1_LIMIT,
-        },
-        GIB,
-        8000,
-    ),
-    "v1: no limit of an older kernel": (
-        v1("/"),
-        {"memory/memory.limit_in_bytes": "9223372036854775807"},
-        None,
-        None,
-    ),
-    "v1: nothing is mounted": (v1("/"), {}, None, None),
-    # both at once
-    "mixed: memory is in version 1": (
-        "4:memory:/x\n0::/",
-        {
-            "unified/cgroup.controllers": "",
-            "memory/x/memory.limit_in_bytes": str(GIB),
-            "memory/x/memory.usage_in_bytes": "2000",
-            "memory/x/memory.stat": v1_stat(0, 0),
-        },
-        GIB,
-        2000,
-    ),
-    "mixed: memory is in version 2": (
-        "1:name=systemd:/\n0::/y",
-        {
-            "systemd/cgroup.procs": "",
-            "unified/y/memory.max": str(GIB),
-            "unified/y/memory.current": "2000",
-            "unified/y/memory.stat": v2_stat(0, 1),
-        },
-        GIB,
-        1999,
-    ),
-    "v2: a cgroup that is named as mixed trees are": (
-        "0::/",
-        V2_BARE | {"memory.max": str(GIB), "unified/memory.max": "1"},
-        GIB,
-        None,
-    ),
-}
-
-
-@pytest.mark.parametrize(("own", "files", "limit", "used"), MEMORY_TREES.values(), ids=MEMORY_TREES)
-def test_memory(
-    tmp_path: Path, own: str | None, files: Files, limit: int | None, used: int | None
-) -> None:
-    tree = Tree(tmp_path, own, files)
-    assert (tree.limit(), tree.used()) == (limit, used)
+# What is not legible, and this machine
 
 
 def test_what_may_not_be_read_is_no_limit(tmp_path: Path) -> None:
@@ -405,35 +170,6 @@ def test_no_text_is_an_error(tmp_path_factory: pytest.TempPathFactory, own: str,
         assert 1 <= tree.cpus() <= CPUS
         assert 0 <= (tree.limit() or 0) < MACHINE
         assert (tree.used() or 0) >= 0
-
-
-# The memory of processes
-
-
-def status(**members: str) -> str:
-    """/proc/PID/status, with these among its members."""
-    lines = {"Name": "sni: proxy", "VmRSS": "9999 kB", **members}
-    return "".join(f"{name}:\t{value}\n" for name, value in lines.items())
-
-
-def test_memory_of_processes(tmp_path: Path) -> None:
-    texts = {
-        "1": status(RssAnon="  100 kB", RssFile="5000 kB", RssShmem="  20 kB"),
-        "2": status(RssAnon="1 kB", RssFile="7 kB"),
-        "3": status(State="Z (zombie)"),
-        "4": "",
-        "5": status(RssAnon="lots", RssShmem="3 kB"),
-    }
-    for pid, text in texts.items():
-        (tmp_path / pid).mkdir()
-        (tmp_path / pid / "status").write_text(text)
-    held = {pid: memory_of([int(pid)], tmp_path) for pid in (*texts, "999")}
-    assert held == {"1": 120 * 1024, "2": 1024, "3": 0, "4": 0, "5": 3 * 1024, "999": 0}
-    assert memory_of(map(int, held), tmp_path) == 124 * 1024
-    assert memory_of([]) == 0
-
-
-# This machine
 
 
 def test_this_machine_is_read() -> None:

@@ -185,6 +185,7 @@ def test_a_port_that_is_taken(settings: Settings, command: str, taken: str, sett
     text = settings[taken]
     address = json.loads(text)[0]["address"] if text.startswith("[") else text
     port = int(address.rpartition(":")[2])
+    settings["SNIPROXY_PROXY__MAX_SESSIONS"] = "100"  # descriptors for these there are
     with socket.create_server(("127.0.0.1", port)):
         done = run(command, settings=settings)
     assert (done.returncode, done.stdout) == (2, "")
@@ -355,7 +356,10 @@ def test_a_signal_ends_a_proxy_with_0(settings: Settings, number: signal.Signals
         process.kill()
         process.wait()
     assert (process.returncode, err) == (0, "")
-    assert json.loads(out.splitlines()[-1])["signal"] == number.name
+    lines = [json.loads(line) for line in out.splitlines()]
+    (stopping,) = (line for line in lines if line["event"] == "stopping")
+    assert stopping["signal"] == number.name
+    assert (lines[-1]["event"], lines[-1]["phase"]) == ("draining", "over")
 
 
 def test_conformance_tells_the_names_to_route_without_a_proxy(settings: Settings) -> None:

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from sniproxy.metrics import Metrics
+from sniproxy.metrics import PodMetrics
 from sniproxy.objects.node_record import NodeRecord, records_prefix
 from sniproxy.presence import RENEWALS, Presence
 from sniproxy.settings import Settings
@@ -60,7 +60,7 @@ async def test_a_data_planes_record_in_a_local_store(step: float, tmp_path: Path
         opened_sqlite(path, clock=clock) as reader,
         trio.open_nursery() as nursery,
     ):
-        nursery.start_soon(Presence(own, SETTINGS, describe, Metrics(), log).run)
+        nursery.start_soon(Presence(own, SETTINGS, describe, PodMetrics(), log).run)
         before = await written_after(reader, 0)
         clock.now += step
         assert (await reader.get(KEY) is None) is (step > 0)
@@ -78,9 +78,9 @@ READERS = {
     "sniproxy/agent.py": "how old the copy is that a later process finds",
     "sniproxy/cli.py": "the heading of a dump",
     "sniproxy/logs.py": "the time of a line",
+    "sniproxy/parent.py": "when the data plane began, in its record",
     "sniproxy/session.py": "the time in the list of refusals",
     "sniproxy/store/sqlite.py": "time to live, which outlives processes",
-    "sniproxy/worker.py": "when the process began, in its record",
 }
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}
 

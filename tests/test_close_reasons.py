@@ -5,6 +5,7 @@ On virtual time.
 
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -117,6 +118,18 @@ async def killed(stage: Stage) -> None:
     link.kill(CloseReason.KILLED)
 
 
+async def shed(stage: Stage) -> None:
+    """A player who does not read, while his game server goes on."""
+    await stage.open()
+    _, server = await stage.join()
+    relay = stage.gateway.worker.relay
+    while not relay.held():
+        with suppress(BlockingIOError):
+            server.sock.send(bytes(1 << 20))
+        await trio.testing.wait_all_tasks_blocked()
+    assert relay.shed() > 0
+
+
 async def shut_down(stage: Stage) -> None:
     await stage.open()
     await stage.join()
@@ -158,6 +171,25 @@ async def distrusted(stage: Stage) -> None:
 async def silent_in_the_handshake(stage: Stage) -> None:
     player = await terminating(stage)
     await player.wire.send(player.hello())
+
+
+async def crowded_out(stage: Stage) -> None:
+    player = await terminating(stage, overload={"setups": 1, "queue": 0})
+    await player.wire.send(player.hello())
+    assert await player.wire.receive()  # it is in the midst of its handshake, and stays there
+    await stage.dial(HELLO)
+
+
+async def to_a_drained_route(stage: Stage) -> None:
+    await stage.open()
+    stage.gateway.worker.drained = frozenset({"1"})
+    await stage.dial(b"let me in")
+
+
+async def when_memory_is_short(stage: Stage) -> None:
+    await stage.open()
+    stage.gateway.worker.short_of_memory = True
+    await stage.dial(b"let me in")
 
 
 async def garbled(stage: Stage) -> None:
@@ -213,6 +245,7 @@ SCENARIOS: dict[CloseReason, Scenario] = {
     CloseReason.IDLE_TIMEOUT: playing(idle_timeout=5),
     CloseReason.SESSION_TIMEOUT: playing(limits={"session_time": 5}),
     CloseReason.KILLED: killed,
+    CloseReason.SHED: shed,
     CloseReason.SHUTDOWN: shut_down,
     CloseReason.PROBE: probed,
     CloseReason.PROXY_UNTRUSTED: saying(HEADER + HELLO, PROXIED_TLS, trusted=("192.0.2.0/24",)),
@@ -228,6 +261,9 @@ SCENARIOS: dict[CloseReason, Scenario] = {
     CloseReason.ADDRESS_RATE: one_too_many(limits={"address_rate": TINY}),
     CloseReason.ROUTE_LIMIT: one_too_many(limits={"route_sessions": 1}),
     CloseReason.ROUTE_RATE: one_too_many(limits={"route_rate": TINY}),
+    CloseReason.SETUP_LIMIT: crowded_out,
+    CloseReason.ROUTE_DRAINED: to_a_drained_route,
+    CloseReason.MEMORY_LIMIT: when_memory_is_short,
     CloseReason.NO_ROUTE: saying(HELLO, objects={}),
     CloseReason.NO_CERTIFICATE: saying(HELLO, objects={"stream_routes/1": route(9, sni=NAME)}),
     CloseReason.NO_UPSTREAM: towards(None),

@@ -12,10 +12,8 @@ from click.testing import CliRunner, Result
 
 from sniproxy.cli import main
 from sniproxy.errors import CloseReason
-from sniproxy.following import Freshness
 from sniproxy.proxy_protocol import encode_v1
 from sniproxy.settings import Listener
-from sniproxy.status import Status
 from tests.support.certificates import NAME, pair
 from tests.support.gateway import open_gateway
 from tests.support.hellos import (
@@ -25,6 +23,7 @@ from tests.support.hellos import (
     records,
     server_name,
 )
+from tests.support.status_port import open_port
 
 FILE = """
 stream_routes:
@@ -262,18 +261,15 @@ def test_a_file_of_the_status_port_is_judged_as_its_session_was(
     async def refuse_all() -> None:
         with trio.fail_after(20):
             async with open_gateway(listener, trusted=("127.0.0.1",)) as gateway:
-                worker = gateway.worker
                 for flight in ODD:
                     player = gateway.dial()
                     await player.send(header + flight)
                     await player.end()
                     line = await gateway.lines.next()
                     player.close()
-                    freshness = Freshness(bound=10)
-                    status = Status(
-                        worker.metrics.registry, worker.recorder, worker.snapshot, freshness
-                    )
-                    code, _, body = status.answer(f"/refused/{line['session']}.hello")
+                    async with open_port(gateway.worker.recorder) as port:
+                        target = f"/refused/{line['session']}.hello"
+                        code, _, body = await port.status.answer("GET", target)
                     assert code == 200
                     kept.append((line, body))
 

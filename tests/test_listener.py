@@ -14,7 +14,18 @@ import trio.testing
 from trio.testing import MockClock
 
 from sniproxy.errors import SettingsError
-from sniproxy.listener import LOG_EVERY, PAUSE, PauseLog, accept_forever, bind, listen
+from sniproxy.listener import (
+    LOG_EVERY,
+    PAUSE,
+    PauseLog,
+    accept_forever,
+    accept_waiting,
+    bind,
+    bind_group,
+    listen,
+    stop_listening,
+    widen,
+)
 from sniproxy.metrics import Metrics
 from tests.support.gateway import Lines, open_lines
 
@@ -110,6 +121,51 @@ def test_a_port_that_needs_a_privilege(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "bind", refused)
     with pytest.raises(SettingsError, match=r"port 443 needs a privilege \(127.0.0.1:443\)"):
         bind("127.0.0.1:443", SETTING)
+
+
+def test_a_group_is_bound_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, left = _open_files(), [3]
+    real = socket.socket.bind
+
+    def scarce(sock: socket.socket, address: object) -> None:
+        if not left[0]:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        left[0] -= 1
+        real(sock, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "bind", scarce)
+    with pytest.raises(SettingsError, match=f"^{SETTING}: port [0-9]+ is taken"):
+        bind_group("127.0.0.1:0", SETTING, 4)
+    assert _open_files() == before
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
+def test_a_group_can_be_made_larger_and_a_socket_alone_cannot(address: str) -> None:
+    for count, wanted, size in ((2, 4, 4), (4, 2, 4), (1, 4, 1)):
+        group = bind_group(address, SETTING, count)
+        widen(group, SETTING, wanted)
+        assert len(group) == size
+        assert len({sock.getsockname() for sock in group}) == 1
+        assert not any(sock.getblocking() for sock in group)
+        for sock in group:
+            sock.close()
+
+
+def test_who_stops_listening_lets_nobody_in_and_may_listen_again() -> None:
+    with bind("127.0.0.1:0", SETTING) as sock:
+        stop_listening(sock)  # it has not begun
+        for _ in range(3):
+            listen(sock, SETTING, backlog=10)
+            with socket.create_connection(sock.getsockname()):
+                sock.accept()[0].close()
+            waits = socket.create_connection(sock.getsockname())
+            stop_listening(sock)
+            stop_listening(sock)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(sock.getsockname())
+            with waits, pytest.raises(ConnectionResetError):
+                waits.recv(1)
+    stop_listening(sock)  # closed
 
 
 def _open_files() -> int:
@@ -256,3 +312,58 @@ async def test_any_other_failure_is_fatal(listening: socket.socket) -> None:
         await accept_forever(failing, queue.on_accept, batch=64, pauses=pauses)
     queue.close()
     failing.close()
+
+
+def test_everybody_who_waits_is_let_in_before_nobody_is(listening: socket.socket) -> None:
+    queue = Queue(listening, 50)
+    accept_waiting(listening, queue.on_accept)
+    assert len(queue.let_in) == 50
+    accept_waiting(listening, queue.on_accept)
+    queue.close()
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.EINVAL, errno.EBADF])
+def test_who_waits_and_cannot_be_let_in_is_no_reason_to_fail(
+    listening: socket.socket, code: int
+) -> None:
+    """Whoever came before the failure is in."""
+    failing = Failing(fileno=listening.detach())
+    failing.codes = [errno.ECONNABORTED, code]
+    queue = Queue(failing, 1)
+    accept_waiting(failing, queue.on_accept)
+    assert queue.let_in == []
+    accept_waiting(failing, queue.on_accept)
+    assert len(queue.let_in) == 1
+    queue.close()
+    failing.close()
+
+
+@pytest.mark.parametrize("turn", range(20))  # which of the two runs first is left to chance
+async def test_nobody_is_accepted_from_a_socket_that_was_closed(turn: int) -> None:
+    """Although somebody had come by then: the loop had woken the task already that was to let him in."""
+    sock = bind("127.0.0.1:0", SETTING)
+    listen(sock, SETTING, backlog=10)
+    scope = trio.CancelScope()
+    ours, theirs = socket.socketpair()
+    queue = Queue(sock, 0)
+
+    async def leave() -> None:
+        await trio.lowlevel.wait_readable(theirs)
+        scope.cancel()
+        sock.close()
+
+    async def accept() -> None:
+        log, _ = open_lines()
+        with scope:
+            pauses = PauseLog(Metrics(), log)
+            await accept_forever(sock, queue.on_accept, batch=4, pauses=pauses)
+
+    with ours, theirs, trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave)
+            nursery.start_soon(accept)
+            await trio.testing.wait_all_tasks_blocked()
+            player = socket.create_connection(sock.getsockname())
+            queue.players.append(player)
+            ours.send(b"x")  # both are ready at once
+    queue.close()

@@ -201,3 +201,20 @@ async def test_max_sessions_holds_when_many_come_at_once(served: list[Accepted])
         assert gateway.closed()["session_limit"] == 20
         counted = gateway.counted()
         assert (counted["opened"], counted["active"]) == (26, 0)
+
+
+async def test_who_comes_by_a_plan_does_not_queue(served: list[Accepted]) -> None:
+    """The relay has begun to connect: there is nothing to wait for."""
+    async with open_stage() as stage:
+        objects = {"stream_routes/1": route(stage.port, tls_passthrough=True)}
+        await stage.open(MIXED, objects, overload={"setups": 1, "queue": 0})
+        turns = stage.gateway.worker.turns
+        await stage.leave(*await stage.join(HELLO))
+        async with turns.take("1", b"somebody"):
+            assert (await stage.refused(named(b"other.example.com")))["reason"] == "setup_limit"
+            await stage.leave(*await stage.join(HELLO))  # played
+            stage.hang_up()
+            await stage.dial(HELLO)
+            line = await stage.gateway.lines.next()
+        assert served[-1].attempt is not None
+        assert line["reason"] == "upstream_refused"

@@ -233,11 +233,21 @@ class Defective:
     name = "defective"
     front = None
 
+    def settle(self, *_: object) -> None:
+        raise NotImplementedError
+
     async def accept_tls(self, *_: object) -> Any:
         raise ZeroDivisionError("a\nb\x1b[31m")
 
     def drain(self, *_: object) -> None:
         raise NotImplementedError
+
+    undrain = drain
+
+    def shed(self) -> int:
+        raise NotImplementedError
+
+    held = shed
 
     def start(self, *_: object) -> Any:
         raise ZeroDivisionError("not reached")

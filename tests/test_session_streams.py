@@ -234,11 +234,21 @@ class Defective:
     name = "defective"
     front = None
 
+    def settle(self, *_: object) -> None:
+        raise NotImplementedError
+
     async def accept_tls(self, *_: object) -> Any:
         raise ValueError('a\nb\r\n{"event": "forged"}\x1b[31m\u2028\0')
 
     def drain(self, *_: object) -> None:
         raise NotImplementedError
+
+    undrain = drain
+
+    def shed(self) -> int:
+        raise NotImplementedError
+
+    held = shed
 
     def start(self, *_: object) -> Any:
         raise NotImplementedError

@@ -1,6 +1,6 @@
-"""The status port over real sockets: what it answers, and to whom it does not listen long."""
+"""The status port over real sockets: what it answers, of one worker and of several together."""
 
-import errno
+import json
 from typing import Any
 
 import pytest
@@ -8,11 +8,14 @@ import trio
 from trio.testing import MockClock
 
 from sniproxy.errors import CloseReason
-from sniproxy.status import MAX_CLIENTS, MAX_REQUEST, REQUEST_TIMEOUT
+from sniproxy.scrape import counters, export
 from sniproxy.store import Entry
-from tests.support.status_port import BOUND, TEXT, open_port, read_until_gone
+from tests.support.status_port import BOUND, TEXT, open_port
 
 pytestmark = pytest.mark.anyio
+
+KNOWN = "there are /livez, /readyz, /metrics, /config and /refused\n"
+NO_CONFIG = "no configuration yet: the store has not answered\n"
 
 
 @pytest.fixture
@@ -26,23 +29,11 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     [
         ("GET", "/livez", False, 200, "ok\n"),
         ("GET", "/livez?verbose=1", False, 200, "ok\n"),
-        ("GET", "/readyz", False, 503, "no configuration yet: the store has not answered\n"),
+        ("GET", "/readyz", False, 503, NO_CONFIG),
         ("GET", "/readyz", True, 200, "ok\n"),
-        ("GET", "/", True, 404, "there are /livez, /readyz, /metrics, /config and /refused\n"),
-        (
-            "GET",
-            "/livez/",
-            True,
-            404,
-            "there are /livez, /readyz, /metrics, /config and /refused\n",
-        ),
-        (
-            "GET",
-            "/%00%ff",
-            True,
-            404,
-            "there are /livez, /readyz, /metrics, /config and /refused\n",
-        ),
+        ("GET", "/", True, 404, KNOWN),
+        ("GET", "/livez/", True, 404, KNOWN),
+        ("GET", "/%00%ff", True, 404, KNOWN),
         ("HEAD", "/livez", False, 200, ""),
         ("HEAD", "/readyz", False, 503, ""),
         ("POST", "/livez", True, 405, "only GET is answered here\n"),
@@ -53,7 +44,8 @@ async def test_requests_and_their_answers(
     method: str, path: str, ready: bool, code: int, body: str
 ) -> None:
     async with open_port() as port:
-        port.status.ready = ready
+        if ready:
+            port.status.unready = ""
         answer = await port.ask(method, path)
     assert (answer.status_code, answer.text) == (code, body)
     assert answer.headers["content-type"] == TEXT
@@ -63,7 +55,7 @@ async def test_requests_and_their_answers(
 
 async def test_who_serves_by_an_old_configuration_is_ready_and_says_so() -> None:
     async with open_port() as port:
-        port.status.ready = True
+        port.status.unready = ""
         await trio.sleep(BOUND + 2)
         answer = await port.ask("GET", "/readyz")
     assert answer.status_code == 200
@@ -71,10 +63,19 @@ async def test_who_serves_by_an_old_configuration_is_ready_and_says_so() -> None
     assert answer.text == expected
 
 
+async def test_why_it_is_not_ready() -> None:
+    """Also where it is stale: that it is to end is what a balancer must know."""
+    async with open_port() as port:
+        port.status.unready = "draining: no new players, please"
+        port.freshness.lost()
+        answer = await port.ask("GET", "/readyz")
+    assert (answer.status_code, answer.text) == (503, "draining: no new players, please\n")
+
+
 async def test_what_is_in_force() -> None:
     broken = Entry("/apisix/upstreams/2", b"[]", 5, 5)
     async with open_port() as port:
-        port.snapshot.apply([broken])
+        port.first.snapshot.apply([broken])
         await trio.sleep(3)
         answer = (await port.ask("GET", "/config")).json()
         port.freshness.lost()
@@ -90,6 +91,32 @@ async def test_what_is_in_force() -> None:
     assert later["stale"] is True
 
 
+async def test_in_force_is_what_the_last_worker_has() -> None:
+    new = Entry("/apisix/upstreams/2", b'{"nodes": {}}', 5, 5)
+    async with open_port(workers=3) as port:
+        for hand in (port.hands.all[0], port.hands.all[2]):
+            hand.snapshot.apply([new])
+        behind = (await port.ask("GET", "/config")).json()
+        port.hands.all[1].snapshot.apply([new])
+        level = (await port.ask("GET", "/config")).json()
+    assert (behind["revision"], list(behind["objects"])) == (1, ["/apisix/upstreams/1"])
+    assert (level["revision"], len(level["objects"])) == (5, 2)
+
+
+async def test_no_worker_answers() -> None:
+    """The port does: what nobody says is empty, and no error."""
+    async with open_port() as port:
+        port.hands.all.clear()
+        config = (await port.ask("GET", "/config")).json()
+        refused = (await port.ask("GET", "/refused")).json()
+        metrics = await port.ask("GET", "/metrics")
+        assert (await port.ask("GET", "/livez")).text == "ok\n"
+    config.pop("age")
+    assert config == {"revision": 0, "stale": False, "objects": {}, "broken": []}
+    assert refused == {"refused": []}
+    assert "sniproxy_config_stale 0.0" in metrics.text.splitlines()
+
+
 async def test_a_head_request_has_the_headers_of_get() -> None:
     async with open_port() as port:
         head, get = [await port.ask(method, "/readyz") for method in ("HEAD", "GET")]
@@ -97,89 +124,32 @@ async def test_a_head_request_has_the_headers_of_get() -> None:
     assert head.content == b""
 
 
-async def test_metrics_are_those_of_the_worker() -> None:
-    async with open_port() as port:
-        port.metrics.opened.inc()
-        port.metrics.closed[CloseReason.NO_ROUTE].inc(3)
+async def test_metrics_are_those_of_the_workers_together_and_of_their_parent() -> None:
+    async with open_port(workers=2) as port:
+        for hand in port.hands.all:
+            hand.metrics.opened.inc()
+            hand.metrics.closed[CloseReason.NO_ROUTE].inc(3)
+        port.metrics.worker_crashes.inc()
         answer = await port.ask("GET", "/metrics")
     lines = answer.text.splitlines()
     assert answer.headers["content-type"].startswith("text/plain; version=")
-    assert "sniproxy_sessions_opened_total 1.0" in lines
-    assert "sniproxy_sessions_active 7.0" in lines
-    assert 'sniproxy_sessions_closed_total{reason="no_route"} 3.0' in lines
+    assert "sniproxy_sessions_opened_total 2.0" in lines
+    assert "sniproxy_sessions_active 14.0" in lines
+    assert 'sniproxy_sessions_closed_total{reason="no_route"} 6.0' in lines
+    assert "sniproxy_worker_crashes_total 1.0" in lines
+    assert "sniproxy_config_stale 0.0" in lines
     assert sum("sniproxy_sessions_closed_total{" in line for line in lines) == len(CloseReason)
+    assert len({line for line in lines if line.startswith("# TYPE")}) == sum(
+        line.startswith("# TYPE") for line in lines
+    )
 
 
-@pytest.mark.parametrize(
-    ("sent", "starts"),
-    [
-        (b"GET /livez HTTP/1.0\r\n\r\n", b"HTTP/1.1 200 "),
-        (b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n", b"HTTP/1.1 200 "),
-        (b"POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello", b"HTTP/1.1 405 "),
-        (b"GET /livez HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 "),  # no Host
-        (b"\x16\x03\x01\x00\x05hello\r\n\r\n", b"HTTP/1.1 400 "),
-        (b"\0" * 100 + b"\r\n\r\n", b"HTTP/1.1 400 "),
-        (b"GET /" + b"x" * MAX_REQUEST * 2, b"HTTP/1.1 400 "),
-        (b"GET /livez HTTP/1.1\r\nhost: x\r\n", b"HTTP/1.1 400 "),  # and then the end
-        (b"", b""),
-    ],
-)
-async def test_whatever_is_sent_there_is_an_answer_or_an_end(sent: bytes, starts: bytes) -> None:
-    async with open_port() as port:
-        client = port.dial()
-        await client.send(sent)
-        await client.end()
-        answer = await read_until_gone(client)
-        assert answer.startswith(starts)
-        assert bool(answer) == bool(starts)
-        client.close()
-        assert (await port.ask("GET", "/livez")).status_code == 200
-
-
-async def test_a_request_in_single_bytes_is_a_request() -> None:
-    async with open_port() as port:
-        client = port.dial()
-        for byte in b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n":
-            await client.send(bytes([byte]))
-        assert (await client.read_all()).endswith(b"\r\n\r\nok\n")
-        client.close()
-
-
-@pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\n"])
-async def test_a_client_that_does_not_ask_is_let_go(sent: bytes) -> None:
-    async with open_port() as port:
-        client = port.dial()
-        since = trio.current_time()
-        await client.send(sent)
-        assert await client.read_all() == b""
-        assert trio.current_time() - since == pytest.approx(REQUEST_TIMEOUT)
-        client.close()
-
-
-async def test_clients_that_reset_or_do_not_read_are_nobodys_trouble() -> None:
-    async with open_port() as port:
-        for sent in (b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"):
-            client = port.dial()
-            await client.send(sent)
-            client.reset()
-        assert (await port.ask("GET", "/readyz")).status_code == 503
-
-
-async def test_more_clients_than_are_served_at_once_wait_for_their_turn() -> None:
-    """Those who say nothing hold their places for the time of a request, no longer."""
-    async with open_port() as port:
-        silent = [port.dial() for _ in range(MAX_CLIENTS)]
-        since = trio.current_time()
-        answer = await port.ask("GET", "/livez", timeout=60)
-        assert trio.current_time() - since == pytest.approx(REQUEST_TIMEOUT, abs=0.2)
-        for client in silent:
-            client.close()
-    assert answer.status_code == 200
-
-
-async def test_a_failing_accept_is_tried_again_and_takes_nobodys_place() -> None:
-    """Out of descriptors, or gone again before it was let in."""
-    async with open_port() as port:
-        codes = [errno.EMFILE, errno.ECONNABORTED] * MAX_CLIENTS
-        port.listening.failures = [OSError(code, "") for code in codes]
-        assert (await port.ask("GET", "/livez", timeout=60)).status_code == 200
+async def test_what_a_worker_had_counted_that_is_gone_stays_counted() -> None:
+    async with open_port(workers=2) as port:
+        for hand in port.hands.all:
+            hand.metrics.opened.inc()
+        gone = port.hands.all.pop()
+        port.hands.buried = json.loads(json.dumps(counters(export(gone.metrics.registry))))
+        lines = (await port.ask("GET", "/metrics")).text.splitlines()
+    assert "sniproxy_sessions_opened_total 2.0" in lines
+    assert "sniproxy_sessions_active 7.0" in lines  # which are not its any more

@@ -10,8 +10,9 @@ from trio.testing import MockClock
 from sniproxy.errors import CloseReason
 from sniproxy.refusals import Recorder, Refused
 from tests.support.hellos import named
+from tests.support.http_port import DEADLINE, read_until_gone
 from tests.support.stage import MIXED, open_stage
-from tests.support.status_port import DEADLINE, HOSTILE, open_port, read_until_gone
+from tests.support.status_port import HOSTILE, open_port
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +78,18 @@ async def test_refused_lists_who_was_refused_newest_first(path: str) -> None:
     }
 
 
+async def test_those_whom_several_workers_have_refused_stand_in_one_list() -> None:
+    """By time, whoever of them it was."""
+    one = recorder(refused("a", time=1.0), refused("c", time=3.0))
+    other = recorder(refused("b", time=2.0), refused("d", time=4.0, flight=b"of d"))
+    async with open_port(recorder(), one, other) as port:
+        listed = (await port.ask("GET", "/refused")).json()["refused"]
+        flights = [(await port.ask("GET", f"/refused/{name}")) for name in "adx"]
+    assert [line["session"] for line in listed] == ["d", "c", "b", "a"]
+    assert [flight.status_code for flight in flights] == [200, 200, 404]
+    assert [flight.content for flight in flights[:2]] == [refused().flight, b"of d"]
+
+
 async def test_nobody_was_refused() -> None:
     async with open_port() as port:
         answer = await port.ask("GET", "/refused")
@@ -126,7 +139,7 @@ async def test_a_first_flight_that_is_not_there(method: str, path: str, code: in
         await client.send(f"{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
         answer = await client.read_all()
         client.close()
-        assert len(port.status.answer("/refused/5e55101")[2]) == 16  # still there
+        assert len((await port.status.answer("GET", "/refused/5e55101"))[2]) == 16  # still there
     assert answer.startswith(b"HTTP/1.1 %d " % code)
     assert b"content-type: text/plain; charset=utf-8\r\n" in answer
     assert answer.endswith(b"\r\n\r\n") == (method == "HEAD")

@@ -1,9 +1,9 @@
 //! Moves the bytes of sniproxy's sessions, off Python's interpreter lock.
 //!
-//! `session` is one session: two sockets and what is owed to each; `tools` are what it moves bytes with. `deadlines` keeps the timeouts, `pace` the
-//! cap on bandwidth. `hello` finds the name in
-//! a `ClientHello`, `plans` what was decided for it, `places` counts sessions over all workers. `engine` is the thread that owns
-//! all sessions and listeners. `python` is the door: the module `sniproxy._relay`.
+//! `session` is one session: two sockets and what is owed to each; `tools` are what it moves bytes with. `deadlines` keeps the
+//! timeouts, `pace` the cap on bandwidth. `hello` finds the name in a `ClientHello`, `plans` what was decided for it, `places`
+//! counts sessions over all workers. `engine` is the thread that owns all sessions and listeners. `python` is the door: the
+//! module `sniproxy._relay`; `reports` is what it tells there of all that has happened.
 
 pub mod deadlines;
 pub mod engine;
@@ -14,6 +14,8 @@ pub mod places;
 pub mod plans;
 #[cfg(feature = "python")]
 mod python;
+#[cfg(feature = "python")]
+mod reports;
 pub mod session;
 mod socket;
 pub mod tools;

@@ -1,22 +1,24 @@
 //! The module `sniproxy._relay`; `sniproxy/_relay.pyi` is its description for Python.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 use crate::deadlines::TICK;
-use crate::engine::{Arrival, Ended, Handle, Played, Terms as ListenTerms, Times, Tried};
+use crate::engine::{Handle, Terms as ListenTerms, Times};
 use crate::header::{self, Header, Network};
 use crate::hello::{self, Reading};
 use crate::places::Places;
 use crate::plans::{self, Plan};
-use crate::session::{End, Session, Side};
+use crate::reports::{
+    ArrivalReport, EndReport, PlayReport, arrival_report, end_report, play_report,
+};
+use crate::session::Session;
 use crate::tools::Tools;
 
 /// The door of an engine. See `_relay.pyi`.
@@ -29,28 +31,6 @@ struct Nodes(Arc<plans::Nodes>);
 
 /// Milliseconds (idle, half-close, session), and bytes per second.
 type Terms = (u64, u64, Option<u64>, Option<u64>);
-/// (owner, how, errno, bytes to the upstream, bytes to the client)
-type EndReport = (Py<PyAny>, &'static str, i32, u64, u64);
-/// (plan, node, token, client), (how, errno), bytes (to the upstream, to the client), microseconds (hello, connect, altogether)
-type PlayReport = (
-    (Py<PyAny>, usize, u64, String),
-    (&'static str, i32),
-    (u64, u64),
-    (u64, Option<u64>, u64),
-);
-/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, what was tried)
-type ArrivalReport = (
-    usize,
-    RawFd,
-    (String, u16, u32, u32),
-    Py<PyBytes>,
-    i32,
-    u64,
-    Option<TriedReport>,
-);
-/// (plan, node, descriptor or -1, errno, microseconds to the whole hello)
-type TriedReport = (Py<PyAny>, usize, RawFd, i32, u64);
-
 #[pymethods]
 impl Nodes {
     #[new]
@@ -159,6 +139,10 @@ impl Engine {
         self.0.drain(after, spread);
     }
 
+    fn undrain(&self) {
+        self.0.undrain();
+    }
+
     fn kill(&self, token: u64) {
         self.0.kill(token);
     }
@@ -169,6 +153,21 @@ impl Engine {
 
     fn counts(&self, py: Python<'_>, token: u64) -> Option<(u64, u64)> {
         py.detach(|| self.0.counts(token))
+    }
+
+    fn playing(&self, py: Python<'_>) -> Vec<(Py<PyAny>, usize, usize)> {
+        let playing = py.detach(|| self.0.playing());
+        let rows = playing.iter();
+        rows.map(|one| (one.plan.owner.clone_ref(py), one.node, one.sessions))
+            .collect()
+    }
+
+    fn held(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.0.held())
+    }
+
+    fn shed(&self, py: Python<'_>, than: usize) -> usize {
+        py.detach(|| self.0.shed(than))
     }
 
     fn accepted(&self) -> u64 {
@@ -229,88 +228,6 @@ fn places(words: PyBuffer<u64>, own: usize, all: &[usize], most: u64) -> PyResul
     let (own, all) = (word(own), all.iter().copied().map(word).collect());
     // SAFETY: the words of a buffer of u64 are aligned; holding the buffer keeps them where they are; Python stores whole words.
     Ok(unsafe { Places::new(own, all, most, Box::new(words)) })
-}
-
-fn how(end: End) -> (&'static str, i32) {
-    match end {
-        End::Closed(Side::Client) => ("client_closed", 0),
-        End::Closed(Side::Upstream) => ("upstream_closed", 0),
-        End::Lost(Side::Client, error) => ("client_lost", error.raw_os_error()),
-        End::Lost(Side::Upstream, error) => ("upstream_lost", error.raw_os_error()),
-        End::Idle => ("idle", 0),
-        End::TimeUp => ("time_up", 0),
-        End::Drained => ("drained", 0),
-        End::NeverClosed(Side::Client) => ("client_closed_alone", 0),
-        End::NeverClosed(Side::Upstream) => ("upstream_closed_alone", 0),
-        End::Killed => ("killed", 0),
-        End::Stopped => ("stopped", 0),
-    }
-}
-
-fn end_report(ended: Ended<Py<PyAny>>) -> EndReport {
-    let (how, errno) = how(ended.end);
-    (ended.owner, how, errno, ended.to_upstream, ended.to_client)
-}
-
-fn play_report(py: Python<'_>, played: &Played<Py<PyAny>>) -> PlayReport {
-    let (how, errno) = how(played.end);
-    let plan = played.plan.owner.clone_ref(py);
-    (
-        (plan, played.node, played.token, text(played.peer)),
-        (how, errno),
-        (played.to_upstream, played.to_client),
-        (
-            microseconds(played.hello_took),
-            played.connect_took.map(microseconds),
-            microseconds(played.lasted),
-        ),
-    )
-}
-
-fn arrival_report(py: Python<'_>, arrival: Arrival<Py<PyAny>>) -> ArrivalReport {
-    let (flow, scope) = match arrival.peer {
-        SocketAddr::V4(_) => (0, 0),
-        SocketAddr::V6(address) => (address.flowinfo(), address.scope_id()),
-    };
-    let peer = (
-        arrival.peer.ip().to_string(),
-        arrival.peer.port(),
-        flow,
-        scope,
-    );
-    (
-        arrival.listener,
-        arrival.socket.into_raw_fd(),
-        peer,
-        PyBytes::new(py, &arrival.said).unbind(),
-        arrival.failure.map_or(0, rustix::io::Errno::raw_os_error),
-        microseconds(arrival.waited),
-        arrival.tried.map(|tried| tried_report(py, tried)),
-    )
-}
-
-fn tried_report(py: Python<'_>, tried: Tried<Py<PyAny>>) -> TriedReport {
-    let (socket, errno) = match tried.outcome {
-        Ok(socket) => (socket.into_raw_fd(), 0),
-        Err(error) => (-1, error.raw_os_error()),
-    };
-    let plan = tried.plan.owner.clone_ref(py);
-    (
-        plan,
-        tried.node,
-        socket,
-        errno,
-        microseconds(tried.hello_took),
-    )
-}
-
-/// host:port, with an IPv4 address that was mapped into IPv6 as what it is.
-fn text(peer: SocketAddr) -> String {
-    SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()
-}
-
-fn microseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The name in a `ClientHello`; None: not whole yet; "": Python must look. For the tests that hold both readers to one another.

@@ -50,6 +50,8 @@ pub enum End {
     NeverClosed(Side),
     /// Somebody asked for it.
     Killed,
+    /// Memory was short, and it held the most.
+    Shed,
     /// The engine was stopped.
     Stopped,
 }
@@ -132,6 +134,13 @@ impl Session {
             self.moved[Side::Upstream as usize],
             self.moved[Side::Client as usize],
         )
+    }
+
+    /// Bytes that are held for both sides, since they did not take them yet.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let debts = self.sockets.iter().filter_map(|one| one.debt.as_ref());
+        debts.map(|owed| owed.held()).sum()
     }
 
     /// Bytes of one side that were handed to the kernel since these were the counts.

@@ -23,6 +23,14 @@ impl Owed {
         (!bytes.is_empty()).then(|| Box::new(Self::Bytes { bytes, paid: 0 }))
     }
 
+    /// Bytes of memory that it takes: a copy takes all of them until the last one is paid.
+    pub(crate) fn held(&self) -> usize {
+        match self {
+            Self::Bytes { bytes, .. } => bytes.capacity(),
+            Self::Pipe(pipe) => pipe.holds(),
+        }
+    }
+
     /// Pays what a socket takes, which is how many bytes (0: none now); and whether that was all.
     pub(crate) fn pay(&mut self, socket: &mut Socket) -> Result<(usize, bool), Errno> {
         match self {

@@ -80,6 +80,12 @@ impl Pipe {
         self.holds == 0
     }
 
+    /// Bytes that are in it.
+    #[must_use]
+    pub fn holds(&self) -> usize {
+        self.holds
+    }
+
     /// Takes up to `size` bytes of what a socket has; how many, 0 at its end.
     ///
     /// # Errors

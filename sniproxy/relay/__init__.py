@@ -167,6 +167,14 @@ class Front(Protocol):
         """No plan is good any more."""
         ...
 
+    def playing(self) -> list[tuple[Plan, int, int]]:
+        """How many sessions go by plans now: plan, pick in the target's round, sessions; 0 is left out.
+
+        Who is on his way to his game server counts. A plan that was learned twice may stand there twice. Everything else
+        of the process waits until a thread has answered, which takes no longer than one of its turns.
+        """
+        ...
+
 
 class Relay(Protocol):
     """One per worker."""
@@ -199,6 +207,25 @@ class Relay(Protocol):
         """Those who play now and still do in `after` seconds are ended then, one by one over `spread` seconds.
 
         Their reason is `shutdown`; up to two seconds more, as with other times. Those who begin later are left alone.
+        Asked for again, each ends at the soonest of its times.
+        """
+        ...
+
+    def undrain(self) -> None:
+        """Takes back every end that `drain` has set: those who still play go on as if it had never been asked for."""
+        ...
+
+    def held(self) -> int:
+        """Bytes that are kept for all sessions: they were read from one side, and the other did not take them yet.
+
+        A copy counts whole until all of it has gone. What lies in the kernel's buffers does not count.
+        """
+        ...
+
+    def shed(self) -> int:
+        """Ends the session that holds the most bytes, with the reason `shed`; how many it held.
+
+        0, and nobody ends, where none holds any. Both sides hear of it as a reset, since bytes are missing.
         """
         ...
 

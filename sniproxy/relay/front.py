@@ -6,9 +6,10 @@ game server did not take.
 
 import os
 import socket
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import trio
@@ -24,7 +25,7 @@ with suppress(ImportError):  # installed where there was no Rust toolchain
     from sniproxy import _relay
 
 if TYPE_CHECKING:
-    from sniproxy._relay import TriedReport
+    from sniproxy._relay import ArrivalReport, TriedReport
 
 REST = (
     0.005  # seconds between two looks at sessions that are over: they are accounted for in batches
@@ -49,6 +50,15 @@ def as_numbers(terms: Terms) -> tuple[int, int, int | None, int | None]:
         None if session is None else milliseconds(session),
         None if bandwidth is None else min(bandwidth, FASTEST),
     )
+
+
+@runtime_checkable
+class Mindful(Protocol):
+    """A host that wants to know of those who were lost."""
+
+    def failed(self, trace: str, route: str | None) -> None:
+        """Somebody who came was closed for a defect of ours. `trace`: the traceback; `route`: the id, where it is known."""
+        ...
 
 
 class NativeFront:
@@ -102,6 +112,9 @@ class NativeFront:
     def forget(self) -> None:
         self._engine.forget()
 
+    def playing(self) -> list[tuple[Plan, int, int]]:
+        return self._engine.playing()
+
     async def receive(self, fileno: int) -> None:
         """Hands everybody who arrives to the host, for ever."""
         while True:
@@ -114,20 +127,43 @@ class NativeFront:
             return
         now = trio.current_time()
         # Before pauses are asked for: a pause that comes meanwhile is news again.
-        for number, descriptor, peer, said, errno, waited, tried in self._engine.arrivals():
-            since = now - waited / 1e6
-            accepted = Accepted(
+        for report in self._engine.arrivals():
+            try:
+                accepted = self._read(report, now)
+            except Exception:  # a defect of ours costs this one alone
+                if not isinstance(self._host, Mindful):
+                    raise
+                tried = report[-1]
+                route = None if tried is None else tried[0].route.id
+                self._host.failed(traceback.format_exc(), route)
+            else:
+                self._host.arrived(accepted)
+        for errno in self._engine.pauses():
+            self._host.paused(os.strerror(errno))
+
+    def _read(self, report: "ArrivalReport[Plan]", now: float) -> Accepted:
+        """Who has come. If that fails, what the engine gave up is closed."""
+        number, descriptor, peer, said, errno, waited, tried = report
+        since = now - waited / 1e6
+        sock: socket.socket | None = None
+        attempt: Attempt | None = None
+        try:
+            sock = _socket(descriptor, peer[0])
+            attempt = None if tried is None else _attempt(since, tried)
+            return Accepted(
                 listener=self._listeners[number],
-                sock=_socket(descriptor, peer[0]),
+                sock=sock,
                 peer=_as_accepted(*peer),
                 said=said,
                 failure=OSError(errno, os.strerror(errno)) if errno else None,
                 since=since,
-                attempt=None if tried is None else _attempt(since, tried),
+                attempt=attempt,
             )
-            self._host.arrived(accepted)
-        for errno in self._engine.pauses():
-            self._host.paused(os.strerror(errno))
+        except BaseException:
+            _give_up(sock, descriptor)
+            if tried is not None and not tried[3]:
+                _give_up(None if attempt is None else attempt.outcome, tried[2])
+            raise
 
     async def account(self, fileno: int) -> None:
         """Tells the host of sessions that are over, for ever."""
@@ -160,6 +196,14 @@ class NativeFront:
 def _socket(descriptor: int, host: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
+
+
+def _give_up(made: socket.socket | OSError | None, descriptor: int) -> None:
+    """Closes what the engine gave up, whether a socket was made of it by now or not."""
+    if isinstance(made, socket.socket):
+        made.close()
+    else:
+        os.close(descriptor)
 
 
 def _as_accepted(host: str, port: int, flow: int, scope: int) -> Any:

@@ -7,6 +7,7 @@ descriptors, ends come out in batches through an eventfd. Sessions with terminat
 import os
 import socket
 import sys
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -41,14 +42,18 @@ _REASONS = {
     "upstream_closed_alone": CloseReason.UPSTREAM_CLOSED,
     "drained": CloseReason.SHUTDOWN,
     "killed": CloseReason.KILLED,
+    "shed": CloseReason.SHED,
     "stopped": CloseReason.SHUTDOWN,
 }
 
 
 def read_end(how: str, errno: int) -> tuple[CloseReason, str]:
     """Reason and detail of what the engine says of an end."""
-    detail = os.strerror(errno) if errno else NEVER_CLOSED if how.endswith("_alone") else ""
-    return _REASONS[how], detail
+    try:
+        detail = os.strerror(errno) if errno else NEVER_CLOSED if how.endswith("_alone") else ""
+        return _REASONS[how], detail
+    except Exception:  # a defect of ours ends this session alone, and is logged with it
+        return CloseReason.INTERNAL_ERROR, traceback.format_exc()
 
 
 class NativeRelay:
@@ -80,19 +85,30 @@ class NativeRelay:
         self._engine.drain(milliseconds(after), milliseconds(spread))
         self._terminating.drain(after, spread)
 
+    def undrain(self) -> None:
+        self._engine.undrain()
+        self._terminating.undrain()
+
+    def held(self) -> int:
+        return self._engine.held() + self._terminating.held()
+
+    def shed(self) -> int:
+        # Whichever of the two has the session that holds the most.
+        return self._engine.shed(self._terminating.most_held()) or self._terminating.shed()
+
     def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> Link:
         if self._over:
             raise RuntimeError("the relay was closed")
         if flow.tls is not None:
             return self._terminating.start(flow, on_end)
-        link = _Link(self._engine, on_end)
-        link.token = self._engine.start(
-            flow.client.detach(),
-            flow.upstream.detach(),
-            flow.first,
-            as_numbers(flow.terms),
-            link,
-        )
+        link, terms = _Link(self._engine, on_end), as_numbers(flow.terms)
+        client, upstream = flow.client.detach(), flow.upstream.detach()
+        try:
+            link.token = self._engine.start(client, upstream, flow.first, terms, link)
+        except BaseException:  # it has taken nothing
+            os.close(client)
+            os.close(upstream)
+            raise
         return link
 
     async def deliver(self, fileno: int) -> None:

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import struct
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -47,8 +47,19 @@ async def receive_into(sock: socket.socket, buffer: memoryview) -> int:
             raise Lost(sock, error) from None
 
 
-async def send_all(sock: socket.socket, data: bytes | memoryview) -> None:
-    """Every byte, in order. What the kernel does not take at once is copied: `data` may be overwritten meanwhile."""
+class Keeper(Protocol):
+    """For whom bytes are kept that the kernel did not take."""
+
+    kept: int
+
+
+async def send_all(
+    sock: socket.socket, data: bytes | memoryview, keeper: Keeper | None = None
+) -> None:
+    """Every byte, in order. What the kernel does not take at once is copied: `data` may be overwritten meanwhile.
+
+    The keeper counts the copy for as long as there is one.
+    """
     try:
         sent = sock.send(data)
     except WOULD_BLOCK:
@@ -56,7 +67,15 @@ async def send_all(sock: socket.socket, data: bytes | memoryview) -> None:
     except OSError as error:
         raise Lost(sock, error) from None
     if sent < len(data):
-        await _send_rest(sock, memoryview(bytes(data[sent:])))
+        rest = bytes(data[sent:])
+        if keeper is None:
+            await _send_rest(sock, memoryview(rest))
+            return
+        keeper.kept += len(rest)
+        try:
+            await _send_rest(sock, memoryview(rest))
+        finally:
+            keeper.kept -= len(rest)
 
 
 async def _send_rest(sock: socket.socket, rest: memoryview) -> None:

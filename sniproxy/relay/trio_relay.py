@@ -75,6 +75,24 @@ class TrioRelay:
         for turn, link in enumerate(self._links):
             link.drain(begins + spread * turn / len(self._links))
 
+    def undrain(self) -> None:
+        for link in self._links:
+            link.undrain()
+
+    def held(self) -> int:
+        return sum(link.held for link in self._links)
+
+    def most_held(self) -> int:
+        """By one session."""
+        return max((link.held for link in self._links), default=0)
+
+    def shed(self) -> int:
+        link = max(self._links, key=_held, default=None)
+        held = 0 if link is None else link.held
+        if link is not None and held:
+            link.shed()
+        return held
+
     async def watch_deadlines(self) -> None:
         """Ends what is idle, for ever."""
         while True:
@@ -101,6 +119,7 @@ class _Link:
         "_detail",
         "_first_end",
         "_flow",
+        "_lasts_until",
         "_living",
         "_on_end",
         "_reason",
@@ -110,6 +129,7 @@ class _Link:
         "closed",
         "ends_at",
         "idle_timeout",
+        "kept",
         "last_active",
         "to_client",
         "to_upstream",
@@ -125,9 +145,11 @@ class _Link:
         self._living = living
         self.to_upstream = 0
         self.to_client = 0
+        self.kept = 0  # bytes that the kernel did not take, TLS aside
         self.last_active = trio.current_time()
         self.idle_timeout = flow.terms.idle_timeout
-        self.ends_at = self.last_active + (flow.terms.session_time or float("inf"))
+        self._lasts_until = self.last_active + (flow.terms.session_time or float("inf"))
+        self.ends_at = self._lasts_until
         self._time_up = CloseReason.SESSION_TIMEOUT
         self.bucket = -1
         self._flow = flow
@@ -165,11 +187,29 @@ class _Link:
     def kill(self, reason: CloseReason) -> None:
         self._abort(reason)
 
+    @property
+    def held(self) -> int:
+        """Bytes of ours; none once it is over."""
+        if self._reason is not None:
+            return 0
+        tls = self._flow.tls
+        return self.kept + (tls.held if isinstance(tls, TrioTls) else 0)
+
+    def shed(self) -> None:
+        """It held too much."""
+        close(self._flow.client, reset=True)
+        close(self._flow.upstream, reset=True)
+        self._abort(CloseReason.SHED)
+
     def drain(self, ends_at: float) -> None:
         """It must end by then."""
         if ends_at < self.ends_at:
             self.ends_at, self._time_up = ends_at, CloseReason.SHUTDOWN
             self._deadlines.file(self)
+
+    def undrain(self) -> None:
+        """It may last as long as ever. It is looked at when it would have ended, and filed anew."""
+        self.ends_at, self._time_up = self._lasts_until, CloseReason.SESSION_TIMEOUT
 
     def expire(self) -> None:
         """Nothing has moved for too long, or the session has lasted too long."""
@@ -212,6 +252,10 @@ class _Link:
         self._on_end(Outcome(self._reason, self._detail, self.to_upstream, self.to_client))
 
 
+def _held(link: _Link) -> int:
+    return link.held
+
+
 def _open_pace(flow: Flow) -> Pace | None:
     bandwidth = flow.terms.bandwidth
     return None if bandwidth is None else Pace(bandwidth)
@@ -241,13 +285,13 @@ def _moved(link: _Link, pace: Pace | None, count: int) -> None:
 async def _copy_inbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
     """The client's bytes to the upstream, as they are."""
     pace = _open_pace(flow)
-    await send_all(flow.upstream, flow.first)
+    await send_all(flow.upstream, flow.first, link)
     link.to_upstream += len(flow.first)
     _moved(link, pace, len(flow.first))
     while count := await receive_into(
         flow.client, buffer[: await _allowed(link, pace, len(buffer))]
     ):
-        await send_all(flow.upstream, buffer[:count])
+        await send_all(flow.upstream, buffer[:count], link)
         link.to_upstream += count
         _moved(link, pace, count)
     shut_writing(flow.upstream)
@@ -259,7 +303,7 @@ async def _copy_outbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
     while count := await receive_into(
         flow.upstream, buffer[: await _allowed(link, pace, len(buffer))]
     ):
-        await send_all(flow.client, buffer[:count])
+        await send_all(flow.client, buffer[:count], link)
         link.to_client += count
         _moved(link, pace, count)
     shut_writing(flow.client)
@@ -273,7 +317,7 @@ async def _decrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) ->
             await tls.answer()
             await tls.fetch(buffer)
         else:
-            await send_all(flow.upstream, data)
+            await send_all(flow.upstream, data, link)
             link.to_upstream += len(data)
             _moved(link, pace, len(data))
     shut_writing(flow.upstream)

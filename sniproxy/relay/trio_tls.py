@@ -110,8 +110,15 @@ class TrioTls:
         self._held_back = b""  # decrypted by `end`, not yet read
         self._eof = False  # the client's
         self._ended = False  # ours
+        self.kept = 0  # bytes, on their way to a client who does not take them
         self.version = ""
         self.cipher = ""
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept, encrypted or not; OpenSSL's own are not known."""
+        between = self._incoming.pending + self._outgoing.pending
+        return self.kept + between + len(self._held_back)
 
     async def handshake(self) -> None:
         """SessionEnded HANDSHAKE_FAILED, after the alert went out, when the client does not get through it."""
@@ -221,4 +228,4 @@ class TrioTls:
     async def _flush(self) -> None:
         async with self._sending:
             while data := self._outgoing.read(4 * CHUNK):
-                await send_all(self._sock, data)
+                await send_all(self._sock, data, self)

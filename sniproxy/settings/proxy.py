@@ -141,6 +141,8 @@ class Overload(Section):
     """What is done when more comes than can be served. Sessions that play go before those that come."""
 
     max_memory: Annotated[int, Field(ge=64 * MIB)] | Literal["auto"] | None = "auto"  # bytes
-    setups: Annotated[int, Field(ge=1)] = 64  # past the hello, on their way to play, per worker
+    setups: Annotated[int, Field(ge=1)] = 512  # past the hello, on their way to play, per worker
+    route_share: Annotated[float, Field(gt=0, le=1)] = 0.5  # of `setups` for one route at most
+    address_share: Annotated[float, Field(gt=0, le=1)] = 0.125  # and for one client address
     queue: Annotated[int, Field(ge=0)] = 4096  # connections that wait for that, per worker
     queue_timeout: PositiveSeconds = 10 * SECOND  # for which one waits at most

@@ -14,6 +14,7 @@ from tests.support.etcd import find_etcd_binaries
 pytestmark = [
     pytest.mark.skipif(not find_etcd_binaries(), reason="there is no etcd here"),
     pytest.mark.timeout(200),
+    pytest.mark.alone,
 ]
 
 

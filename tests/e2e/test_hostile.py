@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from bench.hostile import garbage, proxy_and_games, slow_clients
+
+pytestmark = pytest.mark.alone
 
 
 def test_slow_clients_are_closed_on_time_and_garbage_leaves_nothing(tmp_path: Path) -> None:

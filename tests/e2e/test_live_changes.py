@@ -12,6 +12,7 @@ CHANGES = 200
 BAR = 100.0  # milliseconds at the 99th percentile
 
 
+@pytest.mark.alone
 def test_200_routes_appear_and_vanish_within_the_bar(
     stack: Stack, games: tuple[Game, Game]
 ) -> None:

@@ -14,8 +14,12 @@ from sniproxy.relay.native import BUILT
 from tests.support.stack import RELAY
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
     pytest.mark.timeout(400),  # the load generator may have to be built first
+    pytest.mark.skipif(
+        BUILT and os.environ.get(RELAY) == "trio", reason="a minute: once is enough"
+    ),
 ]
 SCENARIOS = scenarios(quick=True)
 # What a scenario finds wrong with the proxy as it is: goes when that does.

@@ -17,6 +17,7 @@ from tests.support.stack import RELAY
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
     pytest.mark.timeout(400),  # the load generator may have to be built first
+    pytest.mark.alone,
 ]
 
 SESSIONS, SHORT = 300, 3_000

@@ -86,6 +86,24 @@ async def test_the_rest_of_a_hello_may_come_seconds_later(
     assert (line["sni"], line["bytes_in"]) == (NAME, len(HELLO) + 8)
 
 
+async def test_who_is_still_on_his_way_plays(served: list[Accepted], deaf: tuple[str, int]) -> None:
+    """In the eyes of whoever counts."""
+    async with open_gateway(MIXED, deaf_to(deaf)) as gateway:
+        front = gateway.worker.relay.front
+        assert front is not None
+        players = []
+        for before in range(4):
+            players.append(gateway.dial())
+            await players[-1].send(HELLO)
+            while len(served) + sum(count for _, _, count in front.playing()) == before:
+                await trio.testing.wait_all_tasks_blocked()
+        assert len(served) == 1
+        [(plan, pick, sessions)] = front.playing()
+        assert (plan.name, pick, sessions) == (NAME, 0, 3)
+        for player in players:
+            player.close()
+
+
 async def test_a_node_that_never_answers_is_not_taken_for_an_idle_session(
     served: list[Accepted], deaf: tuple[str, int]
 ) -> None:

@@ -35,7 +35,7 @@ async def test_a_killed_etcd_is_noticed_at_once_and_used_again(etcd: EtcdServer)
             await anyio.wait_all_tasks_blocked()
             etcd.kill()
         for call in CALLS.values():
-            with anyio.fail_after(1), pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1"):
+            with anyio.fail_after(2), pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1"):
                 await call(store)
         etcd.start()
         async with store.watch("/", after=0) as watch:
@@ -73,10 +73,10 @@ async def test_what_was_acknowledged_outlives_a_killed_etcd(etcd: EtcdServer) ->
 
 async def test_a_frozen_etcd_costs_a_call_its_limit(etcd: EtcdServer) -> None:
     async def try_one(call: Callable[[Store], Awaitable[object]]) -> None:
-        with anyio.fail_after(0.8), pytest.raises(StoreUnavailable, match="in time"):
+        with anyio.fail_after(2.5), pytest.raises(StoreUnavailable, match="in time"):
             await call(store)
 
-    async with opened(etcd.url, timeout=0.3) as store:
+    async with opened(etcd.url, timeout=1.0) as store:
         await store.put("/1", b"v")
         etcd.pause()
         async with anyio.create_task_group() as tasks:
@@ -89,12 +89,12 @@ async def test_a_frozen_etcd_costs_a_call_its_limit(etcd: EtcdServer) -> None:
 
 
 async def test_a_frozen_etcd_ends_a_watch_within_its_silence(etcd: EtcdServer) -> None:
-    async with opened(etcd.url, watch_silence=0.6) as store:
+    async with opened(etcd.url, watch_silence=1.0) as store:
         written = await store.put("/1", b"v")
         async with store.watch("/", after=written - 1) as watch:
             await take(watch, 1)
             etcd.pause()
-            with anyio.fail_after(0.6 + 0.4), pytest.raises(StoreUnavailable):
+            with anyio.fail_after(1.0 + 1.0), pytest.raises(StoreUnavailable):
                 await next_batch(watch)
 
 
@@ -106,11 +106,11 @@ async def test_a_quiet_watch_of_a_sound_etcd_does_not_end(etcd: EtcdServer) -> N
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             if request.url.path == "/v3/watch":
                 watches.append(request.url.path)
-                if len(watches) == 4:
+                if len(watches) == 3:
                     opened_anew.set()
             return await super().handle_async_request(request)
 
-    async with opened(etcd.url, watch_silence=0.2, transport=Counting()) as store:
+    async with opened(etcd.url, watch_silence=1.0, transport=Counting()) as store:
         written = await store.put("/1", b"v")
         async with store.watch("/", after=written) as watch, anyio.create_task_group() as tasks:
             tasks.start_soon(expect_one, watch, "/2")

@@ -15,7 +15,7 @@ from sniproxy.errors import StoreUnavailable
 from sniproxy.following import Freshness, follow
 from sniproxy.keyring import Keyring
 from sniproxy.logs import open_log
-from sniproxy.metrics import Metrics
+from sniproxy.metrics import Metrics, PodMetrics
 from sniproxy.settings import Proxy
 from sniproxy.snapshot import Snapshot
 from sniproxy.store import Batch, Deleted, Entry, Event, Listing
@@ -111,6 +111,7 @@ class Following:
         default_factory=lambda: Snapshot("/apisix", Keyring(["a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="]))
     )  # fmt: skip
     metrics: Metrics = field(default_factory=Metrics)
+    pod_metrics: PodMetrics = field(default_factory=PodMetrics)
     output: io.StringIO = field(default_factory=io.StringIO)
     started: list[float] = field(default_factory=list)
     changed: list[tuple[float, int]] = field(
@@ -123,7 +124,7 @@ class Following:
         """Follows up to that time of the clock."""
         log = open_log("t", self.output)
         freshness = Freshness(BOUND)
-        self.metrics.show_freshness(freshness)
+        self.pod_metrics.show_freshness(freshness)
         follower = self.follower or InForce(self.snapshot, self.metrics, log, self._note)
         with trio.move_on_at(until):
             async with trio.open_nursery() as nursery:
@@ -143,7 +144,11 @@ class Following:
 
     def metric(self, name: str) -> float | None:
         """A gauge as /metrics shows it."""
-        return self.metrics.registry.get_sample_value(f"sniproxy_{name}")
+        values = (
+            one.registry.get_sample_value(f"sniproxy_{name}")
+            for one in (self.metrics, self.pod_metrics)
+        )
+        return next((value for value in values if value is not None), None)
 
     def log(self) -> list[dict[str, Any]]:
         """The lines without what is the same in all of them."""

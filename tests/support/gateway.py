@@ -19,10 +19,10 @@ from sniproxy.logs import Log, open_log
 from sniproxy.reception import Reception
 from sniproxy.relay import Relay
 from sniproxy.relay.opening import open_relay
-from sniproxy.session import Worker, open_worker
-from sniproxy.settings import Listener, Proxy
+from sniproxy.settings import Listener, Overload, Proxy
 from sniproxy.snapshot import Snapshot
 from sniproxy.store import Entry
+from sniproxy.worker_state import Worker, open_worker
 from tests.support.certificates import NAME, pair
 from tests.support.peers import Peer
 
@@ -140,6 +140,7 @@ async def open_gateway(
     *,
     relay: Relay | None = None,
     log: Log | None = None,
+    overload: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """Serves until the block is left, which ends its sessions as a shutdown does."""
@@ -152,7 +153,8 @@ async def open_gateway(
         limits = open_limits(proxy)
         async with open_relay(proxy, limits.places) as opened, trio.open_nursery() as nursery:
             snapshot = fill(objects or {})
-            worker = open_worker(proxy, snapshot, relay or opened, log or captured, limits)
+            crowded = Overload(**{"route_share": 1, "address_share": 1, **(overload or {})})
+            worker = open_worker(proxy, snapshot, relay or opened, log or captured, limits, crowded)
             Reception(worker, nursery).open(listening, listener)
             yield Gateway(worker, lines, listening.getsockname()[:2], nursery)
             nursery.cancel_scope.cancel()

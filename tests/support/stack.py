@@ -29,15 +29,15 @@ class Part:
     def __init__(self, name: str, folder: Path, command: list[str], env: dict[str, str]) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
-        self._command = command
-        self._env = env
+        self.command = command
+        self.env = env
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts it; its output is appended to the log."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, env=self._env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self.command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
     def stop(self) -> int:
@@ -93,9 +93,13 @@ class Stack:
         *,
         parts: Sequence[str] = ("admin", "proxy"),
         listener: dict[str, Any] | None = None,
+        drain: dict[str, Any] | None = None,
         **proxy: Any,
     ) -> None:
-        """store: the setting. parts: what runs. listener: flags of the one (mixed by default). proxy: further settings."""
+        """store: the setting. parts: what runs. listener: flags of the one (mixed by default).
+
+        drain: how it ends; by default at once. proxy: further settings.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.port, self.admin_port, self.status_port = free_ports(3)
         self.store = store
@@ -109,6 +113,7 @@ class Stack:
             },
             "status": {"address": f"127.0.0.1:{self.status_port}"},
             "proxy": {"listeners": [{"address": f"127.0.0.1:{self.port}"} | flags]} | proxy,
+            "drain": {"deadline": 0, "spread": 0} | (drain or {}),
             "etcd": {"timeout": 2},
             "encryption": {"keyring": [base64.b64encode(os.urandom(32)).decode()]},
         }

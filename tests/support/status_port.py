@@ -1,94 +1,103 @@
-"""A status port for tests, and a listener whose accept may fail."""
+"""A status port for tests, and the workers that it asks."""
 
-import socket
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-import trio
-
 from sniproxy.following import Freshness
-from sniproxy.metrics import Metrics
+from sniproxy.metrics import Metrics, PodMetrics
 from sniproxy.refusals import Recorder
+from sniproxy.scrape import Family, export
 from sniproxy.snapshot import Snapshot
-from sniproxy.status import Status, serve_status
+from sniproxy.status import Status, config_of, flight_of, refused_of
 from tests.support.gateway import fill
-from tests.support.peers import Peer
+from tests.support.http_port import HttpPort, Listening, open_http
 
 BOUND = 10.0  # seconds without a sign of the store after which the configuration is stale
-DEADLINE = 1000  # virtual seconds for one test
 TEXT = "text/plain; charset=utf-8"
 HOSTILE = 'a"\\\r\n\x1b[2J\0\u2028<script>\x7f\x85\ud800é'
 
 
-class Listening(socket.socket):
-    """A listener whose accept fails with each of `failures` before it works."""
-
-    failures: Sequence[OSError] = ()
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """As the kernel would."""
-        if self.failures:
-            first, *self.failures = self.failures
-            raise first
-        return super().accept()
+def empty() -> Recorder:
+    """A recorder that has kept nothing yet."""
+    return Recorder(limit=10_000)
 
 
-class Port:
+def one_upstream() -> Snapshot:
+    """A snapshot with one object, at revision 1."""
+    return fill({"upstreams/1": {"nodes": {}}})
+
+
+@dataclass
+class Hand:
+    """What one worker answers from."""
+
+    recorder: Recorder = field(default_factory=empty)
+    snapshot: Snapshot = field(default_factory=one_upstream)
+    metrics: Metrics = field(default_factory=lambda: Metrics(lambda: 7))
+
+    def answer(self, about: str, more: dict[str, Any]) -> Any:
+        """As a worker does."""
+        answers: dict[str, Callable[[], Any]] = {
+            "config": lambda: config_of(self.snapshot),
+            "refused": lambda: refused_of(self.recorder),
+            "flight": lambda: flight_of(self.recorder, more["session"]),
+        }
+        return answers[about]()
+
+
+class Hands:
+    """Workers that answer at once, as through a channel. Implements `sniproxy.status.Workers`."""
+
+    def __init__(self, *hands: Hand) -> None:
+        self.all = list(hands)
+        self.buried: list[Family] = []
+
+    @property
+    def revision(self) -> int:
+        return min((one.snapshot.revision for one in self.all), default=0)
+
+    async def answers(self, about: str, **more: Any) -> list[Any]:
+        given = [one.answer(about, more) for one in self.all]
+        return [json.loads(json.dumps(one)) for one in given if one is not None]
+
+    async def counted(self) -> list[list[Family]]:
+        exports = [self.buried, *(export(one.metrics.registry) for one in self.all)]
+        return [json.loads(json.dumps(one)) for one in exports]
+
+
+class Port(HttpPort):
     """A status port."""
 
     def __init__(
         self,
-        listening: "Listening",
-        metrics: Metrics,
+        listening: Listening,
         status: Status,
-        snapshot: Snapshot,
+        hands: Hands,
         freshness: Freshness,
+        metrics: PodMetrics,
     ) -> None:
-        self.listening = listening
-        self.snapshot = snapshot
-        self.freshness = freshness
-        self.address: tuple[str, int] = listening.getsockname()
-        self.metrics = metrics
+        super().__init__(listening)
         self.status = status
+        self.hands = hands
+        self.freshness = freshness
+        self.metrics = metrics
 
-    async def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
-        """One request of a real client."""
-        host, port = self.address
-        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", trust_env=False) as client:
-            return await client.request(method, path, **more)
-
-    def dial(self) -> Peer:
-        """A client that has connected and said nothing."""
-        sock = socket.create_connection(self.address)
-        sock.setblocking(False)
-        return Peer(sock)
+    @property
+    def first(self) -> Hand:
+        """Of the workers."""
+        return self.hands.all[0]
 
 
 @asynccontextmanager
-async def open_port(recorder: Recorder | None = None) -> AsyncIterator[Port]:
-    """A status port that serves until the block is left."""
-    metrics = Metrics(lambda: 7)
-    snapshot, freshness = fill({"upstreams/1": {"nodes": {}}}), Freshness(bound=BOUND)
+async def open_port(*recorders: Recorder, workers: int = 1) -> AsyncIterator[Port]:
+    """A status port that serves until the block is left. One worker for each recorder, or so many that refused nobody."""
+    hands = Hands(*map(Hand, recorders or [empty() for _ in range(workers)]))
+    metrics, freshness = PodMetrics(), Freshness(bound=BOUND)
     freshness.proven()
-    status = Status(metrics.registry, recorder or Recorder(limit=10_000), snapshot, freshness)
-    with trio.fail_after(DEADLINE), Listening() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(100)
-        listening.setblocking(False)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_status, listening, status)
-            yield Port(listening, metrics, status, snapshot, freshness)
-            nursery.cancel_scope.cancel()
-
-
-async def read_until_gone(client: Peer) -> bytes:
-    """All that comes; a reset after it is an end too, when not all that was sent was read."""
-    data = bytearray()
-    try:
-        while more := await client.receive():
-            data += more
-    except ConnectionResetError:
-        pass
-    return bytes(data)
+    metrics.show_freshness(freshness)
+    status = Status(metrics.registry, hands, freshness)
+    async with open_http(status.answer) as http:
+        yield Port(http.listening, status, hands, freshness, metrics)

@@ -33,8 +33,8 @@ pub(super) struct Entry<T> {
     pub(super) session: Session,
     pub(super) times: Times,
     pub(super) last_active: u64,
-    pub(super) ends_at: u64,
-    pub(super) drained: bool, // that is when it is drained
+    pub(super) ends_at: u64, // that is as long as it may last; NEVER also until it is dated
+    pub(super) drains_at: u64,
     pub(super) pace: Option<Box<Pace>>,
     pub(super) bucket: u64, // where it is filed
     pub(super) half_closed: bool,
@@ -51,6 +51,9 @@ impl<T> Entry<T> {
         } else {
             self.times.idle
         };
-        self.last_active.saturating_add(idle).min(self.ends_at)
+        self.last_active
+            .saturating_add(idle)
+            .min(self.ends_at)
+            .min(self.drains_at)
     }
 }

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::Engine;
 use super::arrivals::{Arrival, Played};
 use super::listening::Terms;
+use super::orders::{Command, Playing};
 use crate::places::Places;
 use crate::plans::{Plan, Plans};
 use crate::session::{End, Session};
@@ -45,17 +46,6 @@ pub struct Ended<T = ()> {
     pub to_upstream: u64,
     /// Bytes handed to the kernel for the client.
     pub to_client: u64,
-}
-
-pub(super) enum Command<T> {
-    Start(u64, Session, Times, T),
-    Kill(u64),
-    Tick(u64),
-    Counts(u64, SyncSender<Option<(u64, u64)>>),
-    Drain { after: u64, spread: u64 },
-    Listen(usize, OwnedFd, Terms),
-    Unlisten(usize, SyncSender<()>),
-    Stop,
 }
 
 /// What an engine has to tell. Each list has an eventfd that is readable while there is something in it.
@@ -157,9 +147,8 @@ impl<T: Send + Sync + 'static> Handle<T> {
 
     /// Accepts no more from it; its socket is closed when this returns.
     pub fn unlisten(&self, listener: usize) {
-        let (sender, receiver) = sync_channel(1);
-        self.send(Command::Unlisten(listener, sender));
-        let _ = receiver.recv(); // an engine that was stopped has closed it too
+        // An engine that was stopped has closed it too.
+        self.ask(|done| Command::Unlisten(listener, done));
     }
 
     /// From now on a listener's connections that ask for a name are played by this plan.
@@ -184,6 +173,11 @@ impl<T: Send + Sync + 'static> Handle<T> {
         self.send(Command::Drain { after, spread });
     }
 
+    /// Takes back every end that `drain` has set: those who play go on as if it had never been asked for.
+    pub fn undrain(&self) {
+        self.send(Command::Undrain);
+    }
+
     /// Says what time it is, in milliseconds; to be called every `TICK`.
     pub fn tick(&self, now: u64) {
         self.send(Command::Tick(now));
@@ -193,14 +187,30 @@ impl<T: Send + Sync + 'static> Handle<T> {
     ///
     /// Waits for the engine's next turn.
     pub fn counts(&self, token: u64) -> Option<(u64, u64)> {
-        let (sender, receiver) = sync_channel(1);
-        self.send(Command::Counts(token, sender));
-        let living = receiver.recv().ok().flatten();
-        living.or_else(|| {
+        let living = self.ask(|answer| Command::Counts(token, answer));
+        living.flatten().or_else(|| {
             let ended = lock(&self.shared.ended.list);
             let end = ended.iter().find(|end| end.token == token)?;
             Some((end.to_upstream, end.to_client))
         })
+    }
+
+    /// How many sessions there are by each plan. Waits for the engine's next turn.
+    pub fn playing(&self) -> Vec<Playing<T>> {
+        self.ask(Command::Playing).unwrap_or_default()
+    }
+
+    /// Bytes that are held for all sessions, since those whom they are for did not take them yet. Waits as `playing`.
+    pub fn held(&self) -> usize {
+        self.ask(Command::Held).unwrap_or_default()
+    }
+
+    /// Ends the session for which the most bytes are held, if they are more than `than`; how many, 0 where nobody ended.
+    ///
+    /// Waits as `playing`.
+    pub fn shed(&self, than: usize) -> usize {
+        self.ask(|answer| Command::Shed(than, answer))
+            .unwrap_or_default()
     }
 
     /// Connections that were accepted so far.
@@ -251,6 +261,13 @@ impl<T: Send + Sync + 'static> Handle<T> {
         if let Some(thread) = lock(&self.thread).take() {
             let _ = thread.join(); // a panic has been printed by then
         }
+    }
+
+    /// Waits for the answer, in the engine's next turn; None: it was stopped.
+    fn ask<A>(&self, question: impl FnOnce(SyncSender<A>) -> Command<T>) -> Option<A> {
+        let (sender, receiver) = sync_channel(1);
+        self.send(question(sender));
+        receiver.recv().ok()
     }
 
     fn send(&self, command: Command<T>) {

@@ -8,6 +8,7 @@ mod arrivals;
 mod entry;
 mod handle;
 mod listening;
+mod orders;
 mod time;
 mod waiting;
 
@@ -27,10 +28,11 @@ use slab::Slab;
 
 pub use self::arrivals::{Arrival, Played, Tried};
 use self::entry::{Entry, Owner};
-use self::handle::{Command, Shared, lock};
 pub use self::handle::{Ended, Handle, Times};
+use self::handle::{Shared, lock};
 use self::listening::Listening;
 pub use self::listening::Terms;
+pub use self::orders::Playing;
 use self::waiting::{Pending, Waiting};
 use crate::deadlines::Deadlines;
 use crate::pace::Pace;
@@ -253,65 +255,6 @@ impl<T: Send + Sync> Engine<T> {
         }
     }
 
-    fn obey(&mut self) {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.shared.wake, &mut count);
-        let commands = lock(&self.shared.commands).as_mut().map(take);
-        let commands = commands.unwrap_or_default();
-        for command in &commands {
-            if let Command::Tick(now) = command {
-                self.tick(*now);
-            }
-        }
-        for command in commands {
-            match command {
-                Command::Start(token, session, times, owner) => {
-                    self.adopt(token, session, times, owner);
-                }
-                Command::Listen(number, socket, terms) => self.listen(number, socket, terms),
-                Command::Unlisten(number, done) => {
-                    self.unlisten(number);
-                    let _ = done.send(()); // whoever asked may be gone
-                }
-                Command::Kill(token) => {
-                    if let Some(&key) = self.keys.get(&token) {
-                        self.end(key, End::Killed);
-                    }
-                }
-                Command::Tick(_) => {}
-                Command::Drain { after, spread } => self.drain(after, spread),
-                Command::Counts(token, answer) => {
-                    // Whoever asked may be gone.
-                    let _ = answer.send(self.counts(token));
-                }
-                Command::Stop => self.stopping = true,
-            }
-        }
-    }
-
-    /// Of a session that lives, or has ended in this turn.
-    fn counts(&self, token: u64) -> Option<(u64, u64)> {
-        if let Some(&key) = self.keys.get(&token) {
-            return Some(self.entries[key].session.counts());
-        }
-        let end = self.ended.iter().find(|end| end.token == token)?;
-        Some((end.to_upstream, end.to_client))
-    }
-
-    fn adopt(&mut self, token: u64, session: Session, times: Times, owner: T) {
-        let key = self.insert(token, session, times, Owner::Given(owner), false);
-        let entry = &self.entries[key];
-        for side in [Side::Client, Side::Upstream] {
-            let socket = entry.session.socket(side);
-            let added = epoll::add(&self.epoll, socket, session_data(key, side), SESSION_EVENTS);
-            if let Err(error) = added {
-                self.end(key, End::Lost(side, error));
-                return;
-            }
-        }
-        self.move_bytes(key);
-    }
-
     /// A session that epoll does not know yet; its key.
     fn insert(
         &mut self,
@@ -333,7 +276,7 @@ impl<T: Send + Sync> Engine<T> {
             times,
             last_active: 0,
             ends_at: NEVER,
-            drained: false,
+            drains_at: NEVER,
             pace,
             bucket: NEVER,
             half_closed: false,

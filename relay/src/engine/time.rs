@@ -45,24 +45,27 @@ impl<T: Send + Sync> Engine<T> {
         }
     }
 
-    /// Gives everybody a time to end by, one after another.
+    /// Gives everybody a time to end by, one after another, unless there is a sooner one.
     pub(super) fn drain(&mut self, after: u64, spread: u64) {
         let count = self.entries.len() as u128;
         for (turn, (key, entry)) in self.entries.iter_mut().enumerate() {
             let share = u64::try_from(u128::from(spread) * turn as u128 / count);
             let wait = after.saturating_add(share.unwrap_or(spread));
-            let ends_at = self.now.saturating_add(wait);
-            let is_new = entry.bucket == NEVER; // it is dated and filed at the next tick
-            if is_new && entry.times.session.is_some_and(|lasts| lasts < wait) {
-                continue;
-            }
-            if ends_at < entry.ends_at {
-                entry.ends_at = ends_at;
-                entry.drained = true;
-                if !is_new {
+            let drains_at = self.now.saturating_add(wait);
+            if drains_at < entry.drains_at {
+                entry.drains_at = drains_at;
+                // One that is new is dated and filed at the next tick.
+                if entry.bucket != NEVER {
                     entry.bucket = self.deadlines.file(key, entry.due());
                 }
             }
+        }
+    }
+
+    /// Takes those times back. Who was filed for one is looked at then, and filed anew.
+    pub(super) fn undrain(&mut self) {
+        for (_, entry) in &mut self.entries {
+            entry.drains_at = NEVER;
         }
     }
 
@@ -73,8 +76,9 @@ impl<T: Send + Sync> Engine<T> {
         };
         if entry.due() > self.now {
             entry.bucket = self.deadlines.file(key, entry.due());
-        } else if entry.ends_at <= self.now {
-            let end = if entry.drained {
+        } else if entry.drains_at.min(entry.ends_at) <= self.now {
+            let is_drained = entry.drains_at < entry.ends_at;
+            let end = if is_drained {
                 End::Drained
             } else {
                 End::TimeUp

@@ -8,7 +8,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
 use super::super::LISTENER;
 use super::super::Times;
-use super::super::handle::{Command, Shared};
+use super::super::handle::Shared;
+use super::super::orders::Command;
 use super::*;
 use crate::places::Places;
 use crate::plans::Nodes;

@@ -1,0 +1,116 @@
+//! What an engine has to tell, in the form in which Python hears it; `sniproxy/_relay.pyi` describes it.
+
+use std::net::SocketAddr;
+use std::os::fd::{IntoRawFd, RawFd};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::engine::{Arrival, Ended, Played, Tried};
+use crate::session::{End, Side};
+
+/// (owner, how, errno, bytes to the upstream, bytes to the client)
+pub(crate) type EndReport = (Py<PyAny>, &'static str, i32, u64, u64);
+/// (plan, node, token, client), (how, errno), bytes (to the upstream, to the client), microseconds (hello, connect, altogether)
+pub(crate) type PlayReport = (
+    (Py<PyAny>, usize, u64, String),
+    (&'static str, i32),
+    (u64, u64),
+    (u64, Option<u64>, u64),
+);
+/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, what was tried)
+pub(crate) type ArrivalReport = (
+    usize,
+    RawFd,
+    (String, u16, u32, u32),
+    Py<PyBytes>,
+    i32,
+    u64,
+    Option<TriedReport>,
+);
+/// (plan, node, descriptor or -1, errno, microseconds to the whole hello)
+type TriedReport = (Py<PyAny>, usize, RawFd, i32, u64);
+
+fn how(end: End) -> (&'static str, i32) {
+    match end {
+        End::Closed(Side::Client) => ("client_closed", 0),
+        End::Closed(Side::Upstream) => ("upstream_closed", 0),
+        End::Lost(Side::Client, error) => ("client_lost", error.raw_os_error()),
+        End::Lost(Side::Upstream, error) => ("upstream_lost", error.raw_os_error()),
+        End::Idle => ("idle", 0),
+        End::TimeUp => ("time_up", 0),
+        End::Drained => ("drained", 0),
+        End::NeverClosed(Side::Client) => ("client_closed_alone", 0),
+        End::NeverClosed(Side::Upstream) => ("upstream_closed_alone", 0),
+        End::Killed => ("killed", 0),
+        End::Shed => ("shed", 0),
+        End::Stopped => ("stopped", 0),
+    }
+}
+
+pub(crate) fn end_report(ended: Ended<Py<PyAny>>) -> EndReport {
+    let (how, errno) = how(ended.end);
+    (ended.owner, how, errno, ended.to_upstream, ended.to_client)
+}
+
+pub(crate) fn play_report(py: Python<'_>, played: &Played<Py<PyAny>>) -> PlayReport {
+    let (how, errno) = how(played.end);
+    let plan = played.plan.owner.clone_ref(py);
+    (
+        (plan, played.node, played.token, text(played.peer)),
+        (how, errno),
+        (played.to_upstream, played.to_client),
+        (
+            microseconds(played.hello_took),
+            played.connect_took.map(microseconds),
+            microseconds(played.lasted),
+        ),
+    )
+}
+
+pub(crate) fn arrival_report(py: Python<'_>, arrival: Arrival<Py<PyAny>>) -> ArrivalReport {
+    let (flow, scope) = match arrival.peer {
+        SocketAddr::V4(_) => (0, 0),
+        SocketAddr::V6(address) => (address.flowinfo(), address.scope_id()),
+    };
+    let peer = (
+        arrival.peer.ip().to_string(),
+        arrival.peer.port(),
+        flow,
+        scope,
+    );
+    (
+        arrival.listener,
+        arrival.socket.into_raw_fd(),
+        peer,
+        PyBytes::new(py, &arrival.said).unbind(),
+        arrival.failure.map_or(0, rustix::io::Errno::raw_os_error),
+        microseconds(arrival.waited),
+        arrival.tried.map(|tried| tried_report(py, tried)),
+    )
+}
+
+fn tried_report(py: Python<'_>, tried: Tried<Py<PyAny>>) -> TriedReport {
+    let (socket, errno) = match tried.outcome {
+        Ok(socket) => (socket.into_raw_fd(), 0),
+        Err(error) => (-1, error.raw_os_error()),
+    };
+    let plan = tried.plan.owner.clone_ref(py);
+    (
+        plan,
+        tried.node,
+        socket,
+        errno,
+        microseconds(tried.hello_took),
+    )
+}
+
+/// host:port, with an IPv4 address that was mapped into IPv6 as what it is.
+fn text(peer: SocketAddr) -> String {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,87 @@
+"""What every session of a worker shares."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from sniproxy.limits import Limits, open_limits
+from sniproxy.logs import Log
+from sniproxy.metrics import Metrics
+from sniproxy.refusals import Recorder, Sampler
+from sniproxy.relay import Relay
+from sniproxy.settings import Overload, Proxy
+from sniproxy.snapshot import Snapshot
+from sniproxy.turns import Turns
+
+
+@dataclass(slots=True)
+class Worker:
+    """What every session of a worker shares. Its settings may change: a session asks for each when it needs it."""
+
+    settings: Proxy
+    snapshot: Snapshot
+    relay: Relay
+    metrics: Metrics
+    log: Log
+    limits: Limits
+    turns: Turns
+    sampler: Sampler
+    recorder: Recorder
+    drained: frozenset[str] = frozenset()  # routes that take no new session
+    short_of_memory: bool = False  # nobody is let in
+    routed: Counter[str] = field(default_factory=Counter)  # sessions by route; not planned ones
+
+    def settle(self, settings: Proxy, overload: Overload) -> None:
+        """Goes on by other settings, for those who come from now on."""
+        self.settings = settings
+        self.turns.settings = overload
+        self.limits.settle(settings)
+        self.relay.settle(settings)
+        self.sampler.interval = settings.refused_log_interval
+        self.forget_plans()
+
+    def forget_plans(self) -> None:
+        """What was decided for others who come may be wrong by now."""
+        if self.relay.front is not None:
+            self.relay.front.forget()
+
+    def playing(self) -> dict[str, int]:
+        """Sessions now, by route."""
+        counts = Counter(self.routed)
+        if self.relay.front is not None:
+            for plan, _, count in self.relay.front.playing():
+                counts[plan.route.id] += count
+        return counts
+
+
+def open_worker(
+    settings: Proxy,
+    snapshot: Snapshot,
+    relay: Relay,
+    log: Log,
+    limits: Limits | None = None,
+    overload: Overload | None = None,
+) -> Worker:
+    """A worker; without `limits` it shares them with nobody, not even with a relay that accepts by itself."""
+    limits = limits or open_limits(settings)
+    turns = Turns(overload or Overload())
+    front = relay.front
+    if front is not None:
+        snapshot.on_change = front.forget
+    metrics = Metrics(
+        lambda: limits.active,
+        lambda: limits.uncounted,
+        lambda: front.accepted if front is not None else 0,
+    )
+    metrics.setups.set_function(lambda: turns.inside)
+    metrics.setups_waiting.set_function(lambda: turns.waiting)
+    return Worker(
+        settings=settings,
+        snapshot=snapshot,
+        relay=relay,
+        metrics=metrics,
+        log=log,
+        limits=limits,
+        turns=turns,
+        sampler=Sampler(settings.refused_log_interval),
+        recorder=Recorder(settings.refused_kept),
+    )
