@@ -8,7 +8,8 @@ somebody else is inside at most a second later.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from bench.visitors import Players, Visitors, trips_of, try_until_inside
 from sniproxy.errors import REFUSALS, CloseReason
 from tests.support.players import client_hello
 
-PLAYING = "playing.example.com"
+PLAYING, CROWD, OTHER = "playing.example.com", "crowd.example.com", "other.example.com"
 AGAIN = 1.0  # seconds within which somebody is let in again
 BUSY = 0.1  # cores more than before
 LINES = 1.0  # a second, of each kind and worker
@@ -41,10 +42,11 @@ class Plan:
     players: int
     sessions: int  # a limit that lets in so many, the players among them
     seconds: float  # for which it is full
+    at_once: int  # limits; where time is measured, one
 
 
-FULL = Plan(players=20, sessions=400, seconds=20)
-QUICK = Plan(players=10, sessions=60, seconds=1)
+FULL = Plan(players=20, sessions=400, seconds=20, at_once=1)
+QUICK = Plan(players=10, sessions=60, seconds=1, at_once=3)
 
 
 @dataclass(frozen=True)
@@ -61,28 +63,36 @@ class Case:
 def full_house(plan: Plan, site: Site) -> Outcome:
     """Every limit in turn."""
     with Game(site.generator) as game:
-        playing, crowd, other = (
-            Route(name, game.port) for name in (PLAYING, "crowd.example.com", "other.example.com")
-        )
-        routes = [playing, crowd, other]
-        outcomes = []
-        with serving(site, "descriptors", routes, workers=1, descriptors=DESCRIPTORS) as pod:
-            case = Case("descriptors", None, crowd.name, _everybody, DESCRIPTORS)
-            outcomes.append(_fill(plan, pod, case, workers=1))
-        with serving(site, "max-sessions", routes, warm=CAREFUL, max_sessions=plan.sessions) as pod:
-            many = 2 * plan.sessions
-            reason = CloseReason.SESSION_LIMIT
-            case = Case("max_sessions", reason, crowd.name, _everybody, many)
-            outcomes.append(_fill(plan, pod, case, workers=2))
-        caps = {"address_sessions": plan.sessions // 2, "route_sessions": plan.sessions}
-        with serving(site, "caps", routes, warm=CAREFUL, limits=caps) as pod:
-            reason = CloseReason.ADDRESS_LIMIT
-            case = Case("address_sessions", reason, crowd.name, _somebody, plan.sessions)
-            outcomes.append(_fill(plan, pod, case, workers=2))
-            many = 2 * plan.sessions
-            case = Case("route_sessions", CloseReason.ROUTE_LIMIT, other.name, _everybody, many)
-            outcomes.append(_fill(plan, pod, case, workers=2))
-    return joined(outcomes)
+        routes = [Route(name, game.port) for name in (PLAYING, CROWD, OTHER)]
+        with ThreadPoolExecutor(plan.at_once) as pool:
+            parts = [pool.submit(part, plan, site, routes) for part in (_few, _many, _caps)]
+            return joined([part.result() for part in parts])
+
+
+def _few(plan: Plan, site: Site, routes: Sequence[Route]) -> Outcome:
+    with serving(site, "descriptors", routes, workers=1, descriptors=DESCRIPTORS) as pod:
+        case = Case("descriptors", None, CROWD, _everybody, DESCRIPTORS)
+        return _fill(plan, pod, case, workers=1)
+
+
+def _many(plan: Plan, site: Site, routes: Sequence[Route]) -> Outcome:
+    most = plan.sessions
+    with serving(site, "max-sessions", routes, warm=CAREFUL, max_sessions=most) as pod:
+        reason = CloseReason.SESSION_LIMIT
+        case = Case("max_sessions", reason, CROWD, _everybody, 2 * most)
+        return _fill(plan, pod, case, workers=2)
+
+
+def _caps(plan: Plan, site: Site, routes: Sequence[Route]) -> Outcome:
+    most = plan.sessions
+    caps = {"address_sessions": most // 2, "route_sessions": most}
+    by_address, by_route = CloseReason.ADDRESS_LIMIT, CloseReason.ROUTE_LIMIT
+    cases = (
+        Case("address_sessions", by_address, CROWD, _somebody, most),
+        Case("route_sessions", by_route, OTHER, _everybody, 2 * most),
+    )
+    with serving(site, "caps", routes, warm=CAREFUL, limits=caps) as pod:
+        return joined([_fill(plan, pod, case, workers=2) for case in cases])
 
 
 def _everybody(number: int) -> str:
