@@ -70,9 +70,10 @@ cover: $(TESTS)  ## which lines and branches the tests reach
 certs: $(RUNTIME)  ## throw-away certificates in certs/
 	$(BIN)/python -m certs.make_certs
 
-load: $(TESTS)  ## 1 000 sessions at once, every byte checked; players beside slow clients and garbage
+load: $(TESTS)  ## a pod under load, each scenario against its bar (40 min of idle sessions among them; needs cargo); slow clients and garbage; a million short sessions
 	$(BIN)/python -m bench.load
 	$(BIN)/python -m bench.hostile
+	$(BIN)/python -m bench.soak --sessions 0
 
 faults: $(TESTS)  ## each fault of etcd and of the network to it once, under players and writers; 50 leaders killed (4 min)
 	$(BIN)/python -m bench.faults --each
