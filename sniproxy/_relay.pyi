@@ -100,6 +100,9 @@ class Engine(Generic[Owner, Plan]):
     def learn(self, listener: int, name: str, nodes: Nodes, terms: Terms, plan: Plan, /) -> None:
         """Who asks a listener for a name is connected to one of those nodes."""
 
+    def limit(self, most: int, /) -> None:
+        """How many sessions there may be from now on, with all others that are counted in `words`."""
+
     def forget(self) -> None:
         """Takes all of that back."""
 

@@ -132,6 +132,10 @@ impl Engine {
         self.0.learn(listener, name, plan);
     }
 
+    fn limit(&self, most: u64) {
+        self.0.limit(most);
+    }
+
     fn forget(&self) {
         self.0.forget();
     }

@@ -74,6 +74,7 @@ class NativeRelay:
         self._over = False
 
     def settle(self, settings: Proxy) -> None:
+        self._engine.limit(settings.max_sessions)
         self.front.settle(settings)
 
     async def accept_tls(

@@ -164,6 +164,11 @@ impl<T: Send + Sync + 'static> Handle<T> {
         drop(forgotten); // after the lock
     }
 
+    /// How many sessions there may be from now on, those of other workers among them.
+    pub fn limit(&self, most: u64) {
+        self.shared.places.limit(most);
+    }
+
     /// All plans are off.
     pub fn forget(&self) {
         let forgotten = take(&mut *lock(&self.shared.plans));
