@@ -1,7 +1,7 @@
-"""One version up and one down with a configuration that lives: what 0.1.0 has left is served, and what is left, 0.1.0 can read.
+"""One version up and one down with a living configuration: what 0.1.0 left is served, and what is left it can read.
 
-The store's tables are those of schema 1, and its objects are APISIX's, which carry no version; both are held here to what 0.1.0
-wrote. Whoever changes them makes schema 2 and a way back.
+The store's tables are those of schema 1, and its objects are APISIX's, which carry no version; both are held here to what
+0.1.0 wrote. Whoever changes them makes schema 2 and a way back.
 """
 
 import json
