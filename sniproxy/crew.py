@@ -58,7 +58,7 @@ class Crew:
         self._old: list[Member] = []  # of the version before
         self._given_up: set[int] = set()
         self._accepting = False
-        self._leaving = False
+        self._leaving = trio.Event()
         self._revision = 0
         self._buried: list[Family] = []  # what those had counted that have ended
         entries = settings.proxy.limits.table
@@ -139,7 +139,7 @@ class Crew:
                 self._bury(member)
                 del self._members[worker]
             lost = self._overview.wipe(worker)
-            if self._leaving:
+            if self._leaving.is_set():
                 return
             self._assign()
             proxy = self.settings.proxy
@@ -151,13 +151,22 @@ class Crew:
             if pause is None:
                 break
             await trio.sleep(pause)
+            if self._leaving.is_set():
+                return
         self._given_up.add(worker)
-        count = self.settings.proxy.max_crashes
-        within = f"{count} times in {self.settings.proxy.crash_window:g} s"
-        if len(self._given_up) == self._workers and not self._old:
-            raise WorkersFailed(f"every worker has died {within}: {ADVICE}")
-        self._log.error("worker given up", worker=worker, cause=f"it died {within}", advice=ADVICE)
+        self._fail_without_any()
+        cause = f"it died {self._too_often}"
+        self._log.error("worker given up", worker=worker, cause=cause, advice=ADVICE)
         self._note_ready()
+
+    @property
+    def _too_often(self) -> str:
+        proxy = self.settings.proxy
+        return f"{proxy.max_crashes} times in {proxy.crash_window:g} s"
+
+    def _fail_without_any(self) -> None:
+        if len(self._given_up) == self._workers and not self._old:
+            raise WorkersFailed(f"every worker has died {self._too_often}: {ADVICE}")
 
     async def _see_off(self, member: Member) -> None:
         """One of the version before, until it has ended."""
@@ -168,6 +177,7 @@ class Crew:
             self._log.error("old worker died", pid=member.pid, cause=_described(code))
         else:
             self._log.info("old worker ended", pid=member.pid, left=len(self._old))
+        self._fail_without_any()
 
     def _begin(self, worker: int) -> Begin:
         return Begin(
@@ -182,7 +192,7 @@ class Crew:
         )
 
     def _reported(self, member: Member) -> None:
-        if member.ready and not member.slots:
+        if not (member.ready and member.slots):  # it comes, or it goes
             self._note_ready()
             self._assign()
         ready = self.members
@@ -212,12 +222,12 @@ class Crew:
         self._accepting = False
         for one in self._members.values():
             one.slots = []
-        await self.ask("shut")
+        await self.ask("shut", old=True)
 
     def _assign(self) -> None:
         shares = assign(self._doors.slots, sorted(one.worker for one in self.members))
         self._metrics.workers.set(len(shares))
-        if not self._accepting:
+        if not self._accepting or self._leaving.is_set():
             return
         for worker, slots in shares.items():
             member = self._members[worker]
@@ -270,7 +280,7 @@ class Crew:
 
     async def stop(self) -> None:
         """All end now, with what they have; who does not is killed."""
-        self._leaving = True
+        self._leaving.set()
         for one in self.everybody:
             one.channel.send({"stop": True})
         with trio.move_on_after(STOP_WITHIN):

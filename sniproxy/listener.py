@@ -164,6 +164,7 @@ async def accept_forever(
 ) -> None:
     """Hands every new connection to `on_accept`, up to `batch` per turn of the loop."""
     while True:
+        await trio.lowlevel.checkpoint_if_cancelled()  # another task may wait for it by now
         await trio.lowlevel.wait_readable(listening)
         await trio.lowlevel.checkpoint_if_cancelled()  # the socket may be closed by now
         try:

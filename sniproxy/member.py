@@ -44,7 +44,10 @@ class Member:
         self._answers: dict[int, tuple[trio.Event, list[Any]]] = {}
 
     async def run(self, on_report: Callable[["Member"], None]) -> int:
-        """Until it has ended; its exit code, or the number of the signal that ended it, negative."""
+        """Until it has ended; its exit code, or the number of the signal that ended it, negative.
+
+        on_report: hears of each report, and once there will be no more.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.channel.run)
             async for message in self.channel:
@@ -58,7 +61,8 @@ class Member:
                     event, contents = self._answers[message["answer"]]
                     contents.append(message["content"])
                     event.set()
-            self.report = None
+            self.report, self.slots = None, []
+            on_report(self)
             nursery.cancel_scope.cancel()
         for event, _ in self._answers.values():
             event.set()

@@ -49,6 +49,7 @@ from sniproxy.upgrade import (
     check_new_version,
     hear,
     held_addresses,
+    hold,
 )
 from sniproxy.worker import raise_descriptor_limit
 
@@ -67,6 +68,7 @@ async def run_parent(
     SettingsError when something cannot be had; WorkersFailed when no worker stays alive.
     """
     async with AsyncExitStack() as stack:
+        hold()
         signals = stack.enter_context(trio.open_signal_receiver(*SIGNALS))
         hear()
         plane = DataPlane(settings, read_again, log, left, stack)
@@ -131,9 +133,9 @@ class DataPlane:
             nursery.start_soon(
                 watch_memory, self.crew, lambda: self.settings.overload, self._metrics, self._log
             )
-            estate = await self._obey(signals)
+            leaves = await self._obey(signals)
             nursery.cancel_scope.cancel()
-        return estate
+        return self._estate() if leaves else None  # nobody reads from a channel any more
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         """From the start to the first player, and who goes on until the end."""
@@ -153,14 +155,18 @@ class DataPlane:
         self.crew.replace_old(settings.drain.upgrade_deadline, settings.drain.spread)
         self._doors.leave_others()
 
-    async def _obey(self, signals: AsyncIterator[int]) -> Estate | None:
+    async def _obey(self, signals: AsyncIterator[int]) -> bool:
+        """Until the end; whether another version is to go on."""
         async for number in signals:
             if number == signal.SIGHUP:
                 self.reload()
             elif number == signal.SIGUSR2:
                 with suppress(UpgradeRefused):  # it was logged
                     await self.prepare_upgrade()
-                    return await self._leave()
+                    await self.crew.flushed()
+                    self._presence.stays()
+                    self._log.info("upgrading", version=__version__, sessions=self.active)
+                    return True
             else:
                 break
         terms = self.settings.drain
@@ -171,7 +177,7 @@ class DataPlane:
             await self.draining.over.wait()
             nursery.cancel_scope.cancel()
         await self.crew.stop()
-        return None
+        return False
 
     async def _end_at_once(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         """A second signal is final."""
@@ -244,11 +250,8 @@ class DataPlane:
             self._log.error("upgrade refused", cause=str(refused), advice="this version goes on")
             raise
 
-    async def _leave(self) -> Estate:
+    def _estate(self) -> Estate:
         """What the next version needs. Descriptors are doubled: ours are closed as at every end."""
-        await self.crew.flushed()
-        self._presence.stays()
-        self._log.info("upgrading", version=__version__, sessions=self.active)
         return Estate(
             version=__version__,
             doors={
@@ -264,6 +267,7 @@ class DataPlane:
                     unread=one.channel.unread.decode(),
                 )
                 for one in self.crew.everybody
+                if not one.channel.gone
             ],
             drained=sorted(self.crew.drained),
             generation=self.generation,

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -22,6 +23,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 CHECK_WITHIN = 30.0  # seconds for the new version to say whether it could run
 HELD = "_SNIPROXY_HELD"  # names the addresses that a check need not have
 CHECK = "--check"  # the option of `sniproxy proxy` that only looks whether it could run
+_unheard: set[int] = set()  # signals that have come
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,13 @@ class Estate:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         sys.stdout.flush()
         sys.stderr.flush()
+        while _unheard:  # sent to this thread they wait, also while the program changes
+            signal.pthread_kill(threading.get_ident(), _unheard.pop())
         os.execve(sys.executable, command(), {**os.environ, LEFT: str(number)})
 
     @classmethod
     def inherited(cls) -> Self | None:
-        """What the version before has left to this process, once."""
+        """What the version before has left to this process, once; it may be older than this one, or newer."""
         number = os.environ.pop(LEFT, None)
         if number is None:
             return None
@@ -79,9 +83,9 @@ class Estate:
             version=left["version"],
             doors=left["doors"],
             status=tuple(left["status"]),
-            workers=[OldWorker(**one) for one in left["workers"]],
-            drained=left["drained"],
-            generation=left["generation"],
+            workers=[OldWorker(**_known(one)) for one in left["workers"]],
+            drained=left.get("drained", []),
+            generation=left.get("generation", 0),
         )
         for one in estate.descriptors:
             os.set_inheritable(one, False)
@@ -119,9 +123,21 @@ def held_addresses() -> list[str] | None:
     return held
 
 
+def hold() -> None:
+    """Until `hear`, and after whoever hears signals has ended: those that come are kept for whoever hears them next."""
+    for one in SIGNALS:
+        signal.signal(one, lambda number, _: _unheard.add(number))
+
+
 def hear() -> None:
     """From now on signals are acted on, also those that came while the program changed."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    while _unheard:
+        signal.raise_signal(_unheard.pop())
+
+
+def _known(members: dict[str, Any]) -> dict[str, Any]:
+    return {name: members[name] for name in OldWorker.__slots__ if name in members}
 
 
 def _plain(estate: Estate) -> dict[str, Any]:

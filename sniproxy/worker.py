@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from sniproxy.orders import REPORT_EVERY, REPORT_EVERY_LEAVING, Begin, Report
 from sniproxy.reception import Reception
 from sniproxy.relay.opening import open_relay
 from sniproxy.scrape import export
-from sniproxy.settings import Settings
+from sniproxy.settings import Listener, Settings
 from sniproxy.snapshot import Snapshot
 from sniproxy.status import config_of, flight_of, refused_of
 from sniproxy.stick_table import StickTable, table_size
@@ -159,20 +160,24 @@ class Hand:
 
     def _accept(self, slots: list[int]) -> None:
         for slot in set(self._slots) - set(slots):
-            for group in self._listening:
-                self._reception.close(group[slot])
+            for _, sock in self._of(slot):
+                self._reception.close(sock)
         for slot in set(slots) - set(self._slots):
-            for listener, group in zip(
-                self._settings.proxy.listeners, self._listening, strict=True
-            ):
-                self._reception.open(group[slot], listener)
+            for listener, sock in self._of(slot):
+                self._reception.open(sock, listener)
         self._slots = slots
+
+    def _of(self, slot: int) -> Iterator[tuple[Listener, socket.socket]]:
+        """Its sockets. A listener may have fewer slots than others, as an earlier version has bound it."""
+        for listener, group in zip(self._settings.proxy.listeners, self._listening, strict=True):
+            if slot < len(group):
+                yield listener, group[slot]
 
     def _shut(self) -> None:
         """Lets in who waits, and nobody after that."""
         for slot in self._slots:
-            for group in self._listening:
-                self._reception.close(group[slot], empty=True)
+            for _, sock in self._of(slot):
+                self._reception.close(sock, empty=True)
         self._slots = []
 
     def _leave(self, after: float | None, spread: float) -> None:
