@@ -179,6 +179,10 @@ impl Engine {
         self.0.ended().into_iter().map(end_report).collect()
     }
 
+    fn mishap(&self) -> Option<String> {
+        self.0.mishap().map(|mishap| mishap.to_string())
+    }
+
     fn played(&self, py: Python<'_>) -> Vec<PlayReport> {
         let played = self.0.played().into_iter();
         played.map(|one| play_report(py, &one)).collect()
