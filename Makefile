@@ -28,7 +28,7 @@ demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 
 test: check crate  ## lint, types, unit and end-to-end tests, on both relays
 	$(BIN)/pytest $(TOGETHER)
-	$(BIN)/pytest tests/e2e $(ALONE)
+	$(BIN)/pytest $(ALONE)
 	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(TOGETHER)
 	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(ALONE)
 	@if $(BIN)/python -c 'import sniproxy._relay' 2> /dev/null; \
