@@ -21,7 +21,7 @@ ALONE := -m alone
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
 
-.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz clean
+.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers clean
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
@@ -70,9 +70,10 @@ cover: $(TESTS)  ## which lines and branches the tests reach
 certs: $(RUNTIME)  ## throw-away certificates in certs/
 	$(BIN)/python -m certs.make_certs
 
-load: $(TESTS)  ## 1 000 sessions at once, every byte checked; players beside slow clients and garbage
+load: $(TESTS)  ## a pod under load, each scenario against its bar (40 min of idle sessions among them; needs cargo); slow clients and garbage; a million short sessions
 	$(BIN)/python -m bench.load
 	$(BIN)/python -m bench.hostile
+	$(BIN)/python -m bench.soak --sessions 0
 
 faults: $(TESTS)  ## each fault of etcd and of the network to it once, under players and writers; 50 leaders killed (4 min)
 	$(BIN)/python -m bench.faults --each
@@ -91,11 +92,15 @@ bench: $(TESTS)  ## what the configuration costs, changes in force; then us, HAP
 	-$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,bench]'
 	$(BIN)/python -m bench.side_by_side
 
-fuzz: $(TESTS)  ## coverage-guided, FUZZ_SECONDS for each reader; installs the extra [fuzz]
+FUZZED := hello name proxy
+fuzz: $(FUZZED:%=fuzz-%)  ## coverage-guided, FUZZ_SECONDS for each reader, with -j at once; installs the extra [fuzz]
+
+.PHONY: $(FUZZED:%=fuzz-%)
+$(FUZZED:%=fuzz-%): fuzz-%: fuzzers
+	$(BIN)/python -m bench.fuzz_$* -max_total_time=$(FUZZ_SECONDS)
+
+fuzzers: $(TESTS)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,fuzz]'
-	$(BIN)/python -m bench.fuzz_hello -max_total_time=$(FUZZ_SECONDS)
-	$(BIN)/python -m bench.fuzz_name -max_total_time=$(FUZZ_SECONDS)
-	$(BIN)/python -m bench.fuzz_proxy -max_total_time=$(FUZZ_SECONDS)
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -59,9 +59,8 @@ def _stand(plan: Plan, site: Site) -> Outcome:
     name = "idle.example.com" if plan.passed else TERMINATED
     with Game(site.generator) as game:
         route = Route(name, game.port, plan.passed)
-        kept = {"keepalive_idle": KEEPALIVE}
         folder = f"idle-{'passed' if plan.passed else 'terminated'}"
-        with serving(site, folder, [route], **kept) as pod:
+        with serving(site, folder, [route], keepalive_idle=KEEPALIVE) as pod:
             return _hold(plan, site, pod, route)
 
 

@@ -39,15 +39,16 @@ def scenarios(*, quick: bool, minutes: float | None = None) -> dict[str, Scenari
     """By name, in the order in which they run. minutes: for which sessions that are passed through stand idle."""
     passed, terminated = idle.PASSED, idle.TERMINATED_TLS
     if quick:
-        passed, terminated = idle.smaller(passed, 0.1, 3), idle.smaller(terminated, 0.1, 2)
+        passed, terminated = idle.smaller(passed, 0.1, 2), idle.smaller(terminated, 0.1, 1)
     if minutes is not None:
         passed = replace(passed, seconds=60 * minutes)
     hashed = every_byte.QUICK if quick else every_byte.FULL
     blown = storm.QUICK if quick else storm.FULL
+    kinds = ("mixed",) if quick else ("mixed", "passed")
     return {
         "every-byte": lambda site: every_byte.every_byte(hashed, site.folder / "every-byte"),
         "idle": lambda site: idle.idle([passed, terminated], site),
-        "storm": lambda site: storm.storm(blown, ("mixed", "passed"), site),
+        "storm": lambda site: storm.storm(blown, kinds, site),
         "full-house": lambda site: full_house.full_house(
             full_house.QUICK if quick else full_house.FULL, site
         ),

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import trustme
@@ -21,6 +22,8 @@ from bench.works import AT_ONCE, START, WARM_UP
 from sniproxy.cli import main as sniproxy
 from tests.support.players import client_hello, pem_pair
 from tests.support.ports import free_ports
+
+APPLYING = Lock()  # one at a time: there is one standard output
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,11 @@ def serving(
     config.write_text(json.dumps(settings))  # JSON is YAML
     objects.write_text(json.dumps(_objects(routes)))
     env = {name: value for name, value in os.environ.items() if not name.startswith("SNIPROXY_")}
-    with redirect_stdout(io.StringIO()):  # in this process: its imports are done
+    with APPLYING, redirect_stdout(io.StringIO()):  # in this process: its imports are done
         sniproxy(["apply", "-f", str(objects), "-c", str(config)], standalone_mode=False)
     log = folder / "output.log"
     with log.open("ab") as output:
-        command = [sys.executable, "-m", "sniproxy.cli", "proxy", "-c", config]
+        command: list[str | Path] = [sys.executable, "-m", "sniproxy.cli", "proxy", "-c", config]
         process = spawn(command, None, output=output, errors=output, env=env, most=descriptors)
     pod = Pod(process.pid, f"127.0.0.1:{status}", log, port)
     try:

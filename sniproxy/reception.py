@@ -135,7 +135,7 @@ class _AtFront:
         self._number = number
 
     def close(self, _: socket.socket, empty: bool) -> None:
-        self._front.close(self._number)  # TODO empty
+        self._front.close(self._number, empty=empty)
 
 
 class _AtLoop:

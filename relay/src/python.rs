@@ -111,8 +111,9 @@ impl Engine {
         Ok(self.0.listen(listening.try_clone_to_owned()?, terms))
     }
 
-    fn unlisten(&self, py: Python<'_>, listener: usize) {
-        py.detach(|| self.0.unlisten(listener));
+    #[pyo3(signature = (listener, most=0))]
+    fn unlisten(&self, py: Python<'_>, listener: usize, most: usize) {
+        py.detach(|| self.0.unlisten_after(listener, most));
     }
 
     fn learn(
@@ -129,6 +130,10 @@ impl Engine {
             owner,
         };
         self.0.learn(listener, name, plan);
+    }
+
+    fn limit(&self, most: u64) {
+        self.0.limit(most);
     }
 
     fn forget(&self) {
@@ -176,6 +181,10 @@ impl Engine {
 
     fn ended(&self) -> Vec<EndReport> {
         self.0.ended().into_iter().map(end_report).collect()
+    }
+
+    fn mishap(&self) -> Option<String> {
+        self.0.mishap().map(|mishap| mishap.to_string())
     }
 
     fn played(&self, py: Python<'_>) -> Vec<PlayReport> {

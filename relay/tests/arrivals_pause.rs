@@ -1,6 +1,7 @@
 //! A process without a descriptor left. It is the only test of its process.
 
 use std::fs::File;
+use std::io::ErrorKind;
 
 use _relay::engine::Handle;
 use _relay::tools::Tools;
@@ -111,4 +112,20 @@ fn accepting_pauses_without_descriptors_and_goes_on_at_a_tick() {
     server.welcome(&said);
     front.played();
     assert!(front.handle.pauses().is_empty());
+
+    // Who is left without one when the listener goes is not waited for.
+    let last = caller();
+    hoard.extend(std::iter::from_fn(|| File::open("/dev/null").ok()));
+    rustix::net::connect(&last, &front.address).unwrap();
+    until("a pause", || front.handle.pauses() == [Errno::MFILE]);
+    front.handle.unlisten_after(front.listener, 9);
+    assert_eq!(front.handle.pauses(), [Errno::MFILE]);
+    let mut last = Peer::at(last);
+    until("the reset", || {
+        last.hear(1);
+        last.failed == Some(ErrorKind::ConnectionReset)
+    });
+    front.tick(2000); // it is gone
+    assert!(front.handle.pauses().is_empty());
+    assert_eq!((front.handle.accepted(), words.read()), (6, [0, 0]));
 }

@@ -155,8 +155,13 @@ class Front(Protocol):
         """Accepts for the host, who is one for all; the number for `close`."""
         ...
 
-    def close(self, number: int) -> None:
-        """Accepts no more there. Those who have been accepted may still arrive."""
+    def close(self, number: int, *, empty: bool = False) -> None:
+        """Accepts no more there. Those who have been accepted may still arrive.
+
+        Whoever waits in the kernel's queue is left to those who share the socket, or reset where nobody does. With `empty`
+        they are accepted first, and served as everybody: one backlog of them, as far as there are descriptors for them.
+        Who is not in that queue yet (where `defer_accept` is set: who has said nothing) is reset all the same.
+        """
         ...
 
     def learn(self, plan: Plan, terms: Terms) -> None:

@@ -67,7 +67,7 @@ class NativeFront:
     def __init__(
         self,
         engine: "_relay.Engine[Any, Plan]",
-        read_end: Callable[[str, int], tuple[CloseReason, str]],
+        read_end: Callable[[str, int, str | None], tuple[CloseReason, str]],
         keepalive_idle: int,
     ) -> None:
         """`read_end`: from what the engine says of an end to reason and detail. `keepalive_idle`: seconds, towards nodes."""
@@ -76,6 +76,7 @@ class NativeFront:
         self._keepalive_idle = keepalive_idle
         self._host: Host | None = None
         self._listeners: list[Listener] = []  # by the engine's number
+        self._backlogs: list[int] = []  # connections, likewise
         self._nodes: WeakKeyDictionary[Target, dict[int, _relay.Nodes]] = WeakKeyDictionary()
 
     def settle(self, settings: Proxy) -> None:
@@ -98,10 +99,12 @@ class NativeFront:
         number = self._engine.listen(listening.fileno(), settings.accept_batch, trusted)
         assert number == len(self._listeners)
         self._listeners.append(listener)
+        self._backlogs.append(settings.backlog)
         return number
 
-    def close(self, number: int) -> None:
-        self._engine.unlisten(number)
+    def close(self, number: int, *, empty: bool = False) -> None:
+        # The kernel's queue has a place more than the backlog says.
+        self._engine.unlisten(number, self._backlogs[number] + 1 if empty else 0)
 
     def learn(self, plan: Plan, terms: Terms) -> None:
         for number, listener in enumerate(self._listeners):

@@ -1,20 +1,56 @@
-"""The short form of `make load`: as many sessions, fewer seconds."""
+"""The short form of `make load`: a tenth of each scenario. Bars of time are told and not held."""
 
+import os
 import resource
-from pathlib import Path
+import sys
+from collections.abc import Iterator
 
 import pytest
 
-from bench.load import Plan, run
+from bench.generator import Generator, Missing, build
+from bench.load import run, scenarios
+from bench.pod import Site
+from sniproxy.relay.native import BUILT
+from tests.support.stack import RELAY
 
-pytestmark = pytest.mark.alone
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+    pytest.mark.timeout(400),  # the load generator may have to be built first
+    pytest.mark.skipif(
+        BUILT and os.environ.get(RELAY) == "trio", reason="a minute: once is enough"
+    ),
+]
+SCENARIOS = scenarios(quick=True)
+# What a scenario finds wrong with the proxy as it is: goes when that does.
+KNOWN = {
+    "slow-readers": "a terminated session whose player reads slowly costs 200 KiB, not 64: three copies of relay_buffer",
+}
 
 
-def test_1000_sessions_lose_nothing_and_leave_nothing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    relay = os.environ.get(RELAY, "native" if BUILT else "trio")
     try:
-        tally, _ = run(Plan(sessions=1000, seconds=3, rate=1, size=1024), tmp_path)
+        yield Site(Generator(build(), None), relay, tmp_path_factory.mktemp("load"))
+    except Missing as error:
+        pytest.skip(str(error))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert tally.messages >= 3000
+
+
+def _marked(name: str) -> object:
+    known = [pytest.mark.xfail(reason=KNOWN[name], strict=True)] if name in KNOWN else []
+    return pytest.param(name, marks=known)
+
+
+@pytest.mark.parametrize("name", [_marked(name) for name in SCENARIOS])
+def test_nothing_is_lost_and_nothing_left_behind(
+    name: str, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run({name: SCENARIOS[name]}, site)[name]
+    assert outcome.missed == []
+    assert outcome.lines
+    assert outcome.lines[0] in capsys.readouterr().out

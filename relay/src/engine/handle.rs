@@ -34,7 +34,7 @@ pub struct Times {
 }
 
 /// The end of a session that was handed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended<T = ()> {
     /// The session.
     pub token: u64,
@@ -92,11 +92,12 @@ pub(super) struct Shared<T> {
     pub(super) plans: Mutex<Plans<T>>,
     pub(super) places: Places,
     pub(super) accepted: AtomicU64,
+    pub(super) mishap: Mutex<Option<Arc<str>>>,
 }
 
 /// What the rest of the process holds of an engine. `T` is given back with each session's end.
 pub struct Handle<T: Send + Sync + 'static = ()> {
-    shared: Arc<Shared<T>>,
+    pub(super) shared: Arc<Shared<T>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     next_token: AtomicU64,
     listeners: AtomicUsize,
@@ -145,16 +146,27 @@ impl<T: Send + Sync + 'static> Handle<T> {
         number
     }
 
-    /// Accepts no more from it; its socket is closed when this returns.
+    /// Accepts no more from it; its socket is closed when this returns. Whoever waits there is some other's to accept.
     pub fn unlisten(&self, listener: usize) {
+        self.unlisten_after(listener, 0);
+    }
+
+    /// The same, after `most` of those who wait there were accepted, or fewer when there are no more, or no descriptor
+    /// is left for them (`pauses` has it). Where there is no other copy of the socket, the kernel resets those who are left.
+    pub fn unlisten_after(&self, listener: usize, most: usize) {
         // An engine that was stopped has closed it too.
-        self.ask(|done| Command::Unlisten(listener, done));
+        self.ask(|done| Command::Unlisten(listener, most, done));
     }
 
     /// From now on a listener's connections that ask for a name are played by this plan.
     pub fn learn(&self, listener: usize, name: &str, plan: Plan<T>) {
         let forgotten = lock(&self.shared.plans).learn(listener, name, plan);
         drop(forgotten); // after the lock
+    }
+
+    /// How many sessions there may be from now on, those of other workers among them.
+    pub fn limit(&self, most: u64) {
+        self.shared.places.limit(most);
     }
 
     /// All plans are off.
@@ -218,7 +230,12 @@ impl<T: Send + Sync + 'static> Handle<T> {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// Readable when sessions that were handed over have ended.
+    /// Why the thread ended without being told to; None: it did not. The process has no relay any more: it should end, too.
+    pub fn mishap(&self) -> Option<Arc<str>> {
+        lock(&self.shared.mishap).clone()
+    }
+
+    /// Readable when sessions that were handed over have ended, or there is a `mishap`.
     pub fn done(&self) -> BorrowedFd<'_> {
         self.shared.ended.news.as_fd()
     }
@@ -259,7 +276,7 @@ impl<T: Send + Sync + 'static> Handle<T> {
     pub fn stop(&self) {
         self.send(Command::Stop);
         if let Some(thread) = lock(&self.thread).take() {
-            let _ = thread.join(); // a panic has been printed by then
+            let _ = thread.join();
         }
     }
 
@@ -270,7 +287,7 @@ impl<T: Send + Sync + 'static> Handle<T> {
         receiver.recv().ok()
     }
 
-    fn send(&self, command: Command<T>) {
+    pub(super) fn send(&self, command: Command<T>) {
         match &mut *lock(&self.shared.commands) {
             Some(commands) => {
                 commands.push(command);
@@ -295,6 +312,7 @@ impl<T> Shared<T> {
             plans: Mutex::default(),
             places,
             accepted: AtomicU64::new(0),
+            mishap: Mutex::default(),
         })
     }
 
@@ -310,6 +328,20 @@ impl<T> Shared<T> {
                 to_client: 0,
             }]);
         }
+    }
+
+    /// Nobody is there to obey any more.
+    pub(super) fn close(&self) {
+        let late = lock(&self.commands).take();
+        for command in late.into_iter().flatten() {
+            self.turn_away(command);
+        }
+    }
+
+    /// The engine has ended unasked; whoever waits for ends hears of it.
+    pub(super) fn break_down(&self, mishap: Arc<str>) {
+        *lock(&self.mishap) = Some(mishap);
+        signal(&self.ended.news);
     }
 
     /// Accepting pauses; whoever waits for arrivals hears of it.
@@ -330,7 +362,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Makes an eventfd readable.
-fn signal(eventfd: &OwnedFd) {
+pub(super) fn signal(eventfd: &OwnedFd) {
     // It fails only when the counter is at its end, and then it is readable.
     let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
 }

@@ -54,7 +54,9 @@ impl<T: Send + Sync> Engine<T> {
         });
     }
 
-    pub(super) fn unlisten(&mut self, number: usize) {
+    /// Accepts no more there, but `most` of those who wait already: they would be reset with the last copy of the socket.
+    pub(super) fn unlisten(&mut self, number: usize, most: usize) {
+        self.take_batch(number, most);
         if let Some(listening) = self.listening.get_mut(number).and_then(Option::take) {
             let _ = epoll::delete(&self.epoll, &listening.socket); // it may be paused
         }
@@ -62,13 +64,15 @@ impl<T: Send + Sync> Engine<T> {
 
     /// Takes a batch of those who wait at a listener.
     pub(super) fn accept(&mut self, number: usize) {
-        let batch = self
-            .listening
-            .get(number)
-            .and_then(Option::as_ref)
-            .map_or(0, |one| one.batch);
-        for _ in 0..batch {
-            let Some(listening) = self.listening[number].as_mut() else {
+        let listening = self.listening.get(number).and_then(Option::as_ref);
+        if let Some(batch) = listening.map(|one| one.batch) {
+            self.take_batch(number, batch);
+        }
+    }
+
+    fn take_batch(&mut self, number: usize, most: usize) {
+        for _ in 0..most {
+            let Some(listening) = self.listening.get_mut(number).and_then(Option::as_mut) else {
                 return;
             };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
