@@ -29,7 +29,12 @@ AGAIN = 1.0  # seconds within which somebody is let in again
 BUSY = 0.1  # cores more than before
 LINES = 1.0  # a second, of each kind and worker
 RUSH = 20.0  # a second, of those who come once it is full
-PLAYED = {CloseReason.CLIENT_CLOSED, CloseReason.UPSTREAM_CLOSED, CloseReason.PROBE}
+PLAYED = {  # how those have ended who were inside: a player who is told to stop may have a message on its way
+    CloseReason.CLIENT_CLOSED,
+    CloseReason.CLIENT_RESET,
+    CloseReason.UPSTREAM_CLOSED,
+    CloseReason.PROBE,
+}
 CALM = 0.5  # seconds until all play
 GIVE_UP = 30.0  # seconds until somebody must be inside
 CAREFUL = 10  # sessions at once, below every cap

@@ -108,10 +108,11 @@ def stop_listening(sock: socket.socket) -> None:
 
     Whoever waits in its queue is reset: that is to be emptied before.
     """
-    with suppress(
-        OSError
-    ):  # not listening, or not on Linux: then nobody accepts, and closing does it
-        sock.shutdown(socket.SHUT_RD)
+    # Not listening, or not on Linux: then nobody accepts, and closing does it.
+    with suppress(OSError):
+        # One that does not listen would pass this on to all whom it accepts later: they could not be read from.
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.shutdown(socket.SHUT_RD)
 
 
 def listen(sock: socket.socket, setting: str, *, backlog: int, defer_accept: int = 0) -> None:

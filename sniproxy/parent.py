@@ -39,7 +39,7 @@ from sniproxy.relay.opening import choose_relay
 from sniproxy.reload import live
 from sniproxy.settings import EtcdUrl, Proxy, Settings
 from sniproxy.small_http import serve_http
-from sniproxy.status import Status
+from sniproxy.status import NOT_YET, Status
 from sniproxy.store import Store
 from sniproxy.store.opening import open_store
 from sniproxy.upgrade import (
@@ -146,9 +146,10 @@ class DataPlane:
             self.crew.copy = str(self._agent.path)
         nursery.start_soon(self.crew.run)
         await self.crew.first_ready.wait()
-        self._doors.open()
-        self.crew.accept()
-        self._status.unready = ""
+        if self.draining.phase in (Phase.SERVING, Phase.LEAVING):
+            self._let_in()
+        if self.draining.phase is Phase.SERVING:
+            self._status.unready = ""
         nursery.start_soon(self._presence.run)
         log.info("ready", ports=self._doors.ports, revision=self.crew.revision)
         await self.crew.all_ready.wait()
@@ -171,7 +172,9 @@ class DataPlane:
                 break
         terms = self.settings.drain
         self._log.info("stopping", signal=signal.Signals(number).name, sessions=self.active)
-        self.draining.begin(Terms(terms.accept, terms.deadline, terms.spread))
+        known = self.crew.first_ready.is_set() or self.crew.old  # to balancers
+        accept = terms.accept if known else 0.0
+        self.draining.begin(Terms(accept, terms.deadline, terms.spread))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_at_once, signals, nursery.cancel_scope)
             await self.draining.over.wait()
@@ -211,10 +214,15 @@ class DataPlane:
     def reopen(self) -> None:
         """As if nothing had been said."""
         self.crew.order({"undrain": True}, old=True)
+        self._status.unready = NOT_YET
+        if self.crew.first_ready.is_set():
+            self._let_in()
+            self._status.unready = ""
+        self._metrics.draining.set(0)
+
+    def _let_in(self) -> None:
         self._doors.open()
         self.crew.accept()
-        self._status.unready = ""
-        self._metrics.draining.set(0)
 
     def drain_route(self, route: str, drained: bool) -> None:
         """A route takes no new session from now on, or does again."""

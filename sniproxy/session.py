@@ -168,6 +168,8 @@ def _teach(worker: Worker, listener: Listener, server: Any, account: Account) ->
     front, settings = worker.relay.front, worker.settings
     if front is None or account.sni is None or account.tls != "passthrough":
         return
+    if worker.short_of_memory or account.route in worker.drained:  # since it came
+        return
     plan = plan_for(worker.snapshot, listener, settings, account.sni, server[1])
     if plan is not None:
         front.learn(plan, _terms(worker, plan.target))

@@ -15,6 +15,7 @@ from sniproxy.scrape import Family, as_metrics, export, merge
 from sniproxy.small_http import BYTES, JSON, TEXT, Answer
 from sniproxy.snapshot import Snapshot
 
+NOT_YET = "no configuration yet: the store has not answered"
 FLIGHT = ".hello"  # ends the name of a downloaded first flight
 
 
@@ -63,7 +64,7 @@ class Status:
         self, registry: CollectorRegistry, workers: Workers, freshness: HasFreshness
     ) -> None:
         """registry: what is not counted by workers."""
-        self.unready = "no configuration yet: the store has not answered"  # "": it is ready
+        self.unready = NOT_YET  # "": it is ready
         self._registry = registry
         self._workers = workers
         self._freshness = freshness

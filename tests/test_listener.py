@@ -157,7 +157,10 @@ def test_who_stops_listening_lets_nobody_in_and_may_listen_again() -> None:
         for _ in range(3):
             listen(sock, SETTING, backlog=10)
             with socket.create_connection(sock.getsockname()):
-                sock.accept()[0].close()
+                server, _ = sock.accept()
+                server.setblocking(False)
+                with server, pytest.raises(BlockingIOError):
+                    server.recv(1)  # it has said nothing, and not ended
             waits = socket.create_connection(sock.getsockname())
             stop_listening(sock)
             stop_listening(sock)

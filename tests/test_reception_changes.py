@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from sniproxy.relay import Accepted
+from sniproxy.worker_state import Worker
 from tests.support.certificates import NAME
 from tests.support.gateway import Objects, route
 from tests.support.peers import game_server
@@ -110,6 +111,38 @@ async def test_a_change_is_in_force_for_the_next_who_comes(
             else:
                 assert (await stage.refused(HELLO))["reason"] == then
         await stage.leave(*playing)
+
+
+def is_drained(worker: Worker) -> None:
+    worker.drained = frozenset({"1"})
+
+
+def is_short(worker: Worker) -> None:
+    worker.short_of_memory = True
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"), [(is_drained, "route_drained"), (is_short, "memory_limit")]
+)
+async def test_who_waited_for_a_turn_meanwhile_teaches_nobody(
+    served: list[Accepted], happens: Callable[[Worker], None], reason: str
+) -> None:
+    """He is let in, as he came before; whoever comes after him is not."""
+    async with open_stage(deadline=30) as stage:
+        gateway = await stage.open(MIXED, own(stage.port), overload={"setups": 1})
+        worker = gateway.worker
+        assert worker.turns.enter("other", b"")
+        player = await stage.dial(HELLO)
+        while not worker.turns.waiting:  # noqa: ASYNC110  # he comes by another thread
+            await trio.sleep(0.001)
+        happens(worker)
+        worker.forget_plans()
+        worker.turns.leave("other", b"")
+        server = await stage.accept()
+        assert await server.read(len(HELLO)) == HELLO
+        assert (await stage.refused(HELLO))["reason"] == reason
+        await server.send(b"welcome")
+        assert await player.read(7) == b"welcome"
 
 
 # A crowd

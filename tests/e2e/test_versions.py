@@ -27,8 +27,9 @@ WRITTEN_BY_0_1_0 = (
     "CREATE INDEX kv_expires_at ON kv (expires_at) WHERE expires_at IS NOT NULL",
     "CREATE TABLE history (revision INTEGER PRIMARY KEY, key BLOB NOT NULL, value BLOB, create_revision INTEGER NOT NULL)",
 )
-UPSTREAM = '{"id":"game","nodes":{"127.0.0.1:%d":1},"type":"roundrobin","create_time":1764000000,"update_time":1764000000}'
-STREAM_ROUTE = '{"id":"%s","sni":"%s","tls_passthrough":true,"upstream_id":"game","create_time":1764000000,"update_time":1764000000}'
+TIMES = '"create_time":1764000000,"update_time":1764000000}'
+UPSTREAM = '{"id":"game","nodes":{"127.0.0.1:%d":1},"type":"roundrobin",' + TIMES
+STREAM_ROUTE = '{"id":"%s","sni":"%s","tls_passthrough":true,"upstream_id":"game",' + TIMES
 
 
 def left_by_0_1_0(file: Path, game: int) -> None:

@@ -323,25 +323,33 @@ impl<T> Shared<T> {
             self.ended.tell(&mut vec![Ended {
                 token,
                 owner,
-                end: End::Stopped,
+                end: self.last_end(),
                 to_upstream: 0,
                 to_client: 0,
             }]);
         }
     }
 
-    /// Nobody is there to obey any more.
+    /// The engine ends unasked; the first reason is the one.
+    pub(super) fn note(&self, mishap: Arc<str>) {
+        lock(&self.mishap).get_or_insert(mishap);
+    }
+
+    /// How those end whom the engine takes with it.
+    pub(super) fn last_end(&self) -> End {
+        let mishap = lock(&self.mishap).clone();
+        mishap.map_or(End::Stopped, End::Broken)
+    }
+
+    /// Nobody is there to obey any more; if unasked, whoever waits for ends hears of it.
     pub(super) fn close(&self) {
         let late = lock(&self.commands).take();
         for command in late.into_iter().flatten() {
             self.turn_away(command);
         }
-    }
-
-    /// The engine has ended unasked; whoever waits for ends hears of it.
-    pub(super) fn break_down(&self, mishap: Arc<str>) {
-        *lock(&self.mishap) = Some(mishap);
-        signal(&self.ended.news);
+        if lock(&self.mishap).is_some() {
+            signal(&self.ended.news);
+        }
     }
 
     /// Accepting pauses; whoever waits for arrivals hears of it.

@@ -51,17 +51,14 @@ impl<T: Send + Sync> Engine<T> {
     pub(super) fn run(mut self) {
         watch_for_panics();
         let shared = Arc::clone(&self.shared);
-        let lived = caught(|| self.live());
-        let end = match &lived {
-            Ok(()) => End::Stopped,
-            Err(mishap) => End::Broken(Arc::clone(mishap)),
-        };
-        // Whatever comes of it, all sockets are closed after it: they go with the engine.
-        let wound_up = caught(move || self.wind_up(&end));
-        shared.close();
-        if let Err(mishap) = lived.and(wound_up) {
-            shared.break_down(mishap);
+        if let Err(mishap) = caught(|| self.live()) {
+            shared.note(mishap);
         }
+        // Whatever comes of it, all sockets are closed after it: they go with the engine.
+        if let Err(mishap) = caught(move || self.wind_up()) {
+            shared.note(mishap);
+        }
+        shared.close();
     }
 
     /// A session's turn; a panic in it ends this session alone.

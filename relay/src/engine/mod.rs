@@ -145,7 +145,8 @@ impl<T: Send + Sync> Engine<T> {
     }
 
     /// Nobody is left after it.
-    fn wind_up(mut self, end: &End) {
+    fn wind_up(mut self) {
+        let end = self.shared.last_end();
         #[cfg(test)]
         self.trip(Trap::WindUp);
         for key in self.entries.iter().map(|(key, _)| key).collect::<Vec<_>>() {

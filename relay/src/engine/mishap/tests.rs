@@ -305,7 +305,7 @@ fn an_engine_that_breaks_takes_everybody_with_it_and_says_so() {
         player,
         server,
     };
-    assert_eq!(end(handle).end, End::Stopped);
+    assert_broken_by(&end(handle).end, Trap::Engine);
     late.is_over();
     handle.stop();
     assert_eq!(handle.mishap(), Some(mishap));
@@ -324,7 +324,7 @@ fn what_was_asked_for_and_not_done_yet_is_turned_away() {
     commands.as_mut().unwrap().extend(in_one_turn);
     drop(commands);
     signal(&handle.shared.wake);
-    assert_eq!(end(&handle).end, End::Stopped);
+    assert_broken_by(&end(&handle).end, Trap::Engine);
     assert!(until(|| handle.mishap()).contains("Engine"));
     Play {
         token: 7,
