@@ -273,6 +273,31 @@ async def test_shut_whoever_waits_is_in_and_nobody_comes_after_that(tmp_path: Pa
         close(waiting)
 
 
+async def test_one_that_is_too_slow_to_hear_that_the_doors_are_closed_keeps_its_sessions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sniproxy.member.ANSWER_WITHIN", 0.1)
+    async with crew_of(tmp_path) as running:
+        await running.serve()
+        crew = running.crew
+        players = await running.join(20)
+        for member in crew.members:
+            os.kill(member.pid, signal.SIGSTOP)
+        await crew.shut()
+        running.doors.close()
+        for member in crew.members:
+            os.kill(member.pid, signal.SIGCONT)
+        monkeypatch.setattr("sniproxy.member.ANSWER_WITHIN", PATIENCE)
+        assert len(await crew.answers("routes")) == 2
+        for player in players:
+            await played(player)
+        running.doors.open()
+        crew.accept()
+        close(await running.join(20))
+        close(players)
+        assert running.logged("worker died") == []
+
+
 async def test_settings_hold_for_those_who_come_back_too(tmp_path: Path) -> None:
     async with crew_of(tmp_path) as running:
         await running.serve()
