@@ -163,7 +163,10 @@ class PauseLog:
 async def accept_forever(
     listening: socket.socket, on_accept: OnAccept, *, batch: int, pauses: PauseLog
 ) -> None:
-    """Hands every new connection to `on_accept`, up to `batch` per turn of the loop."""
+    """Hands every new connection to `on_accept`, up to `batch` per turn of the loop.
+
+    Returns when another process that has the socket too lets nobody in there any more.
+    """
     while True:
         await trio.lowlevel.checkpoint_if_cancelled()  # another task may wait for it by now
         await trio.lowlevel.wait_readable(listening)
@@ -171,6 +174,8 @@ async def accept_forever(
         try:
             _accept_batch(listening, on_accept, batch)
         except OSError as error:
+            if error.errno == errno.EINVAL:  # it does not listen
+                return
             if error.errno not in OUT_OF_ROOM:
                 raise
             pauses.note(error.strerror or type(error).__name__)

@@ -307,14 +307,35 @@ async def test_what_accept_may_fail_with(listening: socket.socket, code: int, pa
 
 async def test_any_other_failure_is_fatal(listening: socket.socket) -> None:
     failing = Failing(fileno=listening.detach())
-    failing.codes = [errno.EINVAL]
+    failing.codes = [errno.EBADF]
     queue = Queue(failing, 1)
     log, _ = open_lines()
     pauses = PauseLog(Metrics(), log)
-    with trio.fail_after(DEADLINE), pytest.raises(OSError, match="Invalid argument"):
+    with trio.fail_after(DEADLINE), pytest.raises(OSError, match="Bad file descriptor"):
         await accept_forever(failing, queue.on_accept, batch=64, pauses=pauses)
     queue.close()
     failing.close()
+
+
+async def test_a_socket_that_its_other_owner_has_shut_is_left_alone(
+    listening: socket.socket,
+) -> None:
+    """As a parent does whose worker was too slow to answer: that is no reason to end its sessions."""
+    log, _ = open_lines()
+    queue = Queue(listening, 1)
+    other = socket.socket(fileno=os.dup(listening.fileno()))
+    with other, trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def accept() -> None:
+                pauses = PauseLog(Metrics(), log)
+                await accept_forever(listening, queue.on_accept, batch=4, pauses=pauses)
+
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(queue.let_in) == 1
+            stop_listening(other)  # and the nursery is left
+    queue.close()
 
 
 def test_everybody_who_waits_is_let_in_before_nobody_is(listening: socket.socket) -> None:
