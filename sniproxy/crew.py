@@ -90,6 +90,11 @@ class Crew:
         """Sessions now, set-up included."""
         return self._overview.all_active + sum(one.active for one in self._old)
 
+    def active_in(self, member: Member) -> int:
+        """Sessions of one worker, set-up included."""
+        of_old = member in self._old  # whose memory we do not share
+        return member.active if of_old else self._overview.active(member.worker)
+
     @property
     def revision(self) -> int:
         """In force in all of them."""
@@ -116,14 +121,18 @@ class Crew:
     async def run(self) -> None:
         """Never returns, unless `stop` is called. WorkersFailed when all were given up."""
         async with trio.open_nursery() as nursery:
-            for one in self._old:
-                nursery.start_soon(self._see_off, one)
             for worker in range(self._workers):
                 nursery.start_soon(self._keep, worker)
 
     def adopt(self, old: list[Member]) -> None:
-        """The workers of the version before: they let players in until those of this one do. Before `run`."""
+        """The workers of the version before: they let players in until those of this one do. Before `run_old`."""
         self._old = old
+
+    async def run_old(self) -> None:
+        """Until those of the version before have ended. They are heard at once, whatever ours wait for."""
+        async with trio.open_nursery() as nursery:
+            for one in self._old:
+                nursery.start_soon(self._see_off, one)
 
     async def _keep(self, worker: int) -> None:
         """Has one worker running, until it is given up or all are to end."""

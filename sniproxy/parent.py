@@ -33,6 +33,7 @@ from sniproxy.logs import Log
 from sniproxy.member import Member
 from sniproxy.metrics import HasFreshness, PodMetrics
 from sniproxy.objects.node_record import NodeRecord
+from sniproxy.orders import Report
 from sniproxy.presence import Presence, node_id
 from sniproxy.pressure import watch_memory
 from sniproxy.relay.opening import choose_relay
@@ -125,6 +126,7 @@ class DataPlane:
         """Serves until a signal asks for the end, or for another version: then what it leaves."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.draining.run)
+            nursery.start_soon(self.crew.run_old)
             nursery.start_soon(serve_http, self._status_socket, self._status.answer)
             if self._control_socket is not None:
                 control = Control(self)
@@ -273,6 +275,7 @@ class DataPlane:
                     pid=one.pid,
                     channel=os.dup(one.channel.fileno()),
                     unread=one.channel.unread.decode(),
+                    active=self.crew.active_in(one),
                 )
                 for one in self.crew.everybody
                 if not one.channel.gone
@@ -350,7 +353,9 @@ def _status_socket(settings: Settings, left: Estate | None) -> socket.socket:
 
 def _adopted(old: OldWorker) -> Member:
     channel = Channel(socket.socket(fileno=old.channel), old.unread.encode())
-    return Member(old.worker, old.pid, channel)
+    member = Member(old.worker, old.pid, channel)
+    member.report = Report(active=old.active)
+    return member
 
 
 async def _close(store: Store) -> None:

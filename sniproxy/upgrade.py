@@ -34,6 +34,7 @@ class OldWorker:
     pid: int
     channel: int  # descriptor
     unread: str  # what was read from it and is no whole message yet
+    active: int = 0  # its sessions, until it says how many there are
 
 
 @dataclass(frozen=True, slots=True)
