@@ -176,7 +176,7 @@ class DataPlane:
         self._log.info("stopping", signal=signal.Signals(number).name, sessions=self.active)
         known = self.crew.first_ready.is_set() or self.crew.old  # to balancers
         accept = terms.accept if known else 0.0
-        self.draining.begin(Terms(accept, terms.deadline, terms.spread))
+        self.draining.begin(Terms(accept, terms.deadline, terms.spread), final=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_at_once, signals, nursery.cancel_scope)
             await self.draining.over.wait()
@@ -207,6 +207,7 @@ class DataPlane:
     async def close(self) -> None:
         """Nobody comes any more. Who waits in a queue is let in before."""
         await self.crew.shut()
+        await trio.lowlevel.checkpoint_if_cancelled()  # it may be open again by now
         self._doors.close()
 
     def drain(self, after: float, spread: float) -> None:
@@ -215,11 +216,11 @@ class DataPlane:
 
     def reopen(self) -> None:
         """As if nothing had been said."""
-        self.crew.order({"undrain": True}, old=True)
-        self._status.unready = NOT_YET
-        if self.crew.first_ready.is_set():
+        is_ready = self.crew.first_ready.is_set()
+        if is_ready:
             self._let_in()
-            self._status.unready = ""
+        self.crew.order({"undrain": True}, old=True)
+        self._status.unready = "" if is_ready else NOT_YET
         self._metrics.draining.set(0)
 
     def _let_in(self) -> None:
