@@ -17,7 +17,7 @@ import signal
 import socket
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from sniproxy import __version__
 from sniproxy.crew import Crew
@@ -111,10 +111,10 @@ class Control:
 
     async def answer(self, method: str, target: str) -> Answer:
         """Implements `sniproxy.small_http.Answers`."""
-        parts = urlsplit(target)
-        given = parse_qs(parts.query, keep_blank_values=True)
+        whole, _, asked = target.partition("?")
+        given = parse_qs(asked, keep_blank_values=True)
         query = {name: values[-1] for name, values in given.items()}
-        match method, parts.path:
+        match method, whole:
             case "GET", "/version":
                 return _json(self._version())
             case "POST", "/upgrade":

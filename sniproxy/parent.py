@@ -127,10 +127,11 @@ class DataPlane:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.draining.run)
             nursery.start_soon(self.crew.run_old)
-            nursery.start_soon(serve_http, self._status_socket, self._status.answer)
+            serve = partial(serve_http, log=self._log)
+            nursery.start_soon(serve, self._status_socket, self._status.answer)
             if self._control_socket is not None:
                 control = Control(self)
-                nursery.start_soon(serve_http, self._control_socket, control.answer, ANSWER_WITHIN)
+                nursery.start_soon(serve, self._control_socket, control.answer, ANSWER_WITHIN)
             nursery.start_soon(self._serve, nursery)
             nursery.start_soon(
                 watch_memory, self.crew, lambda: self.settings.overload, self._metrics, self._log
