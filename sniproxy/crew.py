@@ -124,9 +124,12 @@ class Crew:
             for worker in range(self._workers):
                 nursery.start_soon(self._keep, worker)
 
-    def adopt(self, old: list[Member]) -> None:
-        """The workers of the version before: they let players in until those of this one do. Before `run_old`."""
-        self._old = old
+    def adopt(self, old: list[Member], buried: list[Family]) -> None:
+        """The workers of the version before: they let players in until those of this one do. Before `run_old`.
+
+        buried: what others had counted there that have ended.
+        """
+        self._old, self._buried = old, buried
 
     async def run_old(self) -> None:
         """Until those of the version before have ended. They are heard at once, whatever ours wait for."""
@@ -271,6 +274,12 @@ class Crew:
         for member, families in answers.items():
             member.counted = families
         return [self._buried, *(one.counted for one in self.everybody)]
+
+    @property
+    def buried(self) -> list[Family]:
+        """What those had counted that nobody can ask any more."""
+        gone = [counters(one.counted) for one in self.everybody if one.channel.gone]
+        return merge([self._buried, *gone])
 
     async def answers(self, about: str, **more: Any) -> list[Any]:
         """Implements `sniproxy.status.Workers`."""

@@ -38,6 +38,7 @@ from sniproxy.presence import Presence, node_id
 from sniproxy.pressure import watch_memory
 from sniproxy.relay.opening import choose_relay
 from sniproxy.reload import live
+from sniproxy.scrape import Family, counters, export, merge
 from sniproxy.settings import EtcdUrl, Proxy, Settings
 from sniproxy.small_http import serve_http
 from sniproxy.status import NOT_YET, Status
@@ -108,7 +109,7 @@ class DataPlane:
         self._metrics = metrics = PodMetrics()
         self.crew = Crew(settings, self._workers, self._doors, metrics, log, self._changed)
         if left is not None:
-            self.crew.adopt([_adopted(one) for one in left.workers])
+            self.crew.adopt([_adopted(one) for one in left.workers], left.counted)
             self.crew.drained = frozenset(left.drained)
         self._agent: Agent | None = None
         if isinstance(settings.where, EtcdUrl):
@@ -284,6 +285,7 @@ class DataPlane:
             ],
             drained=sorted(self.crew.drained),
             generation=self.generation,
+            counted=merge([self.crew.buried, _own(self._metrics)]),
         )
 
     def _changed(self) -> None:
@@ -351,6 +353,12 @@ def _status_socket(settings: Settings, left: Estate | None) -> socket.socket:
     sock = bind(address, "status.address")
     listen(sock, "status.address", backlog=STATUS_BACKLOG)
     return sock
+
+
+def _own(metrics: PodMetrics) -> list[Family]:
+    """What the parent itself has counted, but for what the kernel counts of its process, which stays the same."""
+    own = counters(export(metrics.registry))
+    return [one for one in own if not one["name"].startswith("process_")]
 
 
 def _adopted(old: OldWorker) -> Member:

@@ -132,3 +132,35 @@ async def test_the_old_workers_are_heard_while_the_new_ones_wait_for_the_store(
             with trio.fail_after(20):
                 await plane.ended.wait()
             assert plane.logged("worker killed") == []
+
+
+@pytest.mark.usefixtures("any_version_could_run")
+async def test_no_counter_falls_with_an_upgrade(tmp_path: Path) -> None:
+    """What those had counted that have died, and the parent itself, is handed on."""
+
+    async def counted(plane: Plane) -> dict[str, float]:
+        names = ("sessions_opened", "worker_crashes", "worker_sessions_lost")
+        return {name: await plane.metric(f"{name}_total") for name in names}
+
+    async with house_of(tmp_path, workers=1) as house:
+        async with house.version() as plane:
+            await plane.ready()
+            lost = await plane.join(5)
+            before = await counted(plane)
+            plane.parent.crew.members[0].kill()
+            await until(lambda: plane.logged("worker died"))
+            await until(lambda: plane.parent.crew.members)
+            lost += await plane.join(2)
+            left = await upgraded(plane)
+        assert before["sessions_opened"] == 5
+        for _ in range(2):
+            async with house.version(left) as plane:
+                assert await counted(plane) == {
+                    "sessions_opened": 7,
+                    "worker_crashes": 1,
+                    "worker_sessions_lost": 5,
+                }
+                close(lost)
+                await plane.ready()
+                await until(lambda plane=plane: not plane.parent.crew.old)  # type: ignore[misc]
+                left = await upgraded(plane)
