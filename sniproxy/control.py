@@ -17,18 +17,21 @@ import signal
 import socket
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from sniproxy import __version__
 from sniproxy.crew import Crew
 from sniproxy.drain import Drain, Terms
-from sniproxy.errors import UpgradeRefused
+from sniproxy.errors import SettingsError, UpgradeRefused
 from sniproxy.logs import Log
 from sniproxy.settings import Settings
 from sniproxy.small_http import JSON, TEXT, Answer
 from sniproxy.upgrade import CHECK_WITHIN
 
 FILE = "control.sock"
+TO_END = (
+    b"it was told to end: that goes on by the settings, and a second SIGTERM ends all at once\n"
+)
 BACKLOG = 16  # connections that the kernel keeps for us
 ANSWER_WITHIN = CHECK_WITHIN + 5.0  # seconds for a request, in which a new version is tried
 
@@ -108,10 +111,10 @@ class Control:
 
     async def answer(self, method: str, target: str) -> Answer:
         """Implements `sniproxy.small_http.Answers`."""
-        parts = urlsplit(target)
-        given = parse_qs(parts.query, keep_blank_values=True)
+        whole, _, asked = target.partition("?")
+        given = parse_qs(asked, keep_blank_values=True)
         query = {name: values[-1] for name, values in given.items()}
-        match method, parts.path:
+        match method, whole:
             case "GET", "/version":
                 return _json(self._version())
             case "POST", "/upgrade":
@@ -145,14 +148,20 @@ class Control:
 
     def _drain(self, method: str, query: dict[str, str]) -> Answer:
         draining, drain = self._plane.draining, self._plane.settings.drain
-        if method == "POST":
+        if draining.final:
+            if method == "DELETE" or "deadline" in query:
+                return 409, TEXT, TO_END
+        elif method == "POST":
             try:
                 deadline = _seconds(query["deadline"]) if "deadline" in query else None
             except ValueError:
                 return 400, TEXT, b"deadline: expected seconds\n"
             draining.begin(Terms(drain.accept, deadline, drain.spread))
         elif method == "DELETE":
-            draining.take_back()
+            try:
+                draining.take_back()
+            except SettingsError as error:
+                return 409, TEXT, f"{error}\n".encode()
         return _json(
             {
                 "phase": draining.phase.value,

@@ -90,6 +90,11 @@ class Crew:
         """Sessions now, set-up included."""
         return self._overview.all_active + sum(one.active for one in self._old)
 
+    def active_in(self, member: Member) -> int:
+        """Sessions of one worker, set-up included."""
+        of_old = member in self._old  # whose memory we do not share
+        return member.active if of_old else self._overview.active(member.worker)
+
     @property
     def revision(self) -> int:
         """In force in all of them."""
@@ -116,14 +121,21 @@ class Crew:
     async def run(self) -> None:
         """Never returns, unless `stop` is called. WorkersFailed when all were given up."""
         async with trio.open_nursery() as nursery:
-            for one in self._old:
-                nursery.start_soon(self._see_off, one)
             for worker in range(self._workers):
                 nursery.start_soon(self._keep, worker)
 
-    def adopt(self, old: list[Member]) -> None:
-        """The workers of the version before: they let players in until those of this one do. Before `run`."""
-        self._old = old
+    def adopt(self, old: list[Member], buried: list[Family]) -> None:
+        """The workers of the version before: they let players in until those of this one do. Before `run_old`.
+
+        buried: what others had counted there that have ended.
+        """
+        self._old, self._buried = old, buried
+
+    async def run_old(self) -> None:
+        """Until those of the version before have ended. They are heard at once, whatever ours wait for."""
+        async with trio.open_nursery() as nursery:
+            for one in self._old:
+                nursery.start_soon(self._see_off, one)
 
     async def _keep(self, worker: int) -> None:
         """Has one worker running, until it is given up or all are to end."""
@@ -262,6 +274,12 @@ class Crew:
         for member, families in answers.items():
             member.counted = families
         return [self._buried, *(one.counted for one in self.everybody)]
+
+    @property
+    def buried(self) -> list[Family]:
+        """What those had counted that nobody can ask any more."""
+        gone = [counters(one.counted) for one in self.everybody if one.channel.gone]
+        return merge([self._buried, *gone])
 
     async def answers(self, about: str, **more: Any) -> list[Any]:
         """Implements `sniproxy.status.Workers`."""

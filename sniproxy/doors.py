@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Self
 
+from sniproxy.errors import SettingsError
 from sniproxy.listener import bind_group, ensure_unshared, listen, stop_listening, widen
 from sniproxy.relay.sockets import tune
 from sniproxy.settings import Listener, Proxy, Settings
@@ -81,7 +82,14 @@ class Doors:
         return (sock for group in self._groups for sock in group)
 
     def open(self) -> None:
-        """From now on connections come, and wait to be accepted. SettingsError if another program came first."""
+        """From now on connections come, and wait to be accepted. SettingsError if another program came first: none do."""
+        try:
+            self._open()
+        except SettingsError:
+            self.close()
+            raise
+
+    def _open(self) -> None:
         self._is_open = True
         for index, (listener, group) in enumerate(
             zip(self._settings.listeners, self._groups, strict=True)

@@ -54,7 +54,7 @@ class Emptied(Protocol):
         ...
 
     def reopen(self) -> None:
-        """As if nothing had been said."""
+        """As if nothing had been said. SettingsError when an address is not ours any more: then nothing has changed."""
         ...
 
 
@@ -64,6 +64,7 @@ class Drain:
     def __init__(self, emptied: Emptied, log: Log) -> None:
         self.phase = Phase.SERVING
         self.over = trio.Event()
+        self.final = False  # it is to end: whoever else asks changes nothing about that
         self._emptied = emptied
         self._log = log
         self._asked = trio.Event()
@@ -76,9 +77,9 @@ class Drain:
         """Of the phase; None: it has no end of its own."""
         return None if self._ends_at is None else max(0.0, self._ends_at - trio.current_time())
 
-    def begin(self, terms: Terms) -> None:
+    def begin(self, terms: Terms, *, final: bool = False) -> None:
         """Begins, or goes on by other terms from where it is."""
-        self._terms = terms
+        self._terms, self.final = terms, self.final or final
         self._scope.cancel()
         self._asked.set()
         if self.phase is Phase.SERVING:
@@ -86,11 +87,12 @@ class Drain:
             self._set(Phase.LEAVING, terms.accept)
 
     def take_back(self) -> None:
-        """Players are let in again, and nobody is ended."""
+        """Players are let in again, and nobody is ended. SettingsError when an address is not ours any more: it goes on."""
+        if self.phase is not Phase.SERVING:
+            self._emptied.reopen()
         self._terms = None
         self._scope.cancel()
         if self.phase is not Phase.SERVING:
-            self._emptied.reopen()
             self._log.info("drain taken back", sessions=self._emptied.active)
             self._set(Phase.SERVING, None)
             self.over = trio.Event()
@@ -110,6 +112,7 @@ class Drain:
                 self._tell(Phase.LEAVING, terms.accept)
                 await trio.sleep(terms.accept)
             await self._emptied.close()
+            await trio.lowlevel.checkpoint_if_cancelled()  # it may be taken back by now
         self._tell(Phase.WAITING, terms.deadline)
         if terms.deadline is not None:
             self._emptied.drain(terms.deadline, terms.spread)

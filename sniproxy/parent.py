@@ -33,10 +33,12 @@ from sniproxy.logs import Log
 from sniproxy.member import Member
 from sniproxy.metrics import HasFreshness, PodMetrics
 from sniproxy.objects.node_record import NodeRecord
+from sniproxy.orders import Report
 from sniproxy.presence import Presence, node_id
 from sniproxy.pressure import watch_memory
 from sniproxy.relay.opening import choose_relay
 from sniproxy.reload import live
+from sniproxy.scrape import Family, counters, export, merge
 from sniproxy.settings import EtcdUrl, Proxy, Settings
 from sniproxy.small_http import serve_http
 from sniproxy.status import NOT_YET, Status
@@ -107,7 +109,7 @@ class DataPlane:
         self._metrics = metrics = PodMetrics()
         self.crew = Crew(settings, self._workers, self._doors, metrics, log, self._changed)
         if left is not None:
-            self.crew.adopt([_adopted(one) for one in left.workers])
+            self.crew.adopt([_adopted(one) for one in left.workers], left.counted)
             self.crew.drained = frozenset(left.drained)
         self._agent: Agent | None = None
         if isinstance(settings.where, EtcdUrl):
@@ -125,10 +127,12 @@ class DataPlane:
         """Serves until a signal asks for the end, or for another version: then what it leaves."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.draining.run)
-            nursery.start_soon(serve_http, self._status_socket, self._status.answer)
+            nursery.start_soon(self.crew.run_old)
+            serve = partial(serve_http, log=self._log)
+            nursery.start_soon(serve, self._status_socket, self._status.answer)
             if self._control_socket is not None:
                 control = Control(self)
-                nursery.start_soon(serve_http, self._control_socket, control.answer, ANSWER_WITHIN)
+                nursery.start_soon(serve, self._control_socket, control.answer, ANSWER_WITHIN)
             nursery.start_soon(self._serve, nursery)
             nursery.start_soon(
                 watch_memory, self.crew, lambda: self.settings.overload, self._metrics, self._log
@@ -174,7 +178,7 @@ class DataPlane:
         self._log.info("stopping", signal=signal.Signals(number).name, sessions=self.active)
         known = self.crew.first_ready.is_set() or self.crew.old  # to balancers
         accept = terms.accept if known else 0.0
-        self.draining.begin(Terms(accept, terms.deadline, terms.spread))
+        self.draining.begin(Terms(accept, terms.deadline, terms.spread), final=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_at_once, signals, nursery.cancel_scope)
             await self.draining.over.wait()
@@ -205,6 +209,7 @@ class DataPlane:
     async def close(self) -> None:
         """Nobody comes any more. Who waits in a queue is let in before."""
         await self.crew.shut()
+        await trio.lowlevel.checkpoint_if_cancelled()  # it may be open again by now
         self._doors.close()
 
     def drain(self, after: float, spread: float) -> None:
@@ -213,11 +218,11 @@ class DataPlane:
 
     def reopen(self) -> None:
         """As if nothing had been said."""
-        self.crew.order({"undrain": True}, old=True)
-        self._status.unready = NOT_YET
-        if self.crew.first_ready.is_set():
+        is_ready = self.crew.first_ready.is_set()
+        if is_ready:
             self._let_in()
-            self._status.unready = ""
+        self.crew.order({"undrain": True}, old=True)
+        self._status.unready = "" if is_ready else NOT_YET
         self._metrics.draining.set(0)
 
     def _let_in(self) -> None:
@@ -273,12 +278,14 @@ class DataPlane:
                     pid=one.pid,
                     channel=os.dup(one.channel.fileno()),
                     unread=one.channel.unread.decode(),
+                    active=self.crew.active_in(one),
                 )
                 for one in self.crew.everybody
                 if not one.channel.gone
             ],
             drained=sorted(self.crew.drained),
             generation=self.generation,
+            counted=merge([self.crew.buried, _own(self._metrics)]),
         )
 
     def _changed(self) -> None:
@@ -348,9 +355,17 @@ def _status_socket(settings: Settings, left: Estate | None) -> socket.socket:
     return sock
 
 
+def _own(metrics: PodMetrics) -> list[Family]:
+    """What the parent itself has counted, but for what the kernel counts of its process, which stays the same."""
+    own = counters(export(metrics.registry))
+    return [one for one in own if not one["name"].startswith("process_")]
+
+
 def _adopted(old: OldWorker) -> Member:
     channel = Channel(socket.socket(fileno=old.channel), old.unread.encode())
-    return Member(old.worker, old.pid, channel)
+    member = Member(old.worker, old.pid, channel)
+    member.report = Report(active=old.active)
+    return member
 
 
 async def _close(store: Store) -> None:

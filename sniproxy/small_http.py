@@ -1,12 +1,14 @@
 """A few requests over HTTP/1.1, small enough for a loop with other work: status port and control socket."""
 
 import socket
+import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 import h11
 import trio
 
+from sniproxy.logs import Log
 from sniproxy.relay.sockets import Lost, close, receive, send_all
 
 REQUEST_TIMEOUT = 5.0  # seconds, request and answer together, unless it is said otherwise
@@ -21,9 +23,12 @@ Answers = Callable[[str, str], Awaitable[Answer]]  # of method and target
 
 
 async def serve_http(
-    listening: socket.socket, answers: Answers, within: float = REQUEST_TIMEOUT
+    listening: socket.socket,
+    answers: Answers,
+    within: float = REQUEST_TIMEOUT,
+    log: Log | None = None,
 ) -> None:
-    """Never returns. within: seconds for one request, its answer included."""
+    """Never returns. within: seconds for one request, its answer included. log: hears of answers that failed."""
     clients = trio.CapacityLimiter(MAX_CLIENTS)
     async with trio.open_nursery() as nursery:
         while True:
@@ -38,7 +43,17 @@ async def serve_http(
                 continue
             sock.setblocking(False)
             done = partial(clients.release_on_behalf_of, token)
-            nursery.start_soon(_serve_client, sock, answers, within, done)
+            nursery.start_soon(_serve_client, sock, partial(_try, answers, log), within, done)
+
+
+async def _try(answers: Answers, log: Log | None, method: str, target: str) -> Answer:
+    """A defect of ours costs this answer alone."""
+    try:
+        return await answers(method, target)
+    except Exception:
+        if log is not None:
+            log.error("no answer", target=target, exception=traceback.format_exc().rstrip())
+        return 500, TEXT, b"a defect of ours: the log has it\n"
 
 
 async def _serve_client(

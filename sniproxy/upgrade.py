@@ -16,6 +16,7 @@ from typing import Any, Self
 import trio
 
 from sniproxy.errors import UpgradeRefused
+from sniproxy.scrape import Family
 
 LEFT = "_SNIPROXY_LEFT_BY_OLD_VERSION"  # names the descriptor of what is left
 # Those that we act on. They wait while nobody is there to hear them: by default each would end the process.
@@ -34,6 +35,7 @@ class OldWorker:
     pid: int
     channel: int  # descriptor
     unread: str  # what was read from it and is no whole message yet
+    active: int = 0  # its sessions, until it says how many there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Estate:
     workers: list[OldWorker]
     drained: list[str]  # routes that take no new session
     generation: int  # how many versions this process has been
+    counted: list[Family]  # by those of whom nothing else is left
 
     @property
     def descriptors(self) -> Iterator[int]:
@@ -86,6 +89,7 @@ class Estate:
             workers=[OldWorker(**_known(one)) for one in left["workers"]],
             drained=left.get("drained", []),
             generation=left.get("generation", 0),
+            counted=left.get("counted", []),
         )
         for one in estate.descriptors:
             os.set_inheritable(one, False)
@@ -147,6 +151,7 @@ def _plain(estate: Estate) -> dict[str, Any]:
         "status": list(estate.status),
         "drained": estate.drained,
         "generation": estate.generation,
+        "counted": estate.counted,
         "workers": [
             {name: getattr(one, name) for name in OldWorker.__slots__} for one in estate.workers
         ],

@@ -179,6 +179,7 @@ class Hand:
             for _, sock in self._of(slot):
                 self._reception.close(sock, empty=True)
         self._slots = []
+        self.report()  # who is in by now counts before anybody asks whether it is empty
 
     def _leave(self, after: float | None, spread: float) -> None:
         """Another lets players in from now on, or nobody does."""

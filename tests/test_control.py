@@ -17,8 +17,8 @@ from trio.testing import MockClock
 
 from sniproxy import __version__
 from sniproxy.control import FILE, Control, Plane, open_control
-from sniproxy.drain import Drain
-from sniproxy.errors import UpgradeRefused
+from sniproxy.drain import Drain, Terms
+from sniproxy.errors import SettingsError, UpgradeRefused
 from sniproxy.settings import Drain as DrainSettings
 from sniproxy.settings import Settings
 from sniproxy.small_http import serve_http
@@ -191,6 +191,42 @@ async def test_what_is_no_deadline(tmp_path: Path, query: str) -> None:
         assert (await operator.ask("GET", "/drain"))["phase"] == "serving"
     assert (answer.status_code, answer.text) == (400, "deadline: expected seconds\n")
     assert operator.house.did == []
+
+
+async def test_what_was_told_to_end_goes_on_by_its_own_terms(tmp_path: Path) -> None:
+    """Whoever looks how far it is, as `sniproxy drain` does, puts nothing off."""
+    async with operating(tmp_path) as operator:
+        operator.house.draining.begin(Terms(accept=10, deadline=60, spread=5), final=True)
+        assert (await operator.ask("POST", "/drain"))["phase"] == "leaving"
+        undo = await operator.answer("DELETE", "/drain")
+        later = await operator.answer("POST", "/drain?deadline=1000")
+        await trio.sleep(30)
+        waiting = await operator.ask("POST", "/drain")
+        assert (waiting["phase"], round(waiting["seconds_left"])) == ("waiting", 40)
+    assert undo.status_code == later.status_code == 409
+    assert undo.text.startswith("it was told to end")
+    assert operator.house.did == [("retire",), ("close",), ("drain", 60, 5)]
+
+
+async def test_a_drain_that_cannot_be_taken_back_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program has the port by now."""
+
+    def reopen(house: House) -> None:
+        raise SettingsError("proxy.listeners.0.address: port 1 is taken")
+
+    monkeypatch.setattr(House, "reopen", reopen)
+    async with operating(tmp_path) as operator:
+        await operator.ask("POST", "/drain?deadline=50")
+        await trio.sleep(20)
+        undo = await operator.answer("DELETE", "/drain")
+        assert undo.status_code == 409
+        assert undo.text == "proxy.listeners.0.address: port 1 is taken\n"
+        waiting = await operator.ask("GET", "/drain")
+        assert (waiting["phase"], round(waiting["seconds_left"])) == ("waiting", 40)
+        await trio.sleep(50)
+        assert (await operator.ask("GET", "/drain"))["phase"] == "over"
 
 
 async def test_a_route_is_drained_and_let_in_again(tmp_path: Path) -> None:

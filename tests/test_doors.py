@@ -151,6 +151,23 @@ def test_closed_it_refuses_and_opened_again_it_spreads_again(port: int, slots: i
             assert refused(port)
 
 
+def test_one_that_cannot_be_opened_again_leaves_all_closed() -> None:
+    """Another program has come first, which shares the address."""
+    first, second = free_ports(2)
+    with Doors(proxy(first, second), 2) as doors, socket.socket() as other:
+        doors.open()
+        doors.close()
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", second))
+        other.listen()
+        with pytest.raises(SettingsError, match=f"port {second} is taken"):
+            doors.open()
+        assert refused(first)
+        other.close()
+        doors.open()
+        assert not refused(first)
+
+
 def test_closed_the_address_stays_ours(port: int) -> None:
     with Doors(proxy(port), 2) as doors:
         doors.open()

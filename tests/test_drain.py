@@ -230,6 +230,21 @@ async def test_taken_back_while_the_doors_are_being_closed() -> None:
     assert house.did == [(0, "retire"), (1, "reopen")]
 
 
+async def test_taken_back_in_the_moment_in_which_the_doors_are_closed() -> None:
+    """What waited for it runs once more, and must not close anything."""
+    house = House(NEVER)
+    closed = trio.Event()
+    house.close = closed.wait  # type: ignore[method-assign]
+    async with draining(house) as (drain, _):
+        drain.begin(Terms(accept=0, deadline=20, spread=10))
+        await trio.sleep(1)
+        closed.set()
+        drain.take_back()
+        await trio.sleep(100)
+        assert drain.phase is Phase.SERVING
+    assert house.did == [(0, "retire"), (1, "reopen")]
+
+
 async def test_taken_back_at_once_nobody_is_shut_out() -> None:
     house = House(NEVER)
     async with draining(house) as (drain, lines):

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from sniproxy.drain import Phase
+from sniproxy.parent import DataPlane
 from sniproxy.settings import Drain
+from sniproxy.upgrade import Estate
 from tests.support.crews import played, until
+from tests.support.peers import Peer
 from tests.support.planes import Plane, house_of
 
 pytestmark = pytest.mark.anyio
@@ -52,9 +54,113 @@ async def test_a_drain_that_is_taken_back_before_it_is_ready_makes_it_not_ready(
 async def test_told_to_end_before_it_was_ever_ready_it_waits_for_no_balancer(
     tmp_path: Path,
 ) -> None:
-    async with house_of(tmp_path, Drain(accept=600, deadline=600)) as house:
+    drain = Drain(accept=600, deadline=600)
+    async with house_of(tmp_path, drain) as house, house.version() as plane:
+        plane.send(signal.SIGTERM)
+        with trio.fail_after(20):
+            await plane.ended.wait()
+        assert plane.left is None
+
+
+@pytest.fixture
+def any_version_could_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody tries it."""
+
+    async def check(held: list[str]) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("sniproxy.parent.check_new_version", check)
+
+
+async def upgraded(plane: Plane) -> Estate:
+    """What it leaves to the next version."""
+    plane.send(signal.SIGUSR2)
+    with trio.fail_after(20):
+        await plane.ended.wait()
+    assert plane.left is not None
+    return plane.left
+
+
+def close(players: list[Peer]) -> None:
+    for player in players:
+        player.close()
+
+
+@pytest.mark.usefixtures("any_version_could_run")
+async def test_told_to_end_right_after_an_upgrade_it_waits_for_those_who_came_before(
+    tmp_path: Path,
+) -> None:
+    """The old workers have not said yet how many play."""
+    async with house_of(tmp_path, Drain(deadline=600)) as house:
         async with house.version() as plane:
+            await plane.ready()
+            players = await plane.join(5)
+            left = await upgraded(plane)
+        async with house.version(left) as plane:
+            assert (await plane.ask("GET", "/version")).json()["old_sessions"] == 5
             plane.send(signal.SIGTERM)
+            await trio.sleep(1)
+            for player in players:
+                await played(player)
+            close(players)
             with trio.fail_after(20):
                 await plane.ended.wait()
-            assert plane.left is None
+
+
+@pytest.mark.usefixtures("any_version_could_run")
+async def test_the_old_workers_are_heard_while_the_new_ones_wait_for_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would take their parent for gone at last; and nobody would know when the last of them has ended."""
+
+    async def wait(*_: object) -> None:
+        await trio.sleep_forever()
+
+    async with house_of(tmp_path, Drain(deadline=600)) as house:
+        async with house.version() as plane:
+            await plane.ready()
+            players = await plane.join(5)
+            left = await upgraded(plane)
+        monkeypatch.setattr(DataPlane, "_serve", wait)
+        async with house.version(left) as plane:
+            old = plane.parent.crew.old
+            await until(lambda: all(one.ready for one in old))
+            players += await plane.join(1)
+            plane.send(signal.SIGTERM)
+            await until(lambda: plane.parent.draining.phase is Phase.WAITING)
+            close(players)
+            with trio.fail_after(20):
+                await plane.ended.wait()
+            assert plane.logged("worker killed") == []
+
+
+@pytest.mark.usefixtures("any_version_could_run")
+async def test_no_counter_falls_with_an_upgrade(tmp_path: Path) -> None:
+    """What those had counted that have died, and the parent itself, is handed on."""
+
+    async def counted(plane: Plane) -> dict[str, float]:
+        names = ("sessions_opened", "worker_crashes", "worker_sessions_lost")
+        return {name: await plane.metric(f"{name}_total") for name in names}
+
+    async with house_of(tmp_path, workers=1) as house:
+        async with house.version() as plane:
+            await plane.ready()
+            lost = await plane.join(5)
+            before = await counted(plane)
+            plane.parent.crew.members[0].kill()
+            await until(lambda: plane.logged("worker died"))
+            await until(lambda: plane.parent.crew.members)
+            lost += await plane.join(2)
+            left = await upgraded(plane)
+        assert before["sessions_opened"] == 5
+        for _ in range(2):
+            async with house.version(left) as plane:
+                assert await counted(plane) == {
+                    "sessions_opened": 7,
+                    "worker_crashes": 1,
+                    "worker_sessions_lost": 5,
+                }
+                close(lost)
+                await plane.ready()
+                await until(lambda plane=plane: not plane.parent.crew.old)  # type: ignore[misc]
+                left = await upgraded(plane)

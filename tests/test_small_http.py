@@ -8,6 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from sniproxy.small_http import JSON, MAX_CLIENTS, MAX_REQUEST, REQUEST_TIMEOUT, TEXT, Answer
+from tests.support.gateway import open_lines
 from tests.support.http_port import open_http, read_until_gone
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +51,22 @@ async def test_requests_and_their_answers(method: str, path: str, body: str) -> 
         "content-length": str(len(body or f"GET {path}\n")),
         "connection": "close",
     }
+
+
+async def test_a_defect_costs_one_answer() -> None:
+    """And not the data plane, whose parent answers here."""
+
+    async def answer(method: str, target: str) -> Answer:
+        return await echo(method, target) if target == "/" else (200, TEXT, b"x"[target])  # type: ignore[call-overload]
+
+    log, lines = open_lines()
+    async with open_http(answer, log=log) as port:
+        broken = await port.ask("GET", "/broken?x")
+        assert (await port.ask("GET", "/")).text == "GET /\n"
+    assert (broken.status_code, broken.text) == (500, "a defect of ours: the log has it\n")
+    (line,) = lines.all
+    assert (line["level"], line["event"], line["target"]) == ("error", "no answer", "/broken?x")
+    assert "TypeError" in line["exception"]
 
 
 async def test_an_answer_comes_as_it_was_given() -> None:

@@ -90,6 +90,7 @@ def main() -> None:
                     ],
                     drained=drained,
                     generation=generation + 1,
+                    counted=[],
                 ).execute()
             case "end":
                 return

@@ -49,7 +49,7 @@ class HttpPort:
 
 
 @asynccontextmanager
-async def open_http(answers: Answers, **more: float) -> AsyncIterator[HttpPort]:
+async def open_http(answers: Answers, **more: Any) -> AsyncIterator[HttpPort]:
     """A port that answers so until the block is left; `more` as `serve_http` takes it."""
     with trio.fail_after(DEADLINE), Listening() as listening:
         listening.bind(("127.0.0.1", 0))

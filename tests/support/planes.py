@@ -61,7 +61,7 @@ class Plane:
         """On the status port; one without labels."""
         text = (await self.look("/metrics")).text
         lines = (line.split(" ") for line in text.splitlines() if not line.startswith("#"))
-        return dict((one[0], float(one[-1])) for one in lines)[f"sniproxy_{name}"]
+        return {one[0]: float(one[-1]) for one in lines}[f"sniproxy_{name}"]
 
     async def ask(self, method: str, target: str) -> httpx.Response:
         """What the control socket answers."""
