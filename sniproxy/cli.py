@@ -85,7 +85,11 @@ def proxy(file: Path | None, check: bool) -> None:
     log = open_log("proxy")
     while estate := _run(run_parent, settings, partial(load_settings, file), log, left):
         log.flush()  # what waits would be lost with this program
-        estate.execute()
+        try:
+            estate.execute()
+        except OSError as error:
+            log.error("upgrade failed", cause=str(error), advice="this version goes on")
+            left = estate
 
 
 @main.command()
