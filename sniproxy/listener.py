@@ -60,10 +60,10 @@ def bind_group(address: str, setting: str, count: int) -> list[socket.socket]:
     """So many sockets for one address, over which the kernel spreads those who come (SO_REUSEPORT); `bind` otherwise.
 
     Only processes of one user can share an address so, and two data planes of one user would: hence nobody else may have
-    the address when this is called. One socket where the system does not spread.
+    the address when this is called. One socket where the system does not spread. A group of one may grow as well.
     """
     alone = bind(address, setting)
-    if count == 1 or not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux"):
         return [alone]
     family, name = alone.family, alone.getsockname()
     alone.close()
@@ -86,7 +86,8 @@ def widen(group: list[socket.socket], setting: str, count: int) -> None:
 def ensure_unshared(group: list[socket.socket], setting: str) -> None:
     """Before a group begins to listen: SettingsError if another program does, whose players it would share unnoticed."""
     first = group[0]
-    if len(group) > 1 and not first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    is_shared = first.getsockopt(socket.SOL_SOCKET, _REUSEPORT)
+    if is_shared and not first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         bind(_written(first.getsockname()), setting).close()
 
 

@@ -204,11 +204,10 @@ def test_the_next_version_goes_on_with_the_queues(port: int) -> None:
             assert not any(os.get_inheritable(one) or os.get_blocking(one) for one in group)
 
 
-@pytest.mark.parametrize(("before", "after", "slots"), [(2, 4, 4), (4, 2, 4), (1, 3, 1)])
+@pytest.mark.parametrize(("before", "after", "slots"), [(2, 4, 4), (4, 2, 4), (1, 3, 3)])
 def test_more_workers_get_more_slots_and_fewer_serve_all(
     port: int, before: int, after: int, slots: int
 ) -> None:
-    """But for a socket that was alone: it cannot be joined."""
     with Doors(proxy(port), before) as old:
         old.open()
         new = Doors(proxy(port), after, inherited(old))

@@ -140,8 +140,8 @@ def test_a_group_is_bound_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
-def test_a_group_can_be_made_larger_and_a_socket_alone_cannot(address: str) -> None:
-    for count, wanted, size in ((2, 4, 4), (4, 2, 4), (1, 4, 1)):
+def test_a_group_can_be_made_larger(address: str) -> None:
+    for count, wanted, size in ((2, 4, 4), (4, 2, 4), (1, 4, 4)):
         group = bind_group(address, SETTING, count)
         widen(group, SETTING, wanted)
         assert len(group) == size
