@@ -240,11 +240,11 @@ def test_an_address_that_is_not_in_the_settings_any_more_is_closed_in_the_end(po
 def test_groups_may_be_of_different_sizes(port: int) -> None:
     """A new address beside one that an earlier version has bound for fewer workers, or more."""
     (new_port,) = free_ports(1)
-    with Doors(proxy(port), 1) as old:
+    with Doors(proxy(port), 3) as old:
         new = Doors(proxy(port, new_port), 2, inherited(old))
     with new:
-        assert [len(group) for group in new.descriptors] == [1, 2]
-        assert new.slots == 2
+        assert [len(group) for group in new.descriptors] == [3, 2]
+        assert new.slots == 3
     assert new.groups.keys() == {f"127.0.0.1:{port}", f"127.0.0.1:{new_port}"}
 
 
