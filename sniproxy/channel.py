@@ -25,13 +25,14 @@ Message = dict[str, Any]
 class Channel:
     """One end. `run` must run for messages to leave; iterating gives those that come."""
 
-    def __init__(self, sock: socket.socket, unread: bytes = b"") -> None:
-        """`unread`: what an earlier process had read of the messages from the other side."""
+    def __init__(self, sock: socket.socket, unread: bytes | None = None) -> None:
+        """`unread`: what an earlier process had read of the messages from the other side; None: there was none."""
         sock.setblocking(False)
         self._sock = sock
-        self._waiting: deque[bytes] = deque()
+        # It may have sent half a line: that ends here, and takes no message of ours with it.
+        self._waiting = deque([b"\n"] if unread is not None else [])
         self._news = trio.Event()
-        self._read = bytearray(unread)
+        self._read = bytearray(unread or b"")
         self._idle = trio.Event()
         self._idle.set()
         self.gone = False

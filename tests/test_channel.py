@@ -37,7 +37,7 @@ async def pair() -> AsyncIterator[tuple[Channel, Channel, trio.Nursery]]:
 
 
 @asynccontextmanager
-async def raw(unread: bytes = b"") -> AsyncIterator[tuple[Channel, socket.socket]]:
+async def raw(unread: bytes | None = None) -> AsyncIterator[tuple[Channel, socket.socket]]:
     """One end of ours, and the other as a plain socket that blocks."""
     ours, theirs = socket.socketpair()
     with trio.fail_after(DEADLINE), theirs:
@@ -213,6 +213,25 @@ async def test_what_was_read_is_carried_over_to_the_next_process() -> None:
             assert [await anext(heir) for _ in range(2)] == [{"n": 2}, {"n": 3}]
             assert heir.unread == b""
             heir.close()
+
+
+async def test_half_a_message_of_the_process_before_costs_none_of_its_heirs() -> None:
+    """It has gone while the other side took nothing."""
+    ours, theirs = socket.socketpair()
+    with trio.fail_after(DEADLINE), ours:
+        before, other = Channel(ours), Channel(theirs)
+        before.send({"big": BIG})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(before.run)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        heir = Channel(ours, before.unread)
+        heir.send({"leave": True})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(heir.run)
+            assert await anext(other) == {"leave": True}
+            nursery.cancel_scope.cancel()
+        other.close()
 
 
 @pytest.mark.parametrize(
