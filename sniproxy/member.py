@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,9 @@ class Member:
         self.counted: list[Family] = []  # the last that it has said
         self._reported_at = trio.current_time()
         self._process = process
-        self._asked = 0
+        self._asked = (
+            time.monotonic_ns()
+        )  # not as in the process before: its answers are none of ours
         self._answers: dict[int, tuple[trio.Event, list[Any]]] = {}
 
     async def run(self, on_report: Callable[["Member"], None]) -> int:
