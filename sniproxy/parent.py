@@ -318,6 +318,7 @@ def check_settings(settings: Settings) -> None:
     """SettingsError for what a data plane could not run with, as far as can be seen without running it."""
     choose_relay(settings.proxy.relay)
     open_keyring(settings)
+    open_store(settings)  # nothing is asked of it yet
     held = held_addresses()
     for address, setting in addresses(settings) if held is not None else ():
         if address not in (held or ()):
