@@ -157,7 +157,8 @@ class DataPlane:
         nursery.start_soon(self._presence.run)
         log.info("ready", ports=self._doors.ports, revision=self.crew.revision)
         await self.crew.all_ready.wait()
-        self.crew.replace_old(settings.drain.upgrade_deadline, settings.drain.spread)
+        drain = self.settings.drain  # by now it may be another
+        self.crew.replace_old(drain.upgrade_deadline, drain.spread)
         self._doors.leave_others()
 
     async def _obey(self, signals: AsyncIterator[int]) -> bool:
@@ -256,12 +257,16 @@ class DataPlane:
     async def prepare_upgrade(self) -> None:
         """Looks whether the version that is installed now could run; UpgradeRefused, which is logged, if not."""
         try:
-            if self.draining.phase is not Phase.SERVING:
-                raise UpgradeRefused("it is being drained: take that back first, or restart it")
+            self._refuse_while_draining()
             await check_new_version([*self._doors.groups, self.settings.status.address])
+            self._refuse_while_draining()
         except UpgradeRefused as refused:
             self._log.error("upgrade refused", cause=str(refused), advice="this version goes on")
             raise
+
+    def _refuse_while_draining(self) -> None:
+        if self.draining.phase is not Phase.SERVING:
+            raise UpgradeRefused("it is being drained: take that back first, or restart it")
 
     def _estate(self) -> Estate:
         """What the next version needs. Descriptors are doubled: ours are closed as at every end."""

@@ -175,3 +175,23 @@ async def test_no_counter_falls_with_an_upgrade(tmp_path: Path) -> None:
                 await plane.ready()
                 await until(lambda plane=plane: not plane.parent.crew.old)  # type: ignore[misc]
                 left = await upgraded(plane)
+
+
+async def test_a_drain_that_begins_while_the_new_version_is_tried_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = trio.Event()
+
+    async def check(held: list[str]) -> None:
+        tried.set()
+        await trio.sleep(0.3)
+
+    monkeypatch.setattr("sniproxy.parent.check_new_version", check)
+    async with house_of(tmp_path) as house, house.version() as plane:
+        await plane.ready()
+        plane.send(signal.SIGUSR2)
+        await tried.wait()
+        await plane.ask("POST", "/drain")
+        await until(lambda: plane.logged("upgrade refused"))
+        assert not plane.ended.is_set()
+        assert await readiness(plane) == 503
