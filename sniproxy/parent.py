@@ -145,6 +145,9 @@ class DataPlane:
         """From the start to the first player, and who goes on until the end."""
         log, settings = self._log, self.settings
         log.info("starting", relay=self._moved_by, store=settings.store, workers=self._workers)
+        old = bool(self.crew.old)
+        if old:  # they serve, whatever ours wait for
+            nursery.start_soon(self._presence.run)
         if self._agent is not None:
             await nursery.start(self._agent.run)
             self.crew.copy = str(self._agent.path)
@@ -154,7 +157,8 @@ class DataPlane:
             self._let_in()
         if self.draining.phase is Phase.SERVING:
             self._status.unready = ""
-        nursery.start_soon(self._presence.run)
+        if not old:
+            nursery.start_soon(self._presence.run)
         log.info("ready", ports=self._doors.ports, revision=self.crew.revision)
         await self.crew.all_ready.wait()
         drain = self.settings.drain  # by now it may be another

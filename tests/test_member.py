@@ -3,7 +3,6 @@
 import mmap
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 import trio
 
-from sniproxy.channel import Channel
 from sniproxy.doors import Doors
 from sniproxy.member import Member, start
 from sniproxy.orders import Begin
@@ -110,22 +108,6 @@ async def test_what_it_says_when_it_is_asked(tmp_path: Path) -> None:
         await until(lambda: one.member.counted)
         player.close()
         await until(lambda: one.reports[-1] == 0)
-
-
-async def test_what_the_parent_before_has_asked_is_not_answered_to_its_heir() -> None:
-    """Who hung in an upgrade answers late, and in the same channel."""
-    asked = []
-    for _ in range(2):
-        ours, theirs = socket.socketpair()
-        member = Member(0, 0, Channel(ours, b""))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(member.channel.run)
-            nursery.start_soon(member.ask, "held")
-            asked.append((await anext(Channel(theirs)))["ask"])
-            nursery.cancel_scope.cancel()
-        member.channel.close()
-        theirs.close()
-    assert asked[0] != asked[1]
 
 
 async def test_what_it_does_not_know_it_leaves_alone(tmp_path: Path) -> None:
