@@ -222,8 +222,9 @@ class Crew:
             self._changed()
 
     def _note_ready(self) -> None:
-        if self.members:
-            self.first_ready.set()
+        if not self.members:
+            return
+        self.first_ready.set()
         if len(self.members) + len(self._given_up) >= self._workers:
             self.all_ready.set()
 

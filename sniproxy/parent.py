@@ -238,7 +238,7 @@ class DataPlane:
         """A route takes no new session from now on, or does again."""
         routes = self.crew.drained - {route}
         self.crew.drained = routes | {route} if drained else routes
-        self.crew.order({"drained": sorted(self.crew.drained)})
+        self.crew.order({"drained": sorted(self.crew.drained)}, old=True)
         self._log.info("route drained" if drained else "route drain taken back", route=route)
 
     # -- changes while it serves

@@ -1,5 +1,6 @@
 """Who of the workers lets players in, and which revision is said to be in force, by what they report in whatever order."""
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from sniproxy.doors import Doors
 from sniproxy.member import CATCH_UP, Member
 from sniproxy.metrics import PodMetrics
 from sniproxy.orders import Report
-from sniproxy.settings import Listener, Proxy, Settings
+from sniproxy.pressure import watch_memory
+from sniproxy.settings import Listener, Overload, Proxy, Settings
 from tests.support.gateway import open_lines
 
 pytestmark = pytest.mark.anyio
@@ -134,3 +136,40 @@ async def test_what_the_parent_before_has_asked_is_not_answered_to_its_heir(
         member.channel.close()
         theirs.close()
     assert asked[0] != asked[1]
+
+
+async def test_old_workers_stay_when_no_new_one_does(tmp_path: Path, played: ExitStack) -> None:
+    """One that was ready once and is given up then, as the others are, is no successor."""
+    play = Played(tmp_path, played)
+    play.crew.adopt([play.old(0)], [])
+    one = play.worker(0)
+    play.says(one, 7)
+    assert play.crew.first_ready.is_set()
+    del play.crew._members[0]
+    for number in range(2):
+        play.crew._given_up.add(number)
+        play.crew._note_ready()
+    assert not play.crew.all_ready.is_set()
+
+
+async def test_old_workers_hear_of_memory_too(
+    tmp_path: Path, played: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be all that there is for a while; and what their parent before has said may be over by now."""
+    used = 0
+    monkeypatch.setattr("sniproxy.cgroup.memory_limit", lambda: None)
+    monkeypatch.setattr("sniproxy.cgroup.memory_of", lambda _: used)
+    play = Played(tmp_path, played)
+    old = play.old(0)
+    play.crew.adopt([old], [])
+    log, lines = open_lines()
+    overload = Overload(max_memory=2**26)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_memory, play.crew, lambda: overload, PodMetrics(), log)
+        await trio.sleep(1)
+        used = 2**26
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    told = [json.loads(one) for one in old.channel._waiting]
+    assert [one["short"] for one in told if "short" in one] == [False, True]
+    assert [one["event"] for one in lines.all] == ["memory short"]
