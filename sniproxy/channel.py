@@ -16,6 +16,7 @@ import trio
 from sniproxy.relay.sockets import Lost, receive, send_all
 
 MAX_WAITING = 1000  # messages that are not sent yet
+MOST_OFFERED = 100  # of them, where one that is left out is said again soon
 MAX_MESSAGE = 256 * 1024 * 1024  # bytes; /config with a hundred thousand objects is a tenth of it
 CHUNK = 256 * 1024  # bytes read at once
 
@@ -57,6 +58,11 @@ class Channel:
         if self._idle.is_set():  # else somebody may wait for it
             self._idle = trio.Event()
         self._news.set()
+
+    def offer(self, message: Message) -> None:
+        """The same, but left out while many wait: something newer will be said."""
+        if len(self._waiting) < MOST_OFFERED:
+            self.send(message)
 
     async def run(self) -> None:
         """Sends what is queued, until the other side is gone."""

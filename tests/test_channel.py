@@ -13,7 +13,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniproxy.channel import MAX_WAITING, Channel, Message
+from sniproxy.channel import MAX_WAITING, MOST_OFFERED, Channel, Message
 
 pytestmark = pytest.mark.anyio
 
@@ -162,6 +162,23 @@ async def test_a_side_that_takes_nothing_is_gone() -> None:
         while more := theirs.recv(1 << 20):
             got += len(more)
         assert 0 < got < len(BIG)
+
+
+async def test_what_is_said_again_and_again_makes_nobody_count_as_gone() -> None:
+    """A worker reports each change; its parent may be away for a while, as in an upgrade."""
+    async with raw() as (channel, theirs):
+        channel.send({"big": BIG})
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(2 * MAX_WAITING):
+            channel.offer({"n": number})
+        assert not gone(channel)
+        theirs.setblocking(False)
+        other = Channel(theirs)
+        assert await anext(other) == {"big": BIG}
+        assert [(await anext(other))["n"] for _ in range(MOST_OFFERED - 1)] == list(range(MOST_OFFERED - 1))  # fmt: skip
+        await channel.flushed()
+        channel.offer({"n": "later"})
+        assert await anext(other) == {"n": "later"}
 
 
 async def test_a_side_that_reads_again_in_time_gets_all() -> None:
