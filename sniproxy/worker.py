@@ -124,12 +124,11 @@ class Hand:
         """Until the worker ends."""
         async for message in self._channel:
             self._do(message)
-        if not self._leaving:
-            drain = self._settings.drain
-            self._worker.log.warning(
-                "parent gone", sessions=self._worker.limits.active, deadline_s=drain.deadline
-            )
-            self._leave(drain.deadline, drain.spread)
+        drain = self._settings.drain
+        self._worker.log.warning(
+            "parent gone", sessions=self._worker.limits.active, deadline_s=drain.deadline
+        )
+        self._leave(drain.deadline, drain.spread)
 
     def _do(self, message: Message) -> None:
         match message:
