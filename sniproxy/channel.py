@@ -16,6 +16,7 @@ import trio
 from sniproxy.relay.sockets import Lost, receive, send_all
 
 MAX_WAITING = 1000  # messages that are not sent yet
+MOST_OFFERED = 100  # of them, where one that is left out is said again soon
 MAX_MESSAGE = 256 * 1024 * 1024  # bytes; /config with a hundred thousand objects is a tenth of it
 CHUNK = 256 * 1024  # bytes read at once
 
@@ -25,13 +26,14 @@ Message = dict[str, Any]
 class Channel:
     """One end. `run` must run for messages to leave; iterating gives those that come."""
 
-    def __init__(self, sock: socket.socket, unread: bytes = b"") -> None:
-        """`unread`: what an earlier process had read of the messages from the other side."""
+    def __init__(self, sock: socket.socket, unread: bytes | None = None) -> None:
+        """`unread`: what an earlier process had read of the messages from the other side; None: there was none."""
         sock.setblocking(False)
         self._sock = sock
-        self._waiting: deque[bytes] = deque()
+        # It may have sent half a line: that ends here, and takes no message of ours with it.
+        self._waiting = deque([b"\n"] if unread is not None else [])
         self._news = trio.Event()
-        self._read = bytearray(unread)
+        self._read = bytearray(unread or b"")
         self._idle = trio.Event()
         self._idle.set()
         self.gone = False
@@ -56,6 +58,11 @@ class Channel:
         if self._idle.is_set():  # else somebody may wait for it
             self._idle = trio.Event()
         self._news.set()
+
+    def offer(self, message: Message) -> None:
+        """The same, but left out while many wait: something newer will be said."""
+        if len(self._waiting) < MOST_OFFERED:
+            self.send(message)
 
     async def run(self) -> None:
         """Sends what is queued, until the other side is gone."""

@@ -56,6 +56,7 @@ class Crew:
         self._workers = workers
         self._members: dict[int, Member] = {}
         self._old: list[Member] = []  # of the version before
+        self._old_serve = False  # they let players in
         self._given_up: set[int] = set()
         self._accepting = False
         self._leaving = trio.Event()
@@ -73,7 +74,7 @@ class Crew:
     @property
     def members(self) -> list[Member]:
         """Those that serve."""
-        return [one for one in self._members.values() if one.ready]
+        return [one for one in self._members.values() if one.ready and one.in_step]
 
     @property
     def old(self) -> list[Member]:
@@ -129,7 +130,7 @@ class Crew:
 
         buried: what others had counted there that have ended.
         """
-        self._old, self._buried = old, buried
+        self._old, self._buried, self._old_serve = old, buried, True
 
     async def run_old(self) -> None:
         """Until those of the version before have ended. They are heard at once, whatever ours wait for."""
@@ -182,7 +183,7 @@ class Crew:
 
     async def _see_off(self, member: Member) -> None:
         """One of the version before, until it has ended."""
-        code = await member.run(lambda _: None)
+        code = await member.run(self._old_reported)
         self._bury(member)
         self._old.remove(member)
         if code:
@@ -204,18 +205,26 @@ class Crew:
         )
 
     def _reported(self, member: Member) -> None:
+        member.catch_up(self._revision)
         if not (member.ready and member.slots):  # it comes, or it goes
             self._note_ready()
             self._assign()
-        ready = self.members
-        revision = min((one.report.revision for one in ready if one.report), default=0)
+        self._note_revision()
+
+    def _old_reported(self, _: Member) -> None:
+        self._note_revision()
+
+    def _note_revision(self) -> None:
+        serve = [*self.members, *(self._old if self._old_serve else ())]
+        revision = min((one.report.revision for one in serve if one.report), default=0)
         if revision != self._revision:
             self._revision = revision
             self._changed()
 
     def _note_ready(self) -> None:
-        if self.members:
-            self.first_ready.set()
+        if not self.members:
+            return
+        self.first_ready.set()
         if len(self.members) + len(self._given_up) >= self._workers:
             self.all_ready.set()
 
@@ -295,6 +304,8 @@ class Crew:
         """The workers of the version before let nobody in any more, and end when their sessions have."""
         for one in self._old:
             one.channel.send({"leave": [after, spread]})
+        self._old_serve = False
+        self._note_revision()
 
     async def stop(self) -> None:
         """All end now, with what they have; who does not is killed."""

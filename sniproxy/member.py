@@ -1,10 +1,12 @@
 """One worker process, as its parent sees it: started, spoken to, and known to have ended."""
 
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,9 @@ from sniproxy.scrape import Family
 from sniproxy.upgrade import SIGNALS
 
 ANSWER_WITHIN = 2.0  # seconds for what a worker is asked
+CATCH_UP = (
+    5.0  # seconds for a worker to have in force what the others have; then it serves all the same
+)
 ROOT = Path(__file__).parent.parent  # where the package that runs was found
 
 
@@ -38,9 +43,13 @@ class Member:
         self.slots: list[int] = []  # that it was told to accept from
         self.report: Report | None = None
         self.counted: list[Family] = []  # the last that it has said
+        self.in_step = False  # it has had in force what the others have
         self._reported_at = trio.current_time()
+        self._give_up_at = math.inf  # to wait until it is
         self._process = process
-        self._asked = 0
+        self._asked = (
+            time.monotonic_ns()
+        )  # not as in the process before: its answers are none of ours
         self._answers: dict[int, tuple[trio.Event, list[Any]]] = {}
 
     async def run(self, on_report: Callable[["Member"], None]) -> int:
@@ -73,6 +82,14 @@ class Member:
     def ready(self) -> bool:
         """Whether it can serve."""
         return self.report is not None and self.report.ready
+
+    def catch_up(self, revision: int) -> None:
+        """That one is in force in all others: it is in step once it has it too, or has tried for CATCH_UP seconds."""
+        if self.report is not None and self.report.ready and not self.in_step:
+            now = trio.current_time()
+            self._give_up_at = min(self._give_up_at, now + CATCH_UP)
+            late = now >= self._give_up_at
+            self.in_step = late or self.report.revision >= revision
 
     @property
     def active(self) -> int:

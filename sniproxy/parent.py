@@ -145,6 +145,9 @@ class DataPlane:
         """From the start to the first player, and who goes on until the end."""
         log, settings = self._log, self.settings
         log.info("starting", relay=self._moved_by, store=settings.store, workers=self._workers)
+        old = bool(self.crew.old)
+        if old:  # they serve, whatever ours wait for
+            nursery.start_soon(self._presence.run)
         if self._agent is not None:
             await nursery.start(self._agent.run)
             self.crew.copy = str(self._agent.path)
@@ -154,10 +157,12 @@ class DataPlane:
             self._let_in()
         if self.draining.phase is Phase.SERVING:
             self._status.unready = ""
-        nursery.start_soon(self._presence.run)
+        if not old:
+            nursery.start_soon(self._presence.run)
         log.info("ready", ports=self._doors.ports, revision=self.crew.revision)
         await self.crew.all_ready.wait()
-        self.crew.replace_old(settings.drain.upgrade_deadline, settings.drain.spread)
+        drain = self.settings.drain  # by now it may be another
+        self.crew.replace_old(drain.upgrade_deadline, drain.spread)
         self._doors.leave_others()
 
     async def _obey(self, signals: AsyncIterator[int]) -> bool:
@@ -233,7 +238,7 @@ class DataPlane:
         """A route takes no new session from now on, or does again."""
         routes = self.crew.drained - {route}
         self.crew.drained = routes | {route} if drained else routes
-        self.crew.order({"drained": sorted(self.crew.drained)})
+        self.crew.order({"drained": sorted(self.crew.drained)}, old=True)
         self._log.info("route drained" if drained else "route drain taken back", route=route)
 
     # -- changes while it serves
@@ -256,12 +261,16 @@ class DataPlane:
     async def prepare_upgrade(self) -> None:
         """Looks whether the version that is installed now could run; UpgradeRefused, which is logged, if not."""
         try:
-            if self.draining.phase is not Phase.SERVING:
-                raise UpgradeRefused("it is being drained: take that back first, or restart it")
+            self._refuse_while_draining()
             await check_new_version([*self._doors.groups, self.settings.status.address])
+            self._refuse_while_draining()
         except UpgradeRefused as refused:
             self._log.error("upgrade refused", cause=str(refused), advice="this version goes on")
             raise
+
+    def _refuse_while_draining(self) -> None:
+        if self.draining.phase is not Phase.SERVING:
+            raise UpgradeRefused("it is being drained: take that back first, or restart it")
 
     def _estate(self) -> Estate:
         """What the next version needs. Descriptors are doubled: ours are closed as at every end."""
@@ -318,6 +327,7 @@ def check_settings(settings: Settings) -> None:
     """SettingsError for what a data plane could not run with, as far as can be seen without running it."""
     choose_relay(settings.proxy.relay)
     open_keyring(settings)
+    open_store(settings)  # nothing is asked of it yet
     held = held_addresses()
     for address, setting in addresses(settings) if held is not None else ():
         if address not in (held or ()):

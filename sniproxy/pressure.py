@@ -49,6 +49,9 @@ async def watch_memory(
 ) -> None:
     """Never returns."""
     pressure = Pressure()
+    told = (
+        None if crew.old else False
+    )  # what the workers believe; None: what the version before has said
     allowed = cgroup.memory_limit()
     while True:
         limit = limit_of(settings(), allowed)
@@ -58,14 +61,15 @@ async def watch_memory(
         metrics.memory_used.set(used)
         metrics.memory_limit.set(limit or 0)
         over = pressure.note(used, limit)
-        if pressure.short != crew.short:
+        if pressure.short != told:
             crew.short = pressure.short
-            crew.order({"short": crew.short})
+            crew.order({"short": crew.short}, old=True)
             if crew.short:
                 advice = "nobody is let in; raise overload.max_memory or the container's limit"
                 log.warning("memory short", used=used, limit=limit, advice=advice)
-            else:
+            elif told:
                 log.info("memory no longer short", used=used, limit=limit)
+            told = crew.short
         if over:
             await _relieve(crew, over)
         await trio.sleep(LOOK_EVERY)

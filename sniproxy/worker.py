@@ -124,12 +124,11 @@ class Hand:
         """Until the worker ends."""
         async for message in self._channel:
             self._do(message)
-        if not self._leaving:
-            drain = self._settings.drain
-            self._worker.log.warning(
-                "parent gone", sessions=self._worker.limits.active, deadline_s=drain.deadline
-            )
-            self._leave(drain.deadline, drain.spread)
+        drain = self._settings.drain
+        self._worker.log.warning(
+            "parent gone", sessions=self._worker.limits.active, deadline_s=drain.deadline
+        )
+        self._leave(drain.deadline, drain.spread)
 
     def _do(self, message: Message) -> None:
         match message:
@@ -236,14 +235,14 @@ class Hand:
             active=self._worker.limits.active,
             ready=self.ready,
         )
-        self._channel.send({"report": report.encode()})
+        self._channel.offer({"report": report.encode()})
 
     async def report_now_and_then(self) -> None:
         """For ever. What it has counted goes along, so that it is known if the worker dies."""
         while True:
             counted = export(self._worker.metrics.registry)
             self.report()
-            self._channel.send({"counted": counted})
+            self._channel.offer({"counted": counted})
             await trio.sleep(REPORT_EVERY_LEAVING if self._leaving else REPORT_EVERY)
 
     async def _answer(self, number: int, about: str, more: dict[str, Any]) -> None:

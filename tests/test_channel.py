@@ -13,7 +13,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniproxy.channel import MAX_WAITING, Channel, Message
+from sniproxy.channel import MAX_WAITING, MOST_OFFERED, Channel, Message
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +37,7 @@ async def pair() -> AsyncIterator[tuple[Channel, Channel, trio.Nursery]]:
 
 
 @asynccontextmanager
-async def raw(unread: bytes = b"") -> AsyncIterator[tuple[Channel, socket.socket]]:
+async def raw(unread: bytes | None = None) -> AsyncIterator[tuple[Channel, socket.socket]]:
     """One end of ours, and the other as a plain socket that blocks."""
     ours, theirs = socket.socketpair()
     with trio.fail_after(DEADLINE), theirs:
@@ -164,6 +164,23 @@ async def test_a_side_that_takes_nothing_is_gone() -> None:
         assert 0 < got < len(BIG)
 
 
+async def test_what_is_said_again_and_again_makes_nobody_count_as_gone() -> None:
+    """A worker reports each change; its parent may be away for a while, as in an upgrade."""
+    async with raw() as (channel, theirs):
+        channel.send({"big": BIG})
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(2 * MAX_WAITING):
+            channel.offer({"n": number})
+        assert not gone(channel)
+        theirs.setblocking(False)
+        other = Channel(theirs)
+        assert await anext(other) == {"big": BIG}
+        assert [(await anext(other))["n"] for _ in range(MOST_OFFERED - 1)] == list(range(MOST_OFFERED - 1))  # fmt: skip
+        await channel.flushed()
+        channel.offer({"n": "later"})
+        assert await anext(other) == {"n": "later"}
+
+
 async def test_a_side_that_reads_again_in_time_gets_all() -> None:
     async with raw() as (channel, theirs):
         channel.send({"big": BIG})
@@ -213,6 +230,25 @@ async def test_what_was_read_is_carried_over_to_the_next_process() -> None:
             assert [await anext(heir) for _ in range(2)] == [{"n": 2}, {"n": 3}]
             assert heir.unread == b""
             heir.close()
+
+
+async def test_half_a_message_of_the_process_before_costs_none_of_its_heirs() -> None:
+    """It has gone while the other side took nothing."""
+    ours, theirs = socket.socketpair()
+    with trio.fail_after(DEADLINE), ours:
+        before, other = Channel(ours), Channel(theirs)
+        before.send({"big": BIG})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(before.run)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        heir = Channel(ours, before.unread)
+        heir.send({"leave": True})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(heir.run)
+            assert await anext(other) == {"leave": True}
+            nursery.cancel_scope.cancel()
+        other.close()
 
 
 @pytest.mark.parametrize(

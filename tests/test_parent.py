@@ -7,8 +7,9 @@ import pytest
 import trio
 
 from sniproxy.drain import Phase
-from sniproxy.parent import DataPlane
-from sniproxy.settings import Drain
+from sniproxy.errors import SettingsError
+from sniproxy.parent import DataPlane, check_settings
+from sniproxy.settings import Drain, Encryption, Etcd, Settings
 from sniproxy.upgrade import Estate
 from tests.support.crews import played, until
 from tests.support.peers import Peer
@@ -60,6 +61,16 @@ async def test_told_to_end_before_it_was_ever_ready_it_waits_for_no_balancer(
         with trio.fail_after(20):
             await plane.ended.wait()
         assert plane.left is None
+
+
+def test_a_store_that_cannot_be_had_is_known_before_an_upgrade(tmp_path: Path) -> None:
+    """The next version would end with that, when the old one has gone."""
+    keyring = Encryption(keyring=("A" * 43 + "=",))
+    settings = Settings(store="etcds://127.0.0.1:1/apisix", state_dir=tmp_path, encryption=keyring)
+    check_settings(settings)
+    missing = Etcd(ca_file=tmp_path / "none.pem")
+    with pytest.raises(SettingsError, match="ca_file"):
+        check_settings(settings.model_copy(update={"etcd": missing}))
 
 
 @pytest.fixture
@@ -164,3 +175,23 @@ async def test_no_counter_falls_with_an_upgrade(tmp_path: Path) -> None:
                 await plane.ready()
                 await until(lambda plane=plane: not plane.parent.crew.old)  # type: ignore[misc]
                 left = await upgraded(plane)
+
+
+async def test_a_drain_that_begins_while_the_new_version_is_tried_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = trio.Event()
+
+    async def check(held: list[str]) -> None:
+        tried.set()
+        await trio.sleep(0.3)
+
+    monkeypatch.setattr("sniproxy.parent.check_new_version", check)
+    async with house_of(tmp_path) as house, house.version() as plane:
+        await plane.ready()
+        plane.send(signal.SIGUSR2)
+        await tried.wait()
+        await plane.ask("POST", "/drain")
+        await until(lambda: plane.logged("upgrade refused"))
+        assert not plane.ended.is_set()
+        assert await readiness(plane) == 503
