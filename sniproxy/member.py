@@ -61,8 +61,7 @@ class Member:
             nursery.start_soon(self.channel.run)
             async for message in self.channel:
                 if "report" in message:
-                    self.report = Report.decode(message["report"])
-                    self._reported_at = trio.current_time()
+                    self.heard(Report.decode(message["report"]))
                     on_report(self)
                 elif "counted" in message:
                     self.counted = message["counted"]
@@ -77,6 +76,15 @@ class Member:
             event.set()
         # Its end of the channel closes with the process, or a moment before.
         return await trio.to_thread.run_sync(self._wait, abandon_on_cancel=True)
+
+    def heard(self, report: Report) -> None:
+        """How it is now."""
+        self.report, self._reported_at = report, trio.current_time()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it says nothing any more."""
+        return trio.current_time() - self._reported_at > SILENCE
 
     @property
     def ready(self) -> bool:
@@ -105,8 +113,7 @@ class Member:
     @property
     def stale(self) -> bool:
         """Whether it may lack changes."""
-        silent = trio.current_time() - self._reported_at
-        return self.report is None or self.report.stale or silent > SILENCE
+        return self.report is None or self.report.stale or self.hangs
 
     async def ask(self, about: str, **more: Any) -> Any:
         """Its answer; None when none comes."""
