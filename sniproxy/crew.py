@@ -203,7 +203,12 @@ class Crew:
         self._bury(member)
         self._old.remove(member)
         if code:
-            self._log.error("old worker died", pid=member.pid, cause=_described(code))
+            self._metrics.worker_crashes.inc()
+            self._metrics.sessions_lost.inc(member.lost)
+            cause = _described(code)
+            self._log.error(
+                "old worker died", pid=member.pid, cause=cause, sessions_lost=member.lost
+            )
         else:
             self._log.info("old worker ended", pid=member.pid, left=len(self._old))
         self._fail_without_any()

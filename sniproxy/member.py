@@ -43,6 +43,7 @@ class Member:
         self.slots: list[int] = []  # that it was told to accept from
         self.report: Report | None = None
         self.counted: list[Family] = []  # the last that it has said
+        self.lost = 0  # its sessions, by what it had said last when it ended
         self.in_step = False  # it has had in force what the others have
         self._reported_at = trio.current_time()
         self._give_up_at = math.inf  # to wait until it is
@@ -69,6 +70,7 @@ class Member:
                     event, contents = self._answers[message["answer"]]
                     contents.append(message["content"])
                     event.set()
+            self.lost = self.active
             self.report, self.slots = None, []
             on_report(self)
             nursery.cancel_scope.cancel()
