@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,11 @@ def proxy(file: Path | None, check: bool) -> None:
     log = open_log("proxy")
     while estate := _run(run_parent, settings, partial(load_settings, file), log, left):
         log.flush()  # what waits would be lost with this program
-        estate.execute()
+        try:
+            estate.execute()
+        except OSError as error:
+            log.error("upgrade failed", cause=str(error), advice="this version goes on")
+            left = replace(estate, generation=estate.generation - 1)
 
 
 @main.command()
