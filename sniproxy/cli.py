@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def proxy(file: Path | None, check: bool) -> None:
             estate.execute()
         except OSError as error:
             log.error("upgrade failed", cause=str(error), advice="this version goes on")
-            left = estate
+            left = replace(estate, generation=estate.generation - 1)
 
 
 @main.command()

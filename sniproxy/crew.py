@@ -19,7 +19,7 @@ from sniproxy.errors import WorkersFailed
 from sniproxy.logs import Log
 from sniproxy.member import Member, start
 from sniproxy.metrics import PodMetrics
-from sniproxy.orders import Begin
+from sniproxy.orders import REPORT_EVERY, Begin
 from sniproxy.scrape import Family, counters, merge
 from sniproxy.settings import Settings
 from sniproxy.slots import assign
@@ -122,8 +122,24 @@ class Crew:
     async def run(self) -> None:
         """Never returns, unless `stop` is called. WorkersFailed when all were given up."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.watch_silence)
             for worker in range(self._workers):
                 nursery.start_soon(self._keep, worker)
+
+    async def watch_silence(self) -> None:
+        """Whoever waits for a worker that hangs is let in by others. Never returns."""
+        hang: set[Member] = set()
+        while True:
+            await trio.sleep(REPORT_EVERY)
+            now = {one for one in self.members if one.hangs}
+            for one in now - hang:
+                advice = (
+                    "others let players in for it; if it stays so, kill it: it is started again"
+                )
+                self._log.warning("worker hangs", worker=one.worker, pid=one.pid, advice=advice)
+            if now != hang:
+                hang = now
+                self._assign()
 
     def adopt(self, old: list[Member], buried: list[Family]) -> None:
         """The workers of the version before: they let players in until those of this one do. Before `run_old`.
@@ -187,7 +203,12 @@ class Crew:
         self._bury(member)
         self._old.remove(member)
         if code:
-            self._log.error("old worker died", pid=member.pid, cause=_described(code))
+            self._metrics.worker_crashes.inc()
+            self._metrics.sessions_lost.inc(member.lost)
+            cause = _described(code)
+            self._log.error(
+                "old worker died", pid=member.pid, cause=cause, sessions_lost=member.lost
+            )
         else:
             self._log.info("old worker ended", pid=member.pid, left=len(self._old))
         self._fail_without_any()
@@ -246,7 +267,8 @@ class Crew:
         await self.ask("shut", old=True)
 
     def _assign(self) -> None:
-        shares = assign(self._doors.slots, sorted(one.worker for one in self.members))
+        members = [one for one in self.members if not one.hangs] or self.members
+        shares = assign(self._doors.slots, sorted(one.worker for one in members))
         self._metrics.workers.set(len(shares))
         if not self._accepting or self._leaving.is_set():
             return

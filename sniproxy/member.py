@@ -43,6 +43,7 @@ class Member:
         self.slots: list[int] = []  # that it was told to accept from
         self.report: Report | None = None
         self.counted: list[Family] = []  # the last that it has said
+        self.lost = 0  # its sessions, by what it had said last when it ended
         self.in_step = False  # it has had in force what the others have
         self._reported_at = trio.current_time()
         self._give_up_at = math.inf  # to wait until it is
@@ -61,8 +62,7 @@ class Member:
             nursery.start_soon(self.channel.run)
             async for message in self.channel:
                 if "report" in message:
-                    self.report = Report.decode(message["report"])
-                    self._reported_at = trio.current_time()
+                    self.heard(Report.decode(message["report"]))
                     on_report(self)
                 elif "counted" in message:
                     self.counted = message["counted"]
@@ -70,6 +70,7 @@ class Member:
                     event, contents = self._answers[message["answer"]]
                     contents.append(message["content"])
                     event.set()
+            self.lost = self.active
             self.report, self.slots = None, []
             on_report(self)
             nursery.cancel_scope.cancel()
@@ -77,6 +78,15 @@ class Member:
             event.set()
         # Its end of the channel closes with the process, or a moment before.
         return await trio.to_thread.run_sync(self._wait, abandon_on_cancel=True)
+
+    def heard(self, report: Report) -> None:
+        """How it is now."""
+        self.report, self._reported_at = report, trio.current_time()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it says nothing any more."""
+        return trio.current_time() - self._reported_at > SILENCE
 
     @property
     def ready(self) -> bool:
@@ -105,8 +115,7 @@ class Member:
     @property
     def stale(self) -> bool:
         """Whether it may lack changes."""
-        silent = trio.current_time() - self._reported_at
-        return self.report is None or self.report.stale or silent > SILENCE
+        return self.report is None or self.report.stale or self.hangs
 
     async def ask(self, about: str, **more: Any) -> Any:
         """Its answer; None when none comes."""

@@ -60,7 +60,7 @@ class Estate:
             yield one.channel
 
     def execute(self) -> None:
-        """Becomes the new program, or OSError."""
+        """Becomes the new program. OSError if it cannot be executed: this one may go on with what it has left."""
         text = json.dumps(_plain(self)).encode()
         number = os.memfd_create("sniproxy-estate")
         os.write(number, text)
@@ -71,7 +71,10 @@ class Estate:
         sys.stderr.flush()
         while _unheard:  # sent to this thread they wait, also while the program changes
             signal.pthread_kill(threading.get_ident(), _unheard.pop())
-        os.execve(sys.executable, command(), {**os.environ, LEFT: str(number)})
+        try:
+            os.execve(sys.executable, command(), {**os.environ, LEFT: str(number)})
+        finally:  # it has failed
+            os.close(number)
 
     @classmethod
     def inherited(cls) -> Self | None:

@@ -16,7 +16,7 @@ from sniproxy.crew import Crew
 from sniproxy.doors import Doors
 from sniproxy.member import CATCH_UP, Member
 from sniproxy.metrics import PodMetrics
-from sniproxy.orders import Report
+from sniproxy.orders import REPORT_EVERY, Report
 from sniproxy.pressure import watch_memory
 from sniproxy.settings import Listener, Overload, Proxy, Settings
 from tests.support.gateway import open_lines
@@ -37,7 +37,7 @@ class Played:
         self._stack = stack
         listeners = (Listener(address="127.0.0.1:0"),)
         settings = Settings(state_dir=folder, proxy=Proxy(workers=2, listeners=listeners))
-        log, _ = open_lines()
+        log, self.lines = open_lines()
         doors = stack.enter_context(Doors(settings.proxy, 2))
         self.said: list[int] = []
         self.crew = Crew(
@@ -59,7 +59,7 @@ class Played:
         return Member(number, 0, Channel(ours))
 
     def says(self, member: Member, revision: int) -> None:
-        member.report = Report(revision=revision, ready=True)
+        member.heard(Report(revision=revision, ready=True))
         self.crew._reported(member)
 
 
@@ -99,6 +99,31 @@ async def test_one_that_never_catches_up_lets_players_in_all_the_same(
     play.says(other, 6)
     assert (one.slots, other.slots) == ([0], [1])
     assert play.said == [7, 6]
+
+
+async def test_others_let_in_who_waits_for_one_that_hangs(
+    tmp_path: Path, played: ExitStack
+) -> None:
+    """It keeps its slots, as nobody can tell it otherwise; where all hang nothing changes."""
+    play = Played(tmp_path, played)
+    one, other = play.worker(0), play.worker(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(play.crew.watch_silence)
+        for _ in range(2):
+            play.says(one, 7)
+            play.says(other, 7)
+            await trio.sleep(1.5 * REPORT_EVERY)
+            assert (one.slots, other.slots) == ([0], [1])
+            for _ in range(8):
+                play.says(other, 7)
+                await trio.sleep(REPORT_EVERY)
+            assert (one.slots, other.slots) == ([0], [1, 0])
+            assert len(play.crew.members) == 2
+        play.says(one, 7)
+        await trio.sleep(10 * REPORT_EVERY)
+        assert (one.slots, other.slots) == ([0], [1])
+        nursery.cancel_scope.cancel()
+    assert [line["event"] for line in play.lines.all] == ["worker hangs"] * 4
 
 
 async def test_a_revision_is_not_in_force_while_old_workers_let_players_in_by_another(

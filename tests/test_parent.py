@@ -1,11 +1,18 @@
 """The data plane's parent: what becomes of its workers and their players when signals and requests come at odd times."""
 
+import errno
+import json
 import signal
+import socket
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from click.testing import CliRunner
 
+from sniproxy.cli import main
 from sniproxy.drain import Phase
 from sniproxy.errors import SettingsError
 from sniproxy.parent import DataPlane, check_settings
@@ -195,3 +202,52 @@ async def test_a_drain_that_begins_while_the_new_version_is_tried_is_not_forgott
         await until(lambda: plane.logged("upgrade refused"))
         assert not plane.ended.is_set()
         assert await readiness(plane) == 503
+
+
+@pytest.mark.usefixtures("any_version_could_run")
+async def test_sessions_that_end_with_an_old_worker_are_counted_as_lost(tmp_path: Path) -> None:
+    async with house_of(tmp_path, workers=1) as house:
+        async with house.version() as plane:
+            await plane.ready()
+            players = await plane.join(3)
+            left = await upgraded(plane)
+        async with house.version(left) as plane:
+            await plane.ready()
+            (old,) = plane.parent.crew.old
+            old.kill()
+            await until(lambda: plane.logged("old worker died"))
+            (line,) = plane.logged("old worker died")
+            assert (line["cause"], line["sessions_lost"]) == ("SIGKILL", 3)
+            assert await plane.metric("worker_sessions_lost_total") == 3
+            assert await plane.metric("worker_crashes_total") == 1
+            close(players)
+
+
+def test_where_the_program_cannot_be_executed_the_old_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers would lose their parent, and everybody who plays his game."""
+    found: list[Estate | None] = []
+
+    async def run_parent(*args: Any) -> Estate | None:
+        found.append(args[-1])
+        return estate if len(found) == 1 else None
+
+    def execve(*_: Any) -> None:
+        raise OSError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr("sniproxy.cli.run_parent", run_parent)
+    monkeypatch.setattr("os.execve", execve)
+    file = tmp_path / "sniproxy.yaml"
+    file.write_text("{}")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        with socket.socket() as sock:
+            estate = Estate("1", {}, ("127.0.0.1:1", sock.fileno()), [], ["7"], 3, [])
+            result = CliRunner().invoke(main, ["proxy", "-c", str(file)])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert result.exit_code == 0, result.exception
+    assert found == [None, replace(estate, generation=2)]
+    (line,) = [json.loads(one) for one in result.stdout.splitlines()]
+    assert (line["event"], line["advice"]) == ("upgrade failed", "this version goes on")

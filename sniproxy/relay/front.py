@@ -77,6 +77,7 @@ class NativeFront:
         self._host: Host | None = None
         self._listeners: list[Listener] = []  # by the engine's number
         self._backlogs: list[int] = []  # connections, likewise
+        self._open: set[int] = set()  # numbers
         self._nodes: WeakKeyDictionary[Target, dict[int, _relay.Nodes]] = WeakKeyDictionary()
 
     def settle(self, settings: Proxy) -> None:
@@ -100,15 +101,17 @@ class NativeFront:
         assert number == len(self._listeners)
         self._listeners.append(listener)
         self._backlogs.append(settings.backlog)
+        self._open.add(number)
         return number
 
     def close(self, number: int, *, empty: bool = False) -> None:
+        self._open.discard(number)
         # The kernel's queue has a place more than the backlog says.
         self._engine.unlisten(number, self._backlogs[number] + 1 if empty else 0)
 
     def learn(self, plan: Plan, terms: Terms) -> None:
-        for number, listener in enumerate(self._listeners):
-            if listener is plan.listener:
+        for number in self._open:
+            if self._listeners[number] is plan.listener:
                 nodes, numbers = self._nodes_of(plan), as_numbers(terms)
                 self._engine.learn(number, plan.name, nodes, numbers, plan)
 

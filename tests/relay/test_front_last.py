@@ -2,14 +2,19 @@
 
 import socket
 from contextlib import ExitStack
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.testing
 
-from sniproxy.relay import Accepted, Played
-from sniproxy.relay.native import BUILT, open_native_relay
+from sniproxy.plan import plan_for
+from sniproxy.relay import Accepted, Played, Terms
+from sniproxy.relay.front import NativeFront
+from sniproxy.relay.native import BUILT, open_native_relay, read_end
 from sniproxy.settings import Listener, Proxy
+from tests.support.certificates import NAME
+from tests.support.gateway import fill, route
 from tests.support.relaying import BUFFER, DEADLINE
 
 pytestmark = [
@@ -71,3 +76,40 @@ async def test_whoever_has_come_by_then_is_served_or_left_to_others(empty: bool)
         for sock in host.sockets:
             sock.close()
     assert accepted + left == len(players)
+
+
+class Engine:
+    """Notes for which listeners it has learned something."""
+
+    def __init__(self) -> None:
+        self.listeners = 0
+        self.learned: list[int] = []
+
+    def listen(self, *_: Any) -> int:
+        self.listeners += 1
+        return self.listeners - 1
+
+    def unlisten(self, *_: Any) -> None:
+        pass
+
+    def learn(self, number: int, *_: Any) -> None:
+        self.learned.append(number)
+
+
+def test_a_listener_that_was_closed_learns_no_plans() -> None:
+    """A worker closes and opens its sockets whenever another one dies or comes back; plans have a most."""
+    listener, settings, engine = (
+        Listener(address="127.0.0.1:0", tls_passthrough=True),
+        Proxy(),
+        Engine(),
+    )
+    front = NativeFront(cast("Any", engine), read_end, 300)
+    plan = plan_for(fill({"stream_routes/1": route(9, sni=NAME)}), listener, settings, NAME, 1)
+    assert plan is not None
+    with socket.socket() as one, socket.socket() as other:
+        front.open(other, listener, Host(), settings)
+        for _ in range(3):
+            front.close(front.open(one, listener, Host(), settings))
+        front.open(one, listener, Host(), settings)
+        front.learn(plan, Terms(1, 1))
+    assert engine.learned == [0, 4]
