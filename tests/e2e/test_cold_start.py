@@ -16,7 +16,7 @@ from tests.support.players import Game, connect, join, join_soon, pem_pair, say,
 from tests.support.stack import Stack, retry_until, stores
 
 NAME = "cold.example.com"
-BAR = 5.0  # seconds until a data plane serves, or a change is in force
+BAR = 5.0  # seconds until a data plane that runs serves, or a change is in force
 PATIENCE = 20.0  # seconds for what has no bar
 
 
@@ -59,11 +59,25 @@ class Site:
             in_between(self)
         self.stack.proxy.start()
 
-    def nobody_is_let_in(self, seconds: float) -> None:
-        """For so long, once the status port answers: not ready, and no connection is taken."""
+    def answers(self) -> None:
+        """Python is up: how long that takes is the machine's affair."""
         for _ in retry_until(PATIENCE, "the status port answers"):
             if self.ready()[0]:
                 break
+
+    def serves_without_etcd(self) -> str:
+        """In time, once the status port answers; what /readyz says then. `store_wait` is 2 s of that time."""
+        self.answers()
+        text = ""
+        for _ in retry_until(BAR, "ready without etcd"):
+            code, text = self.ready()
+            if code == 200:
+                break
+        return text
+
+    def nobody_is_let_in(self, seconds: float) -> None:
+        """For so long, once the status port answers: not ready, and no connection is taken."""
+        self.answers()
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             code, text = self.ready()
@@ -128,11 +142,7 @@ def test_without_etcd_last_times_configuration_is_served(site: Site) -> None:
     site.is_in_the_store()
     before = time.monotonic()
     site.restart_without_etcd()
-    for _ in retry_until(BAR, "ready without etcd"):
-        code, text = site.ready()
-        if code == 200:
-            break
-    assert "config_stale" in text
+    assert "config_stale" in site.serves_without_etcd()
     assert site.plays_on() == site.games[0].name
     metrics = site.stack.metrics()
     assert metrics["sniproxy_config_stale"] == 1
@@ -151,9 +161,7 @@ def test_killed_with_etcd_and_started_without_it(site: Site) -> None:
     site.stack.proxy.kill()
     site.etcd.kill()
     site.stack.proxy.start()
-    for _ in retry_until(BAR, "ready without etcd"):
-        if site.ready()[0] == 200:
-            break
+    site.serves_without_etcd()
     assert site.plays_on() == site.games[1].name
 
 
@@ -189,9 +197,7 @@ def test_a_damaged_copy_is_set_aside_and_made_anew(site: Site) -> None:
     assert (site.state / "mirror.db.set-aside").exists()
     site.serves_again()
     site.restart_without_etcd()  # by the new one
-    for _ in retry_until(BAR, "ready without etcd"):
-        if site.ready()[0] == 200:
-            break
+    site.serves_without_etcd()
     assert site.plays_on() == site.games[1].name
 
 
