@@ -171,9 +171,12 @@ async def accept_forever(
         try:
             _accept_batch(listening, on_accept, batch)
         except OSError as error:
-            if error.errno not in OUT_OF_ROOM:
+            if error.errno in OUT_OF_ROOM:
+                pauses.note(error.strerror or type(error).__name__)
+            elif (
+                error.errno != errno.EINVAL
+            ):  # it does not listen any more, and its owner says so next
                 raise
-            pauses.note(error.strerror or type(error).__name__)
             await trio.sleep(PAUSE)
 
 

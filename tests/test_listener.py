@@ -305,13 +305,28 @@ async def test_what_accept_may_fail_with(listening: socket.socket, code: int, pa
     failing.close()
 
 
+async def test_a_socket_that_its_owner_has_shut_is_waited_for(listening: socket.socket) -> None:
+    """Another process has it, and says so a moment later; it may listen again before that."""
+    let_in: list[socket.socket] = []
+    async with accepting(listening, lambda sock, _: let_in.append(sock), batch=64) as (metrics, _):
+        await trio.sleep(PAUSE)
+        stop_listening(listening)
+        await trio.sleep(3 * PAUSE)
+        listen(listening, SETTING, backlog=10)
+        with socket.create_connection(listening.getsockname()):
+            await trio.sleep(3 * PAUSE)
+        assert len(let_in) == 1
+        assert metrics.registry.get_sample_value("sniproxy_accept_paused_total") == 0
+    let_in[0].close()
+
+
 async def test_any_other_failure_is_fatal(listening: socket.socket) -> None:
     failing = Failing(fileno=listening.detach())
-    failing.codes = [errno.EINVAL]
+    failing.codes = [errno.EBADF]
     queue = Queue(failing, 1)
     log, _ = open_lines()
     pauses = PauseLog(Metrics(), log)
-    with trio.fail_after(DEADLINE), pytest.raises(OSError, match="Invalid argument"):
+    with trio.fail_after(DEADLINE), pytest.raises(OSError, match="Bad file descriptor"):
         await accept_forever(failing, queue.on_accept, batch=64, pauses=pauses)
     queue.close()
     failing.close()
