@@ -28,7 +28,7 @@ demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 
 test: check crate  ## lint, types, unit and end-to-end tests, on both relays
 	$(BIN)/pytest $(TOGETHER)
-	$(BIN)/pytest tests/e2e $(ALONE)
+	$(BIN)/pytest $(ALONE)
 	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(TOGETHER)
 	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(ALONE)
 	@if $(BIN)/python -c 'import sniproxy._relay' 2> /dev/null; \
@@ -70,8 +70,10 @@ cover: $(TESTS)  ## which lines and branches the tests reach
 certs: $(RUNTIME)  ## throw-away certificates in certs/
 	$(BIN)/python -m certs.make_certs
 
-load: $(TESTS)  ## a pod under load, each scenario against its bar (40 min of idle sessions among them; needs cargo); slow clients and garbage; a million short sessions
+load: $(TESTS)  ## a pod under load, each scenario against its bar (40 min of idle sessions; needs cargo); crashes, drains, upgrades and new certificates under players; slow clients and garbage; a million short sessions (75 min)
 	$(BIN)/python -m bench.load
+	$(BIN)/python -m bench.leaving
+	$(BIN)/python -m bench.rotation
 	$(BIN)/python -m bench.hostile
 	$(BIN)/python -m bench.soak --sessions 0
 

@@ -21,7 +21,7 @@ from bench.processes import cpu_seconds
 from bench.settling import settled
 from bench.side_by_side import say
 from bench.visitors import Players, Visitors, trips_of, try_until_inside
-from sniproxy.errors import REFUSALS, CloseReason
+from sniproxy.errors import CloseReason
 from tests.support.players import client_hello
 
 PLAYING, CROWD, OTHER = "playing.example.com", "crowd.example.com", "other.example.com"
@@ -29,6 +29,12 @@ AGAIN = 1.0  # seconds within which somebody is let in again
 BUSY = 0.1  # cores more than before
 LINES = 1.0  # a second, of each kind and worker
 RUSH = 20.0  # a second, of those who come once it is full
+PLAYED = {  # how those have ended who were inside: a player who is told to stop may have a message on its way
+    CloseReason.CLIENT_CLOSED,
+    CloseReason.CLIENT_RESET,
+    CloseReason.UPSTREAM_CLOSED,
+    CloseReason.PROBE,
+}
 CALM = 0.5  # seconds until all play
 GIVE_UP = 30.0  # seconds until somebody must be inside
 CAREFUL = 10  # sessions at once, below every cap
@@ -127,7 +133,7 @@ def _fill(plan: Plan, pod: Pod, case: Case, workers: int) -> Outcome:
     now = settled(pod)
     more = Counter(pod.closed()) - Counter(closed)
     paused = pod.metrics()["sniproxy_accept_paused_total"] - paused
-    refused = {reason: count for reason, count in more.items() if reason in REFUSALS}
+    refused = {reason: count for reason, count in more.items() if reason not in PLAYED}
     most, kind = most_lines(seen.lines)
     rate = most / seen.seconds / workers
     visitors = seen.visitors
@@ -150,14 +156,14 @@ def _fill(plan: Plan, pod: Pod, case: Case, workers: int) -> Outcome:
         *(f"{case.what}: a player is lost: {one}" for one in seen.players.lost[:3]),
         *([f"{case.what}: {visitors.lost} lost once inside"] if visitors.lost else []),
         *_uncounted(case, visitors, seen.waited, refused, paused),
+    ]
+    late = [
         *over(
             f"{case.what}: lines of the log ({kind})",
             most,
             workers * (seen.seconds * LINES + 1),
             "lines",
         ),
-    ]
-    late = [
         *over(f"{case.what}: until somebody is inside again", seen.again, AGAIN, "s"),
         *over(f"{case.what}: CPU more than before", seen.busy - seen.quiet, BUSY, "cores"),
     ]
@@ -171,6 +177,8 @@ def _uncounted(
     if case.reason is None:
         if waited + visitors.refused == 0 or paused == 0:
             return [f"{case.what}: not reached: {waited} waited, {paused:.0f} pauses"]
+        if sum(refused.values()) < visitors.refused:
+            return [f"{case.what}: {visitors.refused} were refused, counted: {refused}"]
         return []
     if not visitors.refused:
         return [f"{case.what}: not reached"]

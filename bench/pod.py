@@ -5,13 +5,16 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import Popen
 from threading import Lock
 from typing import Any, Self
 
+import httpx
 import trustme
 
 from bench.generator import Generator, Target, wait_for
@@ -22,6 +25,7 @@ from bench.works import AT_ONCE, START, WARM_UP
 from sniproxy.cli import main as sniproxy
 from tests.support.players import client_hello, pem_pair
 from tests.support.ports import free_ports
+from tests.support.stack import retry_until
 
 APPLYING = Lock()  # one at a time: there is one standard output
 
@@ -143,6 +147,7 @@ def serving(
         process = spawn(command, None, output=output, errors=output, env=env, most=descriptors)
     pod = Pod(process.pid, f"127.0.0.1:{status}", log, port)
     try:
+        _wait_until_whole(pod, process, workers)
         for route in routes if warm_up is None else warm_up:
             wait_for(site.generator, pod.target(route), START)
             site.generator.run("connections", pod.target(route), count=WARM_UP, at_once=warm)
@@ -152,6 +157,16 @@ def serving(
         raise
     finally:
         end(process)
+
+
+def _wait_until_whole(pod: Pod, process: Popen[bytes], workers: int) -> None:
+    """A pod serves from its first worker on: what it holds is known once the last one is there."""
+    for _ in retry_until(START, f"{workers} workers serve"):
+        assert process.poll() is None, "the pod has died"
+        with suppress(httpx.TransportError):
+            if pod.metrics().get("sniproxy_workers") == workers:
+                return
+        time.sleep(0.05)
 
 
 def _objects(routes: Sequence[Route]) -> dict[str, list[dict[str, Any]]]:

@@ -18,7 +18,10 @@ How: TypeAlias = Literal[
     "killed",
     "shed",
     "stopped",
+    "broken",
 ]
+# A word, an errno or 0, and what has broken.
+End: TypeAlias = tuple[How, int, str | None]
 
 # Milliseconds: without a byte, the same once one side has ended, altogether; and bytes per second in each direction.
 Terms: TypeAlias = tuple[int, int, int | None, int | None]
@@ -34,10 +37,10 @@ TriedReport: TypeAlias = tuple[Plan, int, int, int, int]
 ArrivalReport: TypeAlias = tuple[
     int, int, tuple[str, int, int, int], bytes, int, int, TriedReport[Plan] | None
 ]
-# (plan, which of its nodes, token, host:port of the client), (how, errno), bytes (to the upstream, to the client),
-# microseconds (from accept to the hello, from there to the connection with the node, from accept to the end).
+# (plan, which of its nodes, token, host:port of the client), end, bytes (to the upstream, to the client), microseconds
+# (from accept to the hello, from there to the connection with the node, from accept to the end).
 PlayReport: TypeAlias = tuple[
-    tuple[Plan, int, int, str], tuple[How, int], tuple[int, int], tuple[int, int | None, int]
+    tuple[Plan, int, int, str], End, tuple[int, int], tuple[int, int | None, int]
 ]
 
 def read_hello(said: bytes, /) -> str | None:
@@ -67,7 +70,7 @@ class Engine(Generic[Owner, Plan]):
         """
 
     def filenos(self) -> tuple[int, int, int]:
-        """Readable when there is something in `ended`, in `played`, and in `arrivals` or `pauses`."""
+        """Readable when there is something in `ended` or `mishap`, in `played`, and in `arrivals` or `pauses`."""
 
     def start(
         self,
@@ -96,6 +99,9 @@ class Engine(Generic[Owner, Plan]):
 
     def learn(self, listener: int, name: str, nodes: Nodes, terms: Terms, plan: Plan, /) -> None:
         """Who asks a listener for a name is connected to one of those nodes."""
+
+    def limit(self, most: int, /) -> None:
+        """How many sessions there may be from now on, with all others that are counted in `words`."""
 
     def forget(self) -> None:
         """Takes all of that back."""
@@ -130,8 +136,11 @@ class Engine(Generic[Owner, Plan]):
     def accepted(self) -> int:
         """Connections so far, whoever serves them."""
 
-    def ended(self) -> list[tuple[Owner, How, int, int, int]]:
-        """Sessions that ended since the last call: owner, how, errno, bytes to the upstream, bytes to the client."""
+    def ended(self) -> list[tuple[Owner, End, int, int]]:
+        """Sessions that ended since the last call: owner, end, bytes to the upstream, bytes to the client."""
+
+    def mishap(self) -> str | None:
+        """Why the thread has ended unasked, and with it everything that it had; None: it has not."""
 
     def played(self) -> list[PlayReport[Plan]]:
         """Sessions that ended since the last call, of those that went by a plan."""

@@ -37,6 +37,7 @@ class CloseReason(StrEnum):
     ROUTE_LIMIT = "route_limit"  # sessions of a route, or limit-conn
     ROUTE_RATE = "route_rate"  # new sessions of a route
     ROUTE_DRAINED = "route_drained"  # `sniproxy drain --route`
+    DESCRIPTOR_LIMIT = "descriptor_limit"  # none left for the way to the game server
     MEMORY_LIMIT = "memory_limit"  # overload.max_memory
     SETUP_LIMIT = "setup_limit"  # overload.queue or overload.queue_timeout
     # no way to a game server
@@ -73,6 +74,7 @@ REFUSALS = frozenset(
         CloseReason.ROUTE_LIMIT,
         CloseReason.ROUTE_RATE,
         CloseReason.ROUTE_DRAINED,
+        CloseReason.DESCRIPTOR_LIMIT,
         CloseReason.MEMORY_LIMIT,
         CloseReason.SETUP_LIMIT,
         CloseReason.NO_ROUTE,

@@ -60,10 +60,10 @@ def bind_group(address: str, setting: str, count: int) -> list[socket.socket]:
     """So many sockets for one address, over which the kernel spreads those who come (SO_REUSEPORT); `bind` otherwise.
 
     Only processes of one user can share an address so, and two data planes of one user would: hence nobody else may have
-    the address when this is called. One socket where the system does not spread.
+    the address when this is called. One socket where the system does not spread. A group of one may grow as well.
     """
     alone = bind(address, setting)
-    if count == 1 or not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux"):
         return [alone]
     family, name = alone.family, alone.getsockname()
     alone.close()
@@ -86,7 +86,8 @@ def widen(group: list[socket.socket], setting: str, count: int) -> None:
 def ensure_unshared(group: list[socket.socket], setting: str) -> None:
     """Before a group begins to listen: SettingsError if another program does, whose players it would share unnoticed."""
     first = group[0]
-    if len(group) > 1 and not first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    is_shared = first.getsockopt(socket.SOL_SOCKET, _REUSEPORT)
+    if is_shared and not first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         bind(_written(first.getsockname()), setting).close()
 
 
@@ -163,7 +164,10 @@ class PauseLog:
 async def accept_forever(
     listening: socket.socket, on_accept: OnAccept, *, batch: int, pauses: PauseLog
 ) -> None:
-    """Hands every new connection to `on_accept`, up to `batch` per turn of the loop."""
+    """Hands every new connection to `on_accept`, up to `batch` per turn of the loop.
+
+    Returns when another process that has the socket too lets nobody in there any more.
+    """
     while True:
         await trio.lowlevel.checkpoint_if_cancelled()  # another task may wait for it by now
         await trio.lowlevel.wait_readable(listening)
@@ -171,12 +175,11 @@ async def accept_forever(
         try:
             _accept_batch(listening, on_accept, batch)
         except OSError as error:
-            if error.errno in OUT_OF_ROOM:
-                pauses.note(error.strerror or type(error).__name__)
-            elif (
-                error.errno != errno.EINVAL
-            ):  # it does not listen any more, and its owner says so next
+            if error.errno == errno.EINVAL:  # it does not listen
+                return
+            if error.errno not in OUT_OF_ROOM:
                 raise
+            pauses.note(error.strerror or type(error).__name__)
             await trio.sleep(PAUSE)
 
 

@@ -17,6 +17,7 @@ from sniproxy.networks import family_of
 from sniproxy.relay import Attempt
 from sniproxy.relay.sockets import connect, wait_connected
 
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 Address = tuple[int, Any]  # family, what connect() takes
 
 
@@ -115,6 +116,8 @@ def _failure(error: OSError, where: str) -> SessionEnded:
 
 
 def _reason(error: OSError) -> CloseReason:
+    if error.errno in OUT_OF_DESCRIPTORS:
+        return CloseReason.DESCRIPTOR_LIMIT
     if error.errno in (errno.ECONNREFUSED, errno.ECONNRESET):
         return CloseReason.UPSTREAM_REFUSED
     if error.errno == errno.ETIMEDOUT:

@@ -310,7 +310,11 @@ async def _main(number: int) -> None:
     async for message in channel:
         if "begin" in message:
             begin = Begin.decode(message["begin"])
-            await run_worker(begin, channel, log)
+            try:
+                await run_worker(begin, channel, log)
+            except Exception as error:  # the parent says that it died, and this says why
+                log.exception("worker failed", worker=begin.worker)
+                raise SystemExit(1) from error
         return
 
 

@@ -10,6 +10,7 @@ from bench import load
 from bench.full_house import most_lines
 from bench.generator import Failed, Missing
 from bench.idle import PASSED, keepalive_timers, smaller
+from bench.newcomers import delayed
 from bench.outcome import Outcome, joined, over
 from bench.pod import Site
 from bench.slow_readers import kernel_memory, slower
@@ -89,6 +90,24 @@ def test_others_are_slower_if_the_median_is_beyond_a_tenth_and_noise(
     before: list[float], during: list[float], missed: bool
 ) -> None:
     assert bool(slower("passed through", before, during)) is missed
+
+
+@pytest.mark.parametrize(
+    ("beside", "flooded", "missed"),
+    [
+        (101, 150, []),  # the machine is busy
+        (102, 150, ["x: p50: 102.00 ms, at most 101 are allowed"]),
+        (500, 2_000, []),  # far less than those of the flood wait
+        (501, 2_000, ["x: p50: 501.00 ms, at most 500 are allowed"]),
+    ],
+)
+def test_newcomers_are_late_if_they_wait_as_those_of_the_flood_do(
+    beside: float, flooded: float, missed: list[str]
+) -> None:
+    def result(p50: float) -> dict[str, Any]:
+        return {"latency_us": {"p50": p50 * 1000, "p99": p50 * 1000}}
+
+    assert delayed("x", result(1), result(beside), result(flooded)) == missed
 
 
 def test_kernel_counts_memory_in_pages() -> None:

@@ -3,6 +3,7 @@
 On virtual time.
 """
 
+import resource
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -186,6 +187,16 @@ async def to_a_drained_route(stage: Stage) -> None:
     await stage.dial(b"let me in")
 
 
+async def without_a_descriptor_left(stage: Stage) -> None:
+    await stage.open(MIXED)
+    player = await stage.dial(HELLO[:40])
+    await trio.testing.wait_all_tasks_blocked()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    stage.stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))  # no new ones
+    await player.send(HELLO[40:])
+
+
 async def when_memory_is_short(stage: Stage) -> None:
     await stage.open()
     stage.gateway.worker.short_of_memory = True
@@ -263,6 +274,7 @@ SCENARIOS: dict[CloseReason, Scenario] = {
     CloseReason.ROUTE_RATE: one_too_many(limits={"route_rate": TINY}),
     CloseReason.SETUP_LIMIT: crowded_out,
     CloseReason.ROUTE_DRAINED: to_a_drained_route,
+    CloseReason.DESCRIPTOR_LIMIT: without_a_descriptor_left,
     CloseReason.MEMORY_LIMIT: when_memory_is_short,
     CloseReason.NO_ROUTE: saying(HELLO, objects={}),
     CloseReason.NO_CERTIFICATE: saying(HELLO, objects={"stream_routes/1": route(9, sni=NAME)}),

@@ -10,7 +10,7 @@ import trio
 
 from sniproxy.errors import WorkersFailed
 from sniproxy.settings import Settings
-from tests.support.crews import Running, crew_of, is_alive, played, until
+from tests.support.crews import PATIENCE, Running, crew_of, is_alive, played, until
 from tests.support.peers import Peer
 
 pytestmark = pytest.mark.anyio
@@ -41,10 +41,10 @@ async def test_they_start_let_players_in_and_end_when_they_are_told_to(tmp_path:
         assert counted["sniproxy_sessions_active"] == 30
 
         crew.order({"drained": ["7"]})
-        refused = running.dial()
-        assert await refused.read_all() == b""
-        crew.order({"drained": []})
         await crew.answers("routes")  # which comes after
+        await turned_away(running)
+        crew.order({"drained": []})
+        await crew.answers("routes")
         players += await running.join(1)
 
         pids = crew.pids
@@ -55,13 +55,13 @@ async def test_they_start_let_players_in_and_end_when_they_are_told_to(tmp_path:
             assert await player.read_all() == b""
         assert running.logged("worker died") == []
         assert running.metric("worker_crashes_total") == 0
-        close([refused, *players])
+        close(players)
 
 
 async def lost_with(running: Running, worker: int) -> tuple[int, float]:
     """How many sessions end when that worker is killed, and how many were counted as opened by then."""
     counted = await running.counted()
-    lost = running.crew._overview.active(worker)
+    lost = running.sessions(worker)
     (victim,) = (one for one in running.crew.members if one.worker == worker)
     os.kill(victim.pid, signal.SIGKILL)
     await until(lambda: len(running.crew.members) == 1)
@@ -273,6 +273,31 @@ async def test_shut_whoever_waits_is_in_and_nobody_comes_after_that(tmp_path: Pa
         close(waiting)
 
 
+async def test_one_that_is_too_slow_to_hear_that_the_doors_are_closed_keeps_its_sessions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sniproxy.member.ANSWER_WITHIN", 0.1)
+    async with crew_of(tmp_path) as running:
+        await running.serve()
+        crew = running.crew
+        players = await running.join(20)
+        for member in crew.members:
+            os.kill(member.pid, signal.SIGSTOP)
+        await crew.shut()
+        running.doors.close()
+        for member in crew.members:
+            os.kill(member.pid, signal.SIGCONT)
+        monkeypatch.setattr("sniproxy.member.ANSWER_WITHIN", PATIENCE)
+        assert len(await crew.answers("routes")) == 2
+        for player in players:
+            await played(player)
+        running.doors.open()
+        crew.accept()
+        close(await running.join(20))
+        close(players)
+        assert running.logged("worker died") == []
+
+
 async def test_settings_hold_for_those_who_come_back_too(tmp_path: Path) -> None:
     async with crew_of(tmp_path) as running:
         await running.serve()
@@ -283,14 +308,21 @@ async def test_settings_hold_for_those_who_come_back_too(tmp_path: Path) -> None
         crew.order({"settings": members})
         await crew.answers("routes")
         (player,) = await running.join(1)
-        for victim in crew.members[:]:
-            refused = running.dial()
-            assert await refused.read_all() == b""
-            refused.close()
-            if victim.active == 0:
-                os.kill(victim.pid, signal.SIGKILL)
+        await turned_away(running)
+        await until(lambda: crew.active == 1)
+        (victim,) = (one for one in crew.members if not running.sessions(one.worker))
+        os.kill(victim.pid, signal.SIGKILL)
         await until(lambda: len(running.logged("worker died")) == 1)
         await until(lambda: len(crew.members) == 2)
-        refused = running.dial()
-        assert await refused.read_all() == b""
-        close([refused, player])
+        for _ in range(20):  # by whichever of them
+            await turned_away(running)
+        await played(player)
+        player.close()
+
+
+async def turned_away(running: Running) -> None:
+    """Somebody who is not let in."""
+    player = running.dial()
+    with trio.fail_after(PATIENCE):
+        assert await player.read_all() == b""
+    player.close()

@@ -44,6 +44,15 @@ class One:
         await played(player)
         return player
 
+    def holds_doors(self) -> bool:
+        """Whether it has the listening sockets too."""
+        ours = {os.readlink(f"/proc/self/fd/{one}") for one in self.doors.descriptors[0]}
+        theirs = set()
+        for descriptor in Path(f"/proc/{self.member.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                theirs.add(os.readlink(descriptor))
+        return bool(ours & theirs)
+
     async def heard(self) -> None:
         """All that it was told before, it has done."""
         assert await self.member.ask("refused") is not None
@@ -205,11 +214,12 @@ async def test_it_leaves_with_the_last_of_its_sessions(tmp_path: Path, how: str)
     """Nobody is let in by then; they wait for another worker."""
     async with worker(tmp_path, drain=Drain(deadline=1000, spread=0)) as one:
         players = [await one.join() for _ in range(3)]
+        assert one.holds_doors()
         if how == "told to leave":
             one.tell(leave=[None, 0])
-            await one.heard()
         else:
             one.member.channel.close()
+        await until(lambda: not one.holds_doors())
         late = one.dial()
         await late.send(b"x")
         for player in players:

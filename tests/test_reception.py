@@ -183,6 +183,12 @@ async def test_max_sessions_counts_those_who_go_by_plans(served: list[Accepted])
         assert (await stage.refused(HELLO))["reason"] == "session_limit"
         assert gateway.counted()["active"] == 3
         assert gateway.closed() == {"client_closed": 1, "session_limit": 4}
+        worker = gateway.worker
+        more = worker.settings.model_copy(update={"max_sessions": 5})
+        worker.settle(more, worker.turns.settings)
+        await stage.join(HELLO)  # it was forgotten with all plans
+        await join_by_plan(stage, served)
+        assert (await stage.refused(HELLO))["reason"] == "session_limit"
 
 
 async def test_max_sessions_holds_when_many_come_at_once(served: list[Accepted]) -> None:

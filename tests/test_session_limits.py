@@ -11,7 +11,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from sniproxy.proxy_protocol import encode_v1, encode_v2
-from sniproxy.settings import Listener
+from sniproxy.settings import Limits, Listener
 from tests.support.certificates import NAME
 from tests.support.gateway import Objects, route
 from tests.support.hellos import message, named, record
@@ -156,6 +156,25 @@ async def test_sessions_of_a_worker() -> None:
         assert (line["reason"], line["duration_ms"]) == ("session_limit", 0)
         await stage.leave(*first)
         await stage.join()
+
+
+async def test_limits_that_change_while_sessions_play() -> None:
+    """Who plays stays, and who comes is asked for the new ones."""
+    async with open_stage() as stage:
+        worker = (await stage.open(PLAIN, max_sessions=2)).worker
+        for _ in range(2):
+            await stage.join()
+        assert (await stage.refused())["reason"] == "session_limit"
+        more = worker.settings.model_copy(update={"max_sessions": 4})
+        worker.settle(more, worker.turns.settings)
+        await stage.join()
+        one = more.model_copy(update={"limits": Limits(address_sessions=1)})
+        worker.settle(one, worker.turns.settings)  # those who play have not been counted for it
+        await stage.join()
+        fewer = one.model_copy(update={"max_sessions": 1})
+        worker.settle(fewer, worker.turns.settings)
+        assert (await stage.refused())["reason"] == "session_limit"
+        assert stage.gateway.counted()["active"] == 4
 
 
 NAMELESS = record(message())

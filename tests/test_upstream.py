@@ -165,7 +165,7 @@ async def test_an_address_without_a_way_to_it_is_unreachable() -> None:
         (errno.ETIMEDOUT, CloseReason.UPSTREAM_TIMEOUT),
         (errno.EHOSTUNREACH, CloseReason.UPSTREAM_UNREACHABLE),
         (errno.ENETUNREACH, CloseReason.UPSTREAM_UNREACHABLE),
-        (errno.EMFILE, CloseReason.UPSTREAM_UNREACHABLE),
+        (errno.EMFILE, CloseReason.DESCRIPTOR_LIMIT),
     ],
 )
 def test_what_the_kernel_says_becomes_a_reason(code: int, reason: CloseReason) -> None:

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Places {
     own: *const AtomicU64,
     all: Box<[*const AtomicU64]>,
-    most: u64,
+    most: AtomicU64,
     _memory: Box<dyn Send + Sync>,
 }
 
@@ -33,7 +33,7 @@ impl Places {
         Self {
             own,
             all,
-            most,
+            most: AtomicU64::new(most),
             _memory: memory,
         }
     }
@@ -56,7 +56,12 @@ impl Places {
             .iter()
             .map(|&one| self.at(one).load(Ordering::SeqCst))
             .sum();
-        sum <= self.most
+        sum <= self.most.load(Ordering::Relaxed)
+    }
+
+    /// From now on there are so many places; who has one keeps it.
+    pub fn limit(&self, most: u64) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// So many fewer.
@@ -104,6 +109,19 @@ mod tests {
         assert!(!Places::alone(0).enter());
         let endless = Places::alone(u64::MAX);
         assert!((0..1000).all(|_| endless.enter()));
+    }
+
+    #[test]
+    fn there_may_be_more_places_or_fewer() {
+        let places = Places::alone(1);
+        assert!(places.enter() && !places.enter());
+        places.leave(1);
+        places.limit(2);
+        assert!(places.enter() && !places.enter());
+        places.leave(1);
+        places.limit(1);
+        places.leave(1);
+        assert!(!places.enter(), "one is inside");
     }
 
     #[test]

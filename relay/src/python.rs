@@ -132,6 +132,10 @@ impl Engine {
         self.0.learn(listener, name, plan);
     }
 
+    fn limit(&self, most: u64) {
+        self.0.limit(most);
+    }
+
     fn forget(&self) {
         self.0.forget();
     }
@@ -177,6 +181,10 @@ impl Engine {
 
     fn ended(&self) -> Vec<EndReport> {
         self.0.ended().into_iter().map(end_report).collect()
+    }
+
+    fn mishap(&self) -> Option<String> {
+        self.0.mishap().map(|mishap| mishap.to_string())
     }
 
     fn played(&self, py: Python<'_>) -> Vec<PlayReport> {

@@ -10,12 +10,14 @@ use pyo3::types::PyBytes;
 use crate::engine::{Arrival, Ended, Played, Tried};
 use crate::session::{End, Side};
 
-/// (owner, how, errno, bytes to the upstream, bytes to the client)
-pub(crate) type EndReport = (Py<PyAny>, &'static str, i32, u64, u64);
-/// (plan, node, token, client), (how, errno), bytes (to the upstream, to the client), microseconds (hello, connect, altogether)
+/// (word, errno or 0, what has broken)
+type How = (&'static str, i32, Option<String>);
+/// (owner, how, bytes to the upstream, bytes to the client)
+pub(crate) type EndReport = (Py<PyAny>, How, u64, u64);
+/// (plan, node, token, client), how, bytes (to the upstream, to the client), microseconds (hello, connect, altogether)
 pub(crate) type PlayReport = (
     (Py<PyAny>, usize, u64, String),
-    (&'static str, i32),
+    How,
     (u64, u64),
     (u64, Option<u64>, u64),
 );
@@ -32,8 +34,8 @@ pub(crate) type ArrivalReport = (
 /// (plan, node, descriptor or -1, errno, microseconds to the whole hello)
 type TriedReport = (Py<PyAny>, usize, RawFd, i32, u64);
 
-fn how(end: End) -> (&'static str, i32) {
-    match end {
+fn how(end: &End) -> How {
+    let (word, errno) = match end {
         End::Closed(Side::Client) => ("client_closed", 0),
         End::Closed(Side::Upstream) => ("upstream_closed", 0),
         End::Lost(Side::Client, error) => ("client_lost", error.raw_os_error()),
@@ -46,20 +48,21 @@ fn how(end: End) -> (&'static str, i32) {
         End::Killed => ("killed", 0),
         End::Shed => ("shed", 0),
         End::Stopped => ("stopped", 0),
-    }
+        End::Broken(mishap) => return ("broken", 0, Some(mishap.to_string())),
+    };
+    (word, errno, None)
 }
 
 pub(crate) fn end_report(ended: Ended<Py<PyAny>>) -> EndReport {
-    let (how, errno) = how(ended.end);
-    (ended.owner, how, errno, ended.to_upstream, ended.to_client)
+    let how = how(&ended.end);
+    (ended.owner, how, ended.to_upstream, ended.to_client)
 }
 
 pub(crate) fn play_report(py: Python<'_>, played: &Played<Py<PyAny>>) -> PlayReport {
-    let (how, errno) = how(played.end);
     let plan = played.plan.owner.clone_ref(py);
     (
         (plan, played.node, played.token, text(played.peer)),
-        (how, errno),
+        how(&played.end),
         (played.to_upstream, played.to_client),
         (
             microseconds(played.hello_took),

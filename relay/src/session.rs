@@ -6,6 +6,7 @@
 //! through a pipe, as long as there is one and much to move.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -34,7 +35,7 @@ impl Side {
 }
 
 /// How a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// Both sides sent their end; the one that did so first.
     Closed(Side),
@@ -54,6 +55,8 @@ pub enum End {
     Shed,
     /// The engine was stopped.
     Stopped,
+    /// A defect of ours: what the panic said, and where it was.
+    Broken(Arc<str>),
 }
 
 /// What became of pumping a direction.

@@ -119,7 +119,7 @@ fn who_says_all_and_leaves_before_being_accepted_is_played_to_the_end() {
     player.farewell();
     until("the end", || {
         let end = handle.played();
-        end.first().map(|one| one.end) == Some(End::Closed(Side::Client))
+        end.first().map(|one| &one.end) == Some(&End::Closed(Side::Client))
     });
 }
 
@@ -292,7 +292,7 @@ fn wind(front: &Front, from: u64) -> (End, u64) {
     for now in (from..).step_by(500).take(1000) {
         front.tick(now);
         if let Some(one) = front.handle.played().first() {
-            return (one.end, now - from);
+            return (one.end.clone(), now - from);
         }
     }
     panic!("it never ended");

@@ -34,7 +34,7 @@ fn bytes_go_both_ways_and_are_counted_until_the_session_ends() {
     assert_eq!(handle.counts(play.token), Some((2, 2)));
     assert!(handle.ended().is_empty());
     pass_the_end(&play.server, &mut play.player);
-    let end = ends(&handle, 1)[&play.token];
+    let end = ends(&handle, 1)[&play.token].clone();
     assert_eq!(end.end, End::Closed(Side::Client));
     assert_eq!((end.to_upstream, end.to_client), (2, 2));
     assert_eq!(handle.counts(play.token), None);
@@ -59,7 +59,7 @@ fn megabytes_each_way_pass_through_tiny_buffers() {
         play.player.told && play.server.told
     });
     assert!(play.server.heard == up && play.player.heard == down);
-    let end = ends(&handle, 1)[&play.token];
+    let end = ends(&handle, 1)[&play.token].clone();
     assert_eq!((end.to_upstream, end.to_client), (2_000_001, 1_000_003));
 }
 
@@ -140,7 +140,7 @@ fn each_reset_is_told_with_its_side_and_reaches_the_other() {
         if speaking {
             left.say(b"still here");
         }
-        let end = ends(&handle, 1)[&play.token].end;
+        let end = ends(&handle, 1)[&play.token].end.clone();
         assert!(
             [Errno::CONNRESET, Errno::PIPE]
                 .map(|errno| End::Lost(side, errno))
@@ -359,7 +359,7 @@ fn a_session_handed_to_a_stopped_engine_ends_at_once() {
     let handle = Handle::start(BUFFER).unwrap();
     handle.stop();
     let mut play = Play::begin(&handle, ENDLESS, None);
-    let end = ends(&handle, 1)[&play.token];
+    let end = ends(&handle, 1)[&play.token].clone();
     assert_eq!(
         (end.end, end.to_upstream, end.to_client),
         (End::Stopped, 0, 0)

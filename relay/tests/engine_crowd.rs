@@ -168,7 +168,7 @@ struct Story {
 
 impl Story {
     /// Compares what came with what was said.
-    fn check(&self, end: Ended) {
+    fn check(&self, end: &Ended) {
         let counts = [end.to_upstream, end.to_client];
         for ((sent, heard), count) in self.sent.iter().zip(&self.heard).zip(counts) {
             let Some((heard, failed)) = heard else {
@@ -186,7 +186,7 @@ impl Story {
                 assert!(told, "{side:?} was reset, and nobody was told");
             }
         }
-        match (self.plan, end.end) {
+        match (self.plan, end.end.clone()) {
             (Plan::Gently, End::Closed(_)) | (Plan::Kill(_), End::Killed) => {}
             (Plan::Reset(side, _), End::Lost(lost, _)) => assert_eq!(side, lost),
             (plan, end) => panic!("{plan:?} ended as {end:?}"),
@@ -261,7 +261,7 @@ fn thousands_of_sessions_each_end_as_they_must_and_nothing_is_left() {
     let stories = stories.into_inner().unwrap();
     assert_eq!((stories.len(), found.len()), (all, all));
     for (token, story) in &stories {
-        story.check(found[token]);
+        story.check(&found[token]);
     }
     drop(stories);
     handle.stop();

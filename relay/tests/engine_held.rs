@@ -102,11 +102,11 @@ fn the_session_that_holds_the_most_goes_first_and_only_that() {
         assert_eq!(handle.shed(size), 0, "not more than that");
         assert_eq!(handle.shed(sizes[0]), size);
         settle(&handle);
-        let [end] = handle.ended()[..] else {
+        let [end] = &handle.ended()[..] else {
             panic!("one ends, and it alone");
         };
         let (held, mut player, mut server) = sessions.remove(&end.token).unwrap();
-        assert_eq!((held, end.end), (size, End::Shed));
+        assert_eq!((held, &end.end), (size, &End::Shed));
         assert!(end.to_upstream < size as u64);
         assert!(was_reset(&mut player) && was_reset(&mut server));
         assert_eq!(handle.held(), sizes.iter().sum::<usize>());

@@ -81,7 +81,7 @@ fn a_capped_session_takes_nothing_from_others_and_ends_as_they_do() {
     assert!(slow.server.heard.len() < 50_000);
     slow.answer();
     handle.kill(slow.token);
-    let end = ends(&handle, 1)[&slow.token];
+    let end = ends(&handle, 1)[&slow.token].clone();
     assert_eq!(end.end, End::Killed);
     assert!(end.to_upstream < 50_000);
     free.ask();

@@ -42,7 +42,7 @@ fn wind(handle: &Handle, now: &mut u64, step: u64) -> Ended {
         *now += step;
         handle.tick(*now);
         settle(handle);
-        if let Some(&end) = handle.ended().first() {
+        if let Some(end) = handle.ended().pop() {
             return end;
         }
     }
@@ -249,12 +249,12 @@ impl Clock {
         session.min(self.last + self.idle())
     }
 
-    fn check(&self, end: Ended, now: u64) {
+    fn check(&self, end: &Ended, now: u64) {
         assert!(self.due() <= now && now <= self.due() + LATE);
         match end.end {
             End::TimeUp => assert!(self.began + self.times.session.unwrap() <= now),
             End::Idle => assert_eq!(self.first_end, None),
-            other => assert_eq!(other, End::NeverClosed(self.first_end.unwrap())),
+            ref other => assert_eq!(*other, End::NeverClosed(self.first_end.unwrap())),
         }
         if end.end != End::TimeUp {
             assert!(self.last + self.idle() <= now);
@@ -314,7 +314,7 @@ fn none_ends_early_and_none_is_forgotten_whatever_moves_when() {
                     .iter()
                     .position(|clock| clock.play.token == end.token)
                     .unwrap();
-                clocks.swap_remove(index).check(end, now);
+                clocks.swap_remove(index).check(&end, now);
             }
             assert!(clocks.iter().all(|clock| now < clock.due() + LATE));
         }

@@ -67,7 +67,7 @@ class NativeFront:
     def __init__(
         self,
         engine: "_relay.Engine[Any, Plan]",
-        read_end: Callable[[str, int], tuple[CloseReason, str]],
+        read_end: Callable[[str, int, str | None], tuple[CloseReason, str]],
         keepalive_idle: int,
     ) -> None:
         """`read_end`: from what the engine says of an end to reason and detail. `keepalive_idle`: seconds, towards nodes."""

@@ -44,14 +44,15 @@ _REASONS = {
     "killed": CloseReason.KILLED,
     "shed": CloseReason.SHED,
     "stopped": CloseReason.SHUTDOWN,
+    "broken": CloseReason.INTERNAL_ERROR,
 }
 
 
-def read_end(how: str, errno: int) -> tuple[CloseReason, str]:
+def read_end(how: str, errno: int, mishap: str | None) -> tuple[CloseReason, str]:
     """Reason and detail of what the engine says of an end."""
     try:
         detail = os.strerror(errno) if errno else NEVER_CLOSED if how.endswith("_alone") else ""
-        return _REASONS[how], detail
+        return _REASONS[how], mishap or detail
     except Exception:  # a defect of ours ends this session alone, and is logged with it
         return CloseReason.INTERNAL_ERROR, traceback.format_exc()
 
@@ -73,6 +74,7 @@ class NativeRelay:
         self._over = False
 
     def settle(self, settings: Proxy) -> None:
+        self._engine.limit(settings.max_sessions)
         self.front.settle(settings)
 
     async def accept_tls(
@@ -118,15 +120,21 @@ class NativeRelay:
             self.deliver_now()
 
     def deliver_now(self) -> None:
-        """The ends that there are by now: all of them, whatever one of their owners makes of it."""
+        """The ends that there are by now: all of them, whatever one of their owners makes of it.
+
+        RuntimeError once the engine has ended unasked: it has ended everybody, and nobody else can be served here.
+        """
         failures: list[Exception] = []
-        for link, how, errno, to_upstream, to_client in self._engine.ended():
+        for link, end, to_upstream, to_client in self._engine.ended():
             try:
-                link.ended(how, errno, to_upstream, to_client)
+                link.ended(*read_end(*end), to_upstream, to_client)
             except Exception as error:  # a defect of ours
                 failures.append(error)
         if failures:
             raise ExceptionGroup("told of their ends", failures)
+        mishap = self._engine.mishap()
+        if mishap is not None and not self._over:
+            raise RuntimeError(f"the native relay has broken: {mishap}")
 
     def close(self) -> None:
         """Ends every session; their owners have heard of it when this returns."""
@@ -212,10 +220,9 @@ class _Link:
             self._killed = reason
             self._engine.kill(self.token)
 
-    def ended(self, how: str, errno: int, to_upstream: int, to_client: int) -> None:
+    def ended(self, reason: CloseReason, detail: str, to_upstream: int, to_client: int) -> None:
         """The engine has closed both sockets."""
         self._counts = to_upstream, to_client
-        reason, detail = read_end(how, errno)
         if reason is CloseReason.KILLED and self._killed is not None:
             reason = self._killed
         self._on_end(Outcome(reason, detail, to_upstream, to_client))

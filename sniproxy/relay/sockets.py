@@ -56,7 +56,7 @@ class Keeper(Protocol):
 async def send_all(
     sock: socket.socket, data: bytes | memoryview, keeper: Keeper | None = None
 ) -> None:
-    """Every byte, in order. What the kernel does not take at once is copied: `data` may be overwritten meanwhile.
+    """Every byte, in order. What the kernel does not take at once is copied: a buffer may be overwritten meanwhile.
 
     The keeper counts the copy for as long as there is one.
     """
@@ -67,15 +67,19 @@ async def send_all(
     except OSError as error:
         raise Lost(sock, error) from None
     if sent < len(data):
-        rest = bytes(data[sent:])
+        # Bytes do not change: they are kept as they are, once.
+        rest = (
+            memoryview(data)[sent:] if isinstance(data, bytes) else memoryview(bytes(data[sent:]))
+        )
         if keeper is None:
-            await _send_rest(sock, memoryview(rest))
+            await _send_rest(sock, rest)
             return
-        keeper.kept += len(rest)
+        count = len(rest)
+        keeper.kept += count
         try:
-            await _send_rest(sock, memoryview(rest))
+            await _send_rest(sock, rest)
         finally:
-            keeper.kept -= len(rest)
+            keeper.kept -= count
 
 
 async def _send_rest(sock: socket.socket, rest: memoryview) -> None:

@@ -22,10 +22,6 @@ pytestmark = [
     ),
 ]
 SCENARIOS = scenarios(quick=True)
-# What a scenario finds wrong with the proxy as it is: goes when that does.
-KNOWN = {
-    "slow-readers": "a terminated session whose player reads slowly costs 200 KiB, not 64: three copies of relay_buffer",
-}
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _marked(name: str) -> object:
-    known = [pytest.mark.xfail(reason=KNOWN[name], strict=True)] if name in KNOWN else []
-    return pytest.param(name, marks=known)
-
-
-@pytest.mark.parametrize("name", [_marked(name) for name in SCENARIOS])
+@pytest.mark.parametrize("name", list(SCENARIOS))
 def test_nothing_is_lost_and_nothing_left_behind(
     name: str, site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from bench import soak
 from bench.generator import Missing, build
+from bench.processes import tree
 from bench.soak import Plan, run
 from bench.watch import Watched
 from sniproxy.relay.native import BUILT
@@ -47,7 +48,8 @@ def test_sessions_that_are_lost_are_a_miss(
     relay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill(proxy: Watched) -> int:
-        os.kill(proxy.pid, signal.SIGKILL)
+        for one in tree(proxy.pid):  # workers too: they would play on without their parent
+            os.kill(one, signal.SIGKILL)
         return 0
 
     monkeypatch.setattr(Watched, "active", property(kill))

@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,6 @@ class Running:
     metrics: PodMetrics
     lines: Lines
     changed: list[int]
-    pids: set[int] = field(default_factory=set)  # that a test has seen
 
     def dial(self) -> Peer:
         return dial(self.doors.ports[0])
@@ -108,6 +107,10 @@ class Running:
             await self.crew.all_ready.wait()
         self.doors.open()
         self.crew.accept()
+
+    def sessions(self, worker: int) -> int:
+        """Of one of them."""
+        return self.crew._overview.active(worker)
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.lines.all if line["event"] == event]

@@ -18,8 +18,8 @@ from tests.support.etcd import EtcdServer, find_etcd_binaries
 from tests.support.ports import free_ports
 
 RELAY = "SNIPROXY_PROXY__RELAY"  # the one setting that a run of the tests may choose
-START_DEADLINE = 20.0  # seconds until a part must answer
-STOP_DEADLINE = 5.0  # seconds until a part that was asked to stop must be gone
+START_DEADLINE = 60.0  # seconds until a part must answer
+STOP_DEADLINE = 15.0  # seconds until a part that was asked to stop must be gone
 KEY = "0123456789abcdef0123456789abcdef"
 
 

@@ -17,6 +17,9 @@ use rustix::net::{RecvFlags, SendFlags, getpeername, recv, send, sockopt};
 use super::entry::{Course, Owner};
 use super::handle::lock;
 use super::listening::Guest;
+use super::mishap::caught;
+#[cfg(test)]
+use super::orders::Trap;
 use super::waiting::{Pending, Waiting};
 use super::{Engine, SESSION_EVENTS, WAITING, session_data};
 use crate::hello::Reading;
@@ -118,7 +121,11 @@ impl<T: Send + Sync> Engine<T> {
     }
 
     /// Reads once, and goes on from there. `key`: where it is known to epoll.
-    fn hear(&mut self, mut waiting: Waiting, key: Option<usize>) {
+    fn hear(&mut self, waiting: Waiting, key: Option<usize>) {
+        self.turn_of_guest(waiting, |engine, waiting| engine.hear_now(waiting, key));
+    }
+
+    fn hear_now(&mut self, mut waiting: Waiting, key: Option<usize>) {
         let room = (FIRST - waiting.said.len()).min(self.tools.buffer.len());
         let heard = recv(
             &waiting.socket,
@@ -135,7 +142,15 @@ impl<T: Send + Sync> Engine<T> {
         }
         let emptied = count < room;
         waiting.said.extend_from_slice(&self.tools.buffer[..count]);
-        match waiting.read() {
+        #[cfg(test)]
+        self.trip(Trap::Hear);
+        let read = caught(|| {
+            #[cfg(test)]
+            self.trip(Trap::Read);
+            waiting.read()
+        });
+        // Where this reader has a defect, Python's must look too.
+        match read.unwrap_or(Reading::Unsure) {
             Reading::More if waiting.said.len() < FIRST => self.wait_for_more(waiting, key),
             Reading::Name(name) => {
                 let plan = lock(&self.shared.plans).find(waiting.listener, &name);
@@ -255,6 +270,8 @@ impl<T: Send + Sync> Engine<T> {
         if connecting {
             self.pending.push(Pending::Connecting(place, waiting.token));
         }
+        #[cfg(test)]
+        self.trip(Trap::SetOut);
         let entry = &self.entries[place];
         let client = entry.session.socket(Side::Client);
         let data = session_data(place, Side::Client);

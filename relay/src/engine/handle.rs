@@ -34,7 +34,7 @@ pub struct Times {
 }
 
 /// The end of a session that was handed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended<T = ()> {
     /// The session.
     pub token: u64,
@@ -92,11 +92,12 @@ pub(super) struct Shared<T> {
     pub(super) plans: Mutex<Plans<T>>,
     pub(super) places: Places,
     pub(super) accepted: AtomicU64,
+    pub(super) mishap: Mutex<Option<Arc<str>>>,
 }
 
 /// What the rest of the process holds of an engine. `T` is given back with each session's end.
 pub struct Handle<T: Send + Sync + 'static = ()> {
-    shared: Arc<Shared<T>>,
+    pub(super) shared: Arc<Shared<T>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     next_token: AtomicU64,
     listeners: AtomicUsize,
@@ -163,6 +164,11 @@ impl<T: Send + Sync + 'static> Handle<T> {
         drop(forgotten); // after the lock
     }
 
+    /// How many sessions there may be from now on, those of other workers among them.
+    pub fn limit(&self, most: u64) {
+        self.shared.places.limit(most);
+    }
+
     /// All plans are off.
     pub fn forget(&self) {
         let forgotten = take(&mut *lock(&self.shared.plans));
@@ -224,7 +230,12 @@ impl<T: Send + Sync + 'static> Handle<T> {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// Readable when sessions that were handed over have ended.
+    /// Why the thread ended without being told to; None: it did not. The process has no relay any more: it should end, too.
+    pub fn mishap(&self) -> Option<Arc<str>> {
+        lock(&self.shared.mishap).clone()
+    }
+
+    /// Readable when sessions that were handed over have ended, or there is a `mishap`.
     pub fn done(&self) -> BorrowedFd<'_> {
         self.shared.ended.news.as_fd()
     }
@@ -265,7 +276,7 @@ impl<T: Send + Sync + 'static> Handle<T> {
     pub fn stop(&self) {
         self.send(Command::Stop);
         if let Some(thread) = lock(&self.thread).take() {
-            let _ = thread.join(); // a panic has been printed by then
+            let _ = thread.join();
         }
     }
 
@@ -276,7 +287,7 @@ impl<T: Send + Sync + 'static> Handle<T> {
         receiver.recv().ok()
     }
 
-    fn send(&self, command: Command<T>) {
+    pub(super) fn send(&self, command: Command<T>) {
         match &mut *lock(&self.shared.commands) {
             Some(commands) => {
                 commands.push(command);
@@ -301,6 +312,7 @@ impl<T> Shared<T> {
             plans: Mutex::default(),
             places,
             accepted: AtomicU64::new(0),
+            mishap: Mutex::default(),
         })
     }
 
@@ -311,10 +323,32 @@ impl<T> Shared<T> {
             self.ended.tell(&mut vec![Ended {
                 token,
                 owner,
-                end: End::Stopped,
+                end: self.last_end(),
                 to_upstream: 0,
                 to_client: 0,
             }]);
+        }
+    }
+
+    /// The engine ends unasked; the first reason is the one.
+    pub(super) fn note(&self, mishap: Arc<str>) {
+        lock(&self.mishap).get_or_insert(mishap);
+    }
+
+    /// How those end whom the engine takes with it.
+    pub(super) fn last_end(&self) -> End {
+        let mishap = lock(&self.mishap).clone();
+        mishap.map_or(End::Stopped, End::Broken)
+    }
+
+    /// Nobody is there to obey any more; if unasked, whoever waits for ends hears of it.
+    pub(super) fn close(&self) {
+        let late = lock(&self.commands).take();
+        for command in late.into_iter().flatten() {
+            self.turn_away(command);
+        }
+        if lock(&self.mishap).is_some() {
+            signal(&self.ended.news);
         }
     }
 
@@ -336,7 +370,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Makes an eventfd readable.
-fn signal(eventfd: &OwnedFd) {
+pub(super) fn signal(eventfd: &OwnedFd) {
     // It fails only when the counter is at its end, and then it is readable.
     let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
 }

@@ -8,11 +8,12 @@ mod arrivals;
 mod entry;
 mod handle;
 mod listening;
+mod mishap;
 mod orders;
 mod time;
 mod waiting;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::mem::take;
@@ -28,11 +29,14 @@ use slab::Slab;
 
 pub use self::arrivals::{Arrival, Played, Tried};
 use self::entry::{Entry, Owner};
+use self::handle::Shared;
 pub use self::handle::{Ended, Handle, Times};
-use self::handle::{Shared, lock};
 use self::listening::Listening;
 pub use self::listening::Terms;
+use self::orders::Command;
 pub use self::orders::Playing;
+#[cfg(test)]
+use self::orders::Trap;
 use self::waiting::{Pending, Waiting};
 use crate::deadlines::Deadlines;
 use crate::pace::Pace;
@@ -78,7 +82,10 @@ struct Engine<T> {
     clock: Instant,
     tools: Tools,
     now: u64,
+    orders: VecDeque<Command<T>>, // not carried out yet
     stopping: bool,
+    #[cfg(test)]
+    traps: Vec<Trap>,
 }
 
 impl<T: Send + Sync> Engine<T> {
@@ -111,11 +118,14 @@ impl<T: Send + Sync> Engine<T> {
             clock: Instant::now(),
             tools,
             now: 0,
+            orders: VecDeque::new(),
             stopping: false,
+            #[cfg(test)]
+            traps: Vec::new(),
         })
     }
 
-    fn run(mut self) {
+    fn live(&mut self) {
         let mut events = Vec::with_capacity(EVENTS);
         while !self.stopping {
             self.wait(&mut events);
@@ -132,15 +142,21 @@ impl<T: Send + Sync> Engine<T> {
             self.go_on_paced();
             self.report();
         }
+    }
+
+    /// Nobody is left after it.
+    fn wind_up(mut self) {
+        let end = self.shared.last_end();
+        #[cfg(test)]
+        self.trip(Trap::WindUp);
         for key in self.entries.iter().map(|(key, _)| key).collect::<Vec<_>>() {
-            self.end(key, End::Stopped);
+            self.end(key, end.clone());
         }
         self.listening.clear(); // nobody else comes
         self.abandon_waiting();
         self.report();
-        let late = lock(&self.shared.commands).take();
-        for command in late.into_iter().flatten() {
-            self.shared.turn_away(command);
+        for order in take(&mut self.orders) {
+            self.shared.turn_away(order);
         }
     }
 
@@ -192,7 +208,7 @@ impl<T: Send + Sync> Engine<T> {
                 .announce(side, readable, writable, flags.intersects(read_on));
             match (entry.connecting, side) {
                 (false, _) => self.move_bytes(key),
-                (true, Side::Upstream) => self.connected(key, flags),
+                (true, Side::Upstream) => self.turn_of(key, |engine| engine.connected(key, flags)),
                 (true, Side::Client) => {} // it is heard once there is somebody to hear it
             }
         }
@@ -207,6 +223,12 @@ impl<T: Send + Sync> Engine<T> {
 
     /// Lets both directions of a session have their share.
     fn move_bytes(&mut self, key: usize) {
+        self.turn_of(key, |engine| engine.pump(key));
+    }
+
+    fn pump(&mut self, key: usize) {
+        #[cfg(test)]
+        self.trip(Trap::Turn);
         let paced = self.entries[key].pace.is_some();
         let now = if paced { self.microseconds() } else { 0 };
         let entry = &mut self.entries[key];

@@ -30,7 +30,10 @@ pub(super) enum Command<T> {
     Kill(u64),
     Tick(u64),
     Counts(u64, SyncSender<Option<(u64, u64)>>),
-    Drain { after: u64, spread: u64 },
+    Drain {
+        after: u64,
+        spread: u64,
+    },
     Undrain,
     Playing(SyncSender<Vec<Playing<T>>>),
     Held(SyncSender<usize>),
@@ -38,6 +41,26 @@ pub(super) enum Command<T> {
     Listen(usize, OwnedFd, Terms),
     Unlisten(usize, usize, SyncSender<()>),
     Stop,
+    #[cfg(test)]
+    Trap(Trap),
+}
+
+/// Where a test wants a panic, once.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trap {
+    /// In the next turn of any session.
+    Turn,
+    /// Where a first flight is read.
+    Read,
+    /// Where somebody's first flight is heard.
+    Hear,
+    /// Where somebody has become a session, by a plan.
+    SetOut,
+    /// Where commands are carried out.
+    Engine,
+    /// Where the engine ends.
+    WindUp,
 }
 
 impl<T: Send + Sync> Engine<T> {
@@ -45,16 +68,16 @@ impl<T: Send + Sync> Engine<T> {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.shared.wake, &mut count);
         let commands = lock(&self.shared.commands).as_mut().map(take);
-        let commands = commands.unwrap_or_default();
-        for command in &commands {
-            match command {
-                Command::Tick(now) => self.tick(*now),
+        self.orders.extend(commands.into_iter().flatten());
+        for place in 0..self.orders.len() {
+            match self.orders[place] {
+                Command::Tick(now) => self.tick(now),
                 // Before the ticks that come after it, too: they must end nobody by a drain that was taken back.
                 Command::Undrain => self.undrain(),
                 _ => {}
             }
         }
-        for command in commands {
+        while let Some(command) = self.orders.pop_front() {
             match command {
                 Command::Start(token, session, times, owner) => {
                     self.adopt(token, session, times, owner);
@@ -78,7 +101,20 @@ impl<T: Send + Sync> Engine<T> {
                 Command::Shed(than, answer) => _ = answer.send(self.shed(than)),
                 Command::Counts(token, answer) => _ = answer.send(self.counts(token)),
                 Command::Stop => self.stopping = true,
+                #[cfg(test)]
+                Command::Trap(trap) => {
+                    self.traps.push(trap);
+                    self.trip(Trap::Engine);
+                }
             }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn trip(&mut self, trap: Trap) {
+        if let Some(place) = self.traps.iter().position(|&one| one == trap) {
+            self.traps.remove(place);
+            panic!("a trap: {trap:?}");
         }
     }
 

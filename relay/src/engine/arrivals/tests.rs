@@ -123,7 +123,7 @@ fn a_planned_session_is_killed_by_its_token() {
         let [played] = &engine.played[..] else {
             panic!("it ends once");
         };
-        assert_eq!((played.token, played.end), (token, End::Killed));
+        assert_eq!((played.token, &played.end), (token, &End::Killed));
         assert_eq!(played.connect_took.is_some(), has_server);
         assert_eq!(played.to_upstream, if has_server { 5 } else { 0 });
         engine.played.clear();
