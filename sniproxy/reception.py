@@ -40,12 +40,16 @@ class Reception:
         """Lets players in at a listener, until `close`."""
         front, settings = self._worker.relay.front, self._worker.settings
         if front is not None and treats_all_alike(listener, settings):
-            self._open[listening] = _AtFront(front, front.open(listening, listener, self, settings))
-        else:
-            door = _AtLoop(partial(self._accepted, listener))
-            self._open[listening] = door
-            batch = settings.accept_batch
-            self._nursery.start_soon(door.run, listening, batch, self._pauses)
+            try:
+                number = front.open(listening, listener, self, settings)
+            except OSError as error:  # no descriptor is left for its copy
+                self._pauses.note(error.strerror or type(error).__name__)
+            else:
+                self._open[listening] = _AtFront(front, number)
+                return
+        door = _AtLoop(partial(self._accepted, listener))
+        self._open[listening] = door
+        self._nursery.start_soon(door.run, listening, settings.accept_batch, self._pauses)
 
     def close(self, listening: socket.socket, *, empty: bool = False) -> None:
         """Lets nobody in there any more. `empty`: but whoever waits in the queue; else another process may take them."""

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import socket
 from dataclasses import replace
@@ -16,11 +17,12 @@ from sniproxy.cli import main
 from sniproxy.drain import Phase
 from sniproxy.errors import SettingsError
 from sniproxy.parent import DataPlane, check_settings
-from sniproxy.settings import Drain, Encryption, Etcd, Settings
+from sniproxy.settings import Drain, Encryption, Etcd, Listener, Settings
 from sniproxy.upgrade import Estate
 from tests.support.crews import played, until
 from tests.support.peers import Peer
 from tests.support.planes import Plane, house_of
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.anyio
 
@@ -220,6 +222,30 @@ async def test_sessions_that_end_with_an_old_worker_are_counted_as_lost(tmp_path
             assert (line["cause"], line["sessions_lost"]) == ("SIGKILL", 3)
             assert await plane.metric("worker_sessions_lost_total") == 3
             assert await plane.metric("worker_crashes_total") == 1
+            close(players)
+
+
+@pytest.mark.usefixtures("any_version_could_run")
+async def test_who_came_to_a_listener_that_goes_with_an_upgrade_plays_on(tmp_path: Path) -> None:
+    """Its old worker is still accepting there when the parent has closed it."""
+    addresses = tuple(Listener(address=f"127.0.0.1:{port}") for port in free_ports(2))
+    async with house_of(tmp_path, workers=1, listeners=addresses) as house:
+        async with house.version() as plane:
+            await plane.ready()
+            players = [plane.dial(0), plane.dial(1)]
+            for player in players:
+                await played(player)
+            left = await upgraded(plane)
+        (old,) = (one.pid for one in left.workers)
+        proxy = house.settings.proxy.model_copy(update={"listeners": addresses[1:]})
+        house.settings = house.settings.model_copy(update={"proxy": proxy})
+        async with house.version(left) as plane:
+            os.kill(old, signal.SIGSTOP)  # as one that is busy
+            await plane.ready()
+            os.kill(old, signal.SIGCONT)
+            await trio.sleep(0.5)
+            for player in players:
+                await played(player)
             close(players)
 
 

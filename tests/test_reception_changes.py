@@ -1,5 +1,6 @@
 """A change of the configuration is in force for whoever comes next, also where the native relay plays by plans."""
 
+import errno
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -143,6 +144,24 @@ async def test_who_waited_for_a_turn_meanwhile_teaches_nobody(
         assert (await stage.refused(HELLO))["reason"] == reason
         await server.send(b"welcome")
         assert await player.read(7) == b"welcome"
+
+
+async def test_a_door_for_which_no_descriptor_is_left_is_opened_all_the_same(
+    served: list[Accepted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when another worker has died: this one is not to follow it. It accepts there by itself, without plans."""
+
+    def listen(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("sniproxy.relay.front.NativeFront.open", listen)
+    async with open_stage(deadline=30) as stage:
+        gateway = await stage.open(MIXED, own(stage.port))
+        for _ in range(2):
+            await stage.leave(*await stage.join(HELLO))
+        assert len(served) == 2
+        (line,) = [one for one in gateway.lines.all if one["event"] == "accepting pauses"]
+        assert line["cause"] == "Too many open files"
 
 
 # A crowd

@@ -41,8 +41,8 @@ class Plane:
             await self.parent.crew.all_ready.wait()
             await trio.testing.wait_all_tasks_blocked()
 
-    def dial(self) -> Peer:
-        return dial(self.parent._doors.ports[0])
+    def dial(self, listener: int = 0) -> Peer:
+        return dial(self.parent._doors.ports[listener])
 
     async def join(self, count: int) -> list[Peer]:
         """So many players who play."""
