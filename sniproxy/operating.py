@@ -129,7 +129,11 @@ def _watch(plane: Plane, target: str) -> None:
     forecast = Forecast()
     shown_at = 0.0
     while True:
-        state = plane.ask("GET", target)
+        try:
+            state = plane.ask("GET", target)
+        except Unreachable:  # SIGTERM was sent to it meanwhile
+            click.echo("the data plane has ended")
+            return
         now, sessions = time.monotonic(), state["sessions"]
         forecast.note(now, sessions)
         whole = "phase" in state

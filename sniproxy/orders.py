@@ -24,8 +24,11 @@ To the parent:
     {"answer": 5, "content": ...}
 """
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
+
+from pydantic import ValidationError
 
 from sniproxy.settings import Settings
 
@@ -60,8 +63,7 @@ class Begin:
     @classmethod
     def decode(cls, members: dict[str, Any]) -> Self:
         """From a message."""
-        settings = Settings.model_validate(members["settings"])
-        return cls(**{**_known(cls, members), "settings": settings})
+        return cls(**{**_known(cls, members), "settings": settings_of(members["settings"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,31 @@ class Report:
     def decode(cls, members: dict[str, Any]) -> Self:
         """From a message, of another version perhaps."""
         return cls(**_known(cls, members))
+
+
+def settings_of(members: dict[str, Any]) -> Settings:
+    """Settings that a parent of another version has read: what this one does not know is left out.
+
+    Between the day that a version is installed and its upgrade, a worker that dies is started from the new one's code.
+    """
+    while True:
+        try:
+            return Settings.model_validate(members)
+        except ValidationError as error:
+            unknown = [one["loc"] for one in error.errors() if one["type"] == "extra_forbidden"]
+            if not unknown:
+                raise
+            members = _without(members, unknown)
+
+
+def _without(members: dict[str, Any], places: list[tuple[int | str, ...]]) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(members))
+    for *path, last in places:
+        section: Any = copy
+        for step in path:
+            section = section[step]
+        del section[last]
+    return copy
 
 
 def _known(kind: type[Begin | Report], members: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from sniproxy.following import Freshness, follow
 from sniproxy.keyring import open_keyring
 from sniproxy.limits import Limits
 from sniproxy.logs import Log, open_log
-from sniproxy.orders import REPORT_EVERY, REPORT_EVERY_LEAVING, Begin, Report
+from sniproxy.orders import REPORT_EVERY, REPORT_EVERY_LEAVING, Begin, Report, settings_of
 from sniproxy.reception import Reception
 from sniproxy.relay.opening import open_relay
 from sniproxy.scrape import export
@@ -139,7 +139,7 @@ class Hand:
             case {"follow": path} if isinstance(self._store, Copy):
                 self._store.move(Path(path))
             case {"settings": members}:
-                self._settle(Settings.model_validate(members))
+                self._settle(settings_of(members))
             case {"drained": routes}:
                 self._drained(routes)
             case {"short": short}:
@@ -246,26 +246,31 @@ class Hand:
             await trio.sleep(REPORT_EVERY_LEAVING if self._leaving else REPORT_EVERY)
 
     async def _answer(self, number: int, about: str, more: dict[str, Any]) -> None:
-        content: Any
+        try:
+            content = self._content(about, more)
+        except Exception:  # a defect of ours costs this answer, and no player
+            self._worker.log.exception("question not answered", about=about)
+            content = None
+        self._channel.send({"answer": number, "content": content})
+
+    def _content(self, about: str, more: dict[str, Any]) -> Any:
         match about:
             case "metrics":
-                content = export(self._worker.metrics.registry)
+                return export(self._worker.metrics.registry)
             case "config":
-                content = config_of(self._worker.snapshot)
+                return config_of(self._worker.snapshot)
             case "refused":
-                content = refused_of(self._worker.recorder)
+                return refused_of(self._worker.recorder)
             case "flight":
-                content = flight_of(self._worker.recorder, str(more.get("session")))
+                return flight_of(self._worker.recorder, str(more.get("session")))
             case "routes":
-                content = self._worker.playing()
+                return self._worker.playing()
             case "held":
-                content = self._worker.relay.held()
+                return self._worker.relay.held()
             case "shut":
                 self._shut()
-                content = True
-            case _:
-                content = None
-        self._channel.send({"answer": number, "content": content})
+                return True
+        return None  # of a parent that knows more
 
 
 def raise_descriptor_limit(max_sessions: int, log: Log) -> None:

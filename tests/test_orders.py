@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from sniproxy.orders import Begin, Report
+from sniproxy.orders import Begin, Report, settings_of
 from sniproxy.settings import AdminKey, Encryption, Etcd, Limits, Listener, Proxy, Rate, Settings
 
 NUMBERS = st.integers(0, 2**31)
@@ -84,3 +85,21 @@ def test_without_these_nothing_can_begin(member: str) -> None:
     del members[member]
     with pytest.raises((TypeError, KeyError), match=member):
         Begin.decode(members)
+
+
+def test_settings_of_another_version_are_understood_as_far_as_they_go() -> None:
+    settings = Settings(proxy=Proxy(max_sessions=7), node="edge-1")
+    members = settings.model_dump(mode="json")
+    members["later"] = {"much": 1}
+    members["proxy"]["more"] = [1]
+    members["proxy"]["limits"]["most"] = None
+    members["proxy"]["listeners"][0]["quic"] = True
+    assert settings_of(members) == settings
+    assert "later" in members  # which are left as they are
+
+
+def test_settings_that_nobody_could_have_are_refused() -> None:
+    members = Settings().model_dump(mode="json")
+    members["proxy"] |= {"more": 1, "max_sessions": 0}
+    with pytest.raises(ValidationError, match="max_sessions"):
+        settings_of(members)
