@@ -10,7 +10,7 @@ from typing import Self
 
 from sniproxy.errors import SettingsError
 from sniproxy.listener import bind_group, ensure_unshared, listen, stop_listening, widen
-from sniproxy.relay.sockets import tune
+from sniproxy.relay.sockets import keep_little, tune
 from sniproxy.settings import Listener, Proxy, Settings
 
 Groups = Mapping[str, list[int]]  # descriptors by address
@@ -103,7 +103,9 @@ class Doors:
                     backlog=self._settings.backlog,
                     defer_accept=self._settings.defer_accept if _speaks_first(listener) else 0,
                 )
-                tune(sock, keepalive_idle=self._settings.keepalive_idle)  # accepted ones inherit it
+                # Accepted sockets inherit these.
+                tune(sock, keepalive_idle=self._settings.keepalive_idle)
+                keep_little(sock, self._settings.notsent_lowat)
 
     def settle(self, settings: Proxy) -> None:
         """Goes on by other settings, with the same addresses."""

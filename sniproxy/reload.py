@@ -37,6 +37,7 @@ LIVE = frozenset(
         "proxy.idle_timeout",
         "proxy.half_close_timeout",
         "proxy.keepalive_idle",
+        "proxy.notsent_lowat",
         "proxy.refused_log_interval",
         "drain.accept",
         "drain.deadline",

@@ -55,7 +55,15 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
         limits = _open_limits(begin)
         relay = await stack.enter_async_context(open_relay(settings.proxy, limits.places))
         nursery = await stack.enter_async_context(trio.open_nursery())
-        worker = open_worker(settings.proxy, snapshot, relay, log, limits, settings.overload)
+        worker = open_worker(
+            settings.proxy,
+            snapshot,
+            relay,
+            log,
+            limits,
+            settings.overload,
+            workers=begin.workers,
+        )
         # Who cannot follow a copy knows as late as one who looks at it now and then.
         freshness = Freshness(settings.etcd.watch_silence + POLL)
         hand = Hand(begin, worker, freshness, store, channel, nursery)

@@ -26,6 +26,7 @@ class Worker:
     turns: Turns
     sampler: Sampler
     recorder: Recorder
+    workers: int = 1  # of the data plane: each logs its share of what is sampled
     drained: frozenset[str] = frozenset()  # routes that take no new session
     short_of_memory: bool = False  # nobody is let in
     routed: Counter[str] = field(default_factory=Counter)  # sessions by route; not planned ones
@@ -36,7 +37,7 @@ class Worker:
         self.turns.settings = overload
         self.limits.settle(settings)
         self.relay.settle(settings)
-        self.sampler.interval = settings.refused_log_interval
+        self.sampler.interval = settings.refused_log_interval * self.workers
         self.forget_plans()
 
     def forget_plans(self) -> None:
@@ -60,8 +61,9 @@ def open_worker(
     log: Log,
     limits: Limits | None = None,
     overload: Overload | None = None,
+    workers: int = 1,
 ) -> Worker:
-    """A worker; without `limits` it shares them with nobody, not even with a relay that accepts by itself."""
+    """One of so many workers; without `limits` it shares them with nobody, not even with a relay that accepts by itself."""
     limits = limits or open_limits(settings)
     turns = Turns(overload or Overload())
     front = relay.front
@@ -82,6 +84,7 @@ def open_worker(
         log=log,
         limits=limits,
         turns=turns,
-        sampler=Sampler(settings.refused_log_interval),
+        sampler=Sampler(settings.refused_log_interval * workers),
         recorder=Recorder(settings.refused_kept),
+        workers=workers,
     )

@@ -290,6 +290,7 @@ def test_who_speaks_first_is_not_let_in_before_he_does(
                     sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT),
                     sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
                     sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                    sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT),
                 )
                 settings[options] += 1
-        assert settings == {(deferred, 1, 1): 2}
+        assert settings == {(deferred, 1, 1, 131072): 2}

@@ -55,6 +55,7 @@ AT_ONCE: dict[str, Any] = {
     "proxy.idle_timeout": 3601.0,
     "proxy.half_close_timeout": 121.0,
     "proxy.keepalive_idle": 301,
+    "proxy.notsent_lowat": 0,
     "proxy.refused_log_interval": 2.0,
     "drain.accept": 120.0,
     "drain.deadline": 61.0,

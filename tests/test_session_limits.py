@@ -177,6 +177,25 @@ async def test_limits_that_change_while_sessions_play() -> None:
         assert stage.gateway.counted()["active"] == 4
 
 
+async def test_of_several_workers_each_logs_its_share() -> None:
+    """So that all together log a refusal as often as one would."""
+    async with open_stage() as stage:
+        gateway = await stage.open(PLAIN, max_sessions=1)
+        worker = gateway.worker
+        worker.workers = 3
+        worker.settle(
+            worker.settings.model_copy(update={"refused_log_interval": 2}), worker.turns.settings
+        )
+        await stage.join()
+        await stage.refused()
+        for at in (2, 4, 7):
+            player = await stage.dial()
+            await trio.testing.wait_all_tasks_blocked()
+            player.close()
+            await trio.sleep_until(at)
+        assert (await stage.refused())["left_out"] == 3
+
+
 NAMELESS = record(message())
 HOST_HERE: dict[str, Any] = {"host": HERE, "source": HERE}
 

@@ -126,6 +126,12 @@ def tune(sock: socket.socket, *, keepalive_idle: int) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, keepalive_idle)
 
 
+def keep_little(sock: socket.socket, unsent: int) -> None:
+    """So many bytes beyond what is on its way: of a reader that is slow the kernel would keep megabytes. 0: its default."""
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux, macOS
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
+
+
 def shut_writing(sock: socket.socket) -> None:
     """Sends EOF, unless the peer is gone altogether: whoever reads from it will hear how."""
     try:

@@ -24,7 +24,7 @@ from sniproxy.relay.alerts import cause_of
 from sniproxy.relay.deadlines import Deadlines
 from sniproxy.relay.pace import Pace
 from sniproxy.relay.sockets import Lost, close, receive_into, send_all, shut_writing
-from sniproxy.relay.trio_tls import CHUNK, RECORD, TrioTls
+from sniproxy.relay.trio_tls import CHUNK, SENT, TrioTls
 from sniproxy.settings import Proxy
 from sniproxy.tls import ServerTls
 
@@ -326,9 +326,9 @@ async def _decrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) ->
 async def _encrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) -> None:
     """The upstream's bytes to the client; its end as close_notify and a write shutdown.
 
-    A record at a time: what a slow client does not take lies in OpenSSL's buffer and in ours.
+    A little at a time: what a slow client does not take lies in OpenSSL's buffer and in ours.
     """
-    pace, most = _open_pace(flow), min(len(buffer), RECORD)
+    pace, most = _open_pace(flow), min(len(buffer), SENT)
     while count := await receive_into(flow.upstream, buffer[: await _allowed(link, pace, most)]):
         await tls.send(buffer[:count])
         link.to_client += count

@@ -21,7 +21,9 @@ from sniproxy.relay.alerts import cause_of, explain_failure
 from sniproxy.relay.sockets import Lost, receive, receive_into, send_all
 from sniproxy.tls import ServerTls
 
-RECORD = 16 * 1024  # bytes of payload in one TLS record, at most (RFC 8446 section 5.1)
+SENT = (
+    8 * 1024
+)  # bytes of payload that are encrypted at once; a record may have twice as many (RFC 8446 section 5.1)
 CHUNK = 16 * 1024 + 512  # bytes: one TLS record with its overhead (RFC 8446 section 5.2)
 
 _VERSIONS = {

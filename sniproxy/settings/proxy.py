@@ -104,6 +104,7 @@ class Proxy(Section):
     idle_timeout: PositiveSeconds = 1 * HOUR  # no byte in either direction
     half_close_timeout: PositiveSeconds = 2 * MINUTE  # the same after one side has ended
     keepalive_idle: Annotated[int, Field(ge=1)] = 300  # seconds; an NLB forgets a flow after 350
+    notsent_lowat: Annotated[int, Field(ge=0, le=2**31 - 1)] = 128 * KIB  # bytes; 0: the kernel's
     relay: Literal["auto", "native", "trio"] = "auto"  # auto: native where it is built
     relay_buffer: Annotated[int, Field(ge=4 * KIB)] = 64 * KIB  # bytes, shared by all sessions
     relay_pipes: Annotated[int, Field(ge=0, le=1024)] = 16  # for bulk, of 1 MiB each; 0: none
