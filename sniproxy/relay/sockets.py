@@ -55,10 +55,11 @@ class Keeper(Protocol):
 
 async def send_all(
     sock: socket.socket, data: bytes | memoryview, keeper: Keeper | None = None
-) -> None:
-    """Every byte, in order. What the kernel does not take at once is copied: a buffer may be overwritten meanwhile.
+) -> bool:
+    """Every byte, in order; whether the kernel took them at once.
 
-    The keeper counts the copy for as long as there is one.
+    What it does not take at once is copied: a buffer may be overwritten meanwhile. The keeper counts the copy for as long
+    as there is one.
     """
     try:
         sent = sock.send(data)
@@ -66,20 +67,20 @@ async def send_all(
         sent = 0
     except OSError as error:
         raise Lost(sock, error) from None
-    if sent < len(data):
-        # Bytes do not change: they are kept as they are, once.
-        rest = (
-            memoryview(data)[sent:] if isinstance(data, bytes) else memoryview(bytes(data[sent:]))
-        )
-        if keeper is None:
-            await _send_rest(sock, rest)
-            return
-        count = len(rest)
-        keeper.kept += count
-        try:
-            await _send_rest(sock, rest)
-        finally:
-            keeper.kept -= count
+    if sent == len(data):
+        return True
+    # Bytes do not change: they are kept as they are, once.
+    rest = memoryview(data)[sent:] if isinstance(data, bytes) else memoryview(bytes(data[sent:]))
+    if keeper is None:
+        await _send_rest(sock, rest)
+        return False
+    count = len(rest)
+    keeper.kept += count
+    try:
+        await _send_rest(sock, rest)
+    finally:
+        keeper.kept -= count
+    return False
 
 
 async def _send_rest(sock: socket.socket, rest: memoryview) -> None:

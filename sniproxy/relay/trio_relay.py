@@ -24,10 +24,12 @@ from sniproxy.relay.alerts import cause_of
 from sniproxy.relay.deadlines import Deadlines
 from sniproxy.relay.pace import Pace
 from sniproxy.relay.sockets import Lost, close, receive_into, send_all, shut_writing
-from sniproxy.relay.trio_tls import CHUNK, SENT, TrioTls
+from sniproxy.relay.trio_tls import CHUNK, TrioTls
 from sniproxy.settings import Proxy
 from sniproxy.tls import ServerTls
 
+LITTLE = 8 * 1024  # bytes that are encrypted at once for a client that may be slow
+KEEPS_UP = 64  # times in a row that the kernel took all at once: more than it takes for one who reads nothing
 NEVER_CLOSED = "the other side never closed"
 TICK = 1.0  # seconds between two looks at the idle deadlines
 
@@ -326,11 +328,16 @@ async def _decrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) ->
 async def _encrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) -> None:
     """The upstream's bytes to the client; its end as close_notify and a write shutdown.
 
-    A little at a time: what a slow client does not take lies in OpenSSL's buffer and in ours.
+    A little at a time until the client is known to keep up: what it does not take is kept encrypted, and OpenSSL's buffer
+    stays as large as it was once.
     """
-    pace, most = _open_pace(flow), min(len(buffer), SENT)
-    while count := await receive_into(flow.upstream, buffer[: await _allowed(link, pace, most)]):
-        await tls.send(buffer[:count])
+    pace, in_a_row = _open_pace(flow), 0
+    while True:
+        most = len(buffer) if in_a_row >= KEEPS_UP else min(LITTLE, len(buffer))
+        count = await receive_into(flow.upstream, buffer[: await _allowed(link, pace, most)])
+        if not count:
+            break
+        in_a_row = in_a_row + 1 if await tls.send(buffer[:count]) else 0
         link.to_client += count
         _moved(link, pace, count)
     await tls.end()

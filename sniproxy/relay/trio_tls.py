@@ -21,9 +21,6 @@ from sniproxy.relay.alerts import cause_of, explain_failure
 from sniproxy.relay.sockets import Lost, receive, receive_into, send_all
 from sniproxy.tls import ServerTls
 
-SENT = (
-    8 * 1024
-)  # bytes of payload that are encrypted at once; a record may have twice as many (RFC 8446 section 5.1)
 CHUNK = 16 * 1024 + 512  # bytes: one TLS record with its overhead (RFC 8446 section 5.2)
 
 _VERSIONS = {
@@ -187,10 +184,10 @@ class TrioTls:
         else:
             self._eof = True
 
-    async def send(self, data: memoryview) -> None:
-        """Encrypts and sends every byte."""
+    async def send(self, data: memoryview) -> bool:
+        """Encrypts and sends every byte; whether the kernel took them at once."""
         self._object.write(data)
-        await self._flush()
+        return await self._flush()
 
     async def answer(self) -> None:
         """Sends what reading has made due: the answer to a KeyUpdate (RFC 8446 section 4.6.3).
@@ -228,7 +225,10 @@ class TrioTls:
             return False
         return True
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> bool:
+        """Sends what is due; whether the kernel took it at once."""
+        at_once = True
         async with self._sending:
             while data := self._outgoing.read(4 * CHUNK):
-                await send_all(self._sock, data, self)
+                at_once = await send_all(self._sock, data, self) and at_once
+        return at_once
