@@ -18,6 +18,7 @@ from sniproxy.errors import CloseReason
 from sniproxy.listener import OnAccept, PauseLog, accept_forever, accept_waiting
 from sniproxy.plan import treats_all_alike
 from sniproxy.relay import Accepted, Front, Played
+from sniproxy.relay.sockets import spread_keepalive
 from sniproxy.session import close_all, refuse, serve
 from sniproxy.settings import Listener
 from sniproxy.worker_state import Worker
@@ -57,6 +58,7 @@ class Reception:
 
     def _accepted(self, listener: Listener, sock: socket.socket, peer: object) -> None:
         self._worker.metrics.opened.inc()
+        spread_keepalive(sock, self._worker.settings.keepalive_idle)
         self.arrived(Accepted(listener, sock, peer, trio.current_time()))
 
     def arrived(self, accepted: Accepted) -> None:

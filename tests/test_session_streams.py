@@ -10,8 +10,10 @@ import trio
 import trio.testing
 
 from sniproxy.logs import open_log
-from sniproxy.session import _text
+from sniproxy.relay import Accepted
+from sniproxy.session import _text, serve
 from sniproxy.settings import Listener
+from sniproxy.worker_state import Worker
 from tests.support.certificates import NAME, player_context
 from tests.support.gateway import Gateway, certificate, open_gateway, route
 from tests.support.hellos import message, named, post_quantum, record, records, server_name
@@ -288,3 +290,26 @@ async def test_a_shutdown_ends_sessions_that_the_relay_has() -> None:
             player.close()
     (line,) = gateway.lines.sessions
     assert (line["reason"], line["bytes_in"], line["bytes_out"]) == ("shutdown", 1, 1)
+
+
+async def test_players_who_came_together_are_not_asked_together_whether_they_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = list[int]()
+
+    async def note(worker: Worker, accepted: Accepted) -> None:
+        found.append(accepted.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE))
+        await serve(worker, accepted)
+
+    monkeypatch.setattr("sniproxy.reception.serve", note)
+    with trio.fail_after(DEADLINE):
+        async with open_gateway(MIXED, objects(9, sni="somebody.else")) as gateway:
+            players = [gateway.dial() for _ in range(80)]
+            for player in players:
+                await player.send(HELLO)
+                await gateway.lines.next()
+                player.close()
+    assert len(found) == 80
+    assert min(found) >= 240
+    assert max(found) <= 300
+    assert len(set(found)) > 10

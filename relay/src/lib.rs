@@ -1,14 +1,16 @@
 //! Moves the bytes of sniproxy's sessions, off Python's interpreter lock.
 //!
 //! `session` is one session: two sockets and what is owed to each; `tools` are what it moves bytes with. `deadlines` keeps the
-//! timeouts, `pace` the cap on bandwidth. `hello` finds the name in a `ClientHello`, `plans` what was decided for it, `places`
-//! counts sessions over all workers. `engine` is the thread that owns all sessions and listeners. `python` is the door: the
-//! module `sniproxy._relay`; `reports` is what it tells there of all that has happened.
+//! timeouts, `pace` the cap on bandwidth, `keepalive` says when the kernel asks who still lives. `hello` finds the name in a
+//! `ClientHello`, `plans` what was decided for it, `places` counts sessions over all workers. `engine` is the thread that owns
+//! all sessions and listeners. `python` is the door: the module `sniproxy._relay`; `reports` is what it tells there of all that
+//! has happened.
 
 pub mod deadlines;
 pub mod engine;
 pub mod header;
 pub mod hello;
+mod keepalive;
 pub mod pace;
 pub mod places;
 pub mod plans;

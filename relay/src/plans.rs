@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, 
 use std::os::fd::OwnedFd;
 
 use crate::engine::Times;
+use crate::keepalive::spread;
 
 /// Plans that are kept at most. Wildcards have names without end, so one more makes room by forgetting all.
 pub const MOST_PLANS: usize = 1 << 16;
@@ -59,7 +60,9 @@ impl Nodes {
         let socket = socket_with(family, SocketType::STREAM, flags, None)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
         sockopt::set_socket_keepalive(&socket, true)?;
-        sockopt::set_tcp_keepidle(&socket, self.keepalive)?;
+        // Of the round, mixed (Fibonacci hashing): who comes next is asked at another time.
+        let chance = (self.next.load(Ordering::Relaxed) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        sockopt::set_tcp_keepidle(&socket, spread(self.keepalive, chance >> 32))?;
         // The last packet of the handshake waits for the first bytes, which follow at once: one packet fewer, and one time
         // fewer that the game server is woken.
         sockopt::set_tcp_quickack(&socket, false)?;

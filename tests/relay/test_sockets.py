@@ -16,6 +16,7 @@ from sniproxy.relay.sockets import (
     receive_into,
     send_all,
     shut_writing,
+    spread_keepalive,
     tune,
 )
 from tests.support.peers import Peer, tcp_pair
@@ -178,7 +179,7 @@ async def test_connecting(family: int, host: str) -> None:
             assert not sock.getblocking()
             assert sock.getpeername() == listening.getsockname()
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 77
+            assert 62 <= sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 77
 
 
 @pytest.mark.parametrize(
@@ -200,6 +201,19 @@ async def test_connecting_can_be_given_up(deaf: tuple[str, int]) -> None:
         await connect(socket.AF_INET, deaf, keepalive_idle=300)
     assert scope.cancelled_caught
     assert _open_files() == before
+
+
+async def test_sessions_that_began_together_are_not_asked_together(pair: Pair) -> None:
+    sock, _ = pair
+    found = set()
+    for _ in range(400):
+        spread_keepalive(sock, 300)
+        found.add(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE))
+    assert min(found) >= 240
+    assert max(found) <= 300
+    assert len(found) > 30
+    spread_keepalive(sock, 1)
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 1
 
 
 async def test_tuning_asks_for_no_delay_and_for_keepalive(pair: Pair) -> None:

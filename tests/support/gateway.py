@@ -19,6 +19,7 @@ from sniproxy.logs import Log, open_log
 from sniproxy.reception import Reception
 from sniproxy.relay import Relay
 from sniproxy.relay.opening import open_relay
+from sniproxy.relay.sockets import tune
 from sniproxy.settings import Listener, Overload, Proxy
 from sniproxy.snapshot import Snapshot
 from sniproxy.store import Entry
@@ -29,6 +30,7 @@ from tests.support.peers import Peer
 # Virtual time needs a relay that waits where trio sees it.
 MOVED_BY = os.environ.get("SNIPROXY_PROXY__RELAY", "trio")
 PREFIX = "/apisix"
+KEEPALIVE_IDLE = 300  # seconds
 KEY = "A" * 43 + "="  # base64 of 32 bytes
 
 Objects = Mapping[str, Mapping[str, Any]]  # by key without the prefix, such as "ssls/1"
@@ -148,6 +150,7 @@ async def open_gateway(
     captured, lines = open_lines()
     listening = bind(listener.address, "proxy.listeners.0.address")
     with listening:
+        tune(listening, keepalive_idle=KEEPALIVE_IDLE)
         listen(listening, "proxy.listeners.0.address", backlog=100)
         proxy = Proxy(**{"refused_log_interval": 0, "relay": MOVED_BY, **settings})
         limits = open_limits(proxy)

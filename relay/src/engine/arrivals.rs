@@ -376,7 +376,7 @@ impl<T: Send + Sync> Engine<T> {
     }
 
     /// Not to be guessed, and never one of those that are counted up.
-    fn new_token(&mut self) -> u64 {
+    pub(super) fn new_token(&mut self) -> u64 {
         // splitmix64, from a seed of the system's.
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.seed;

@@ -2,19 +2,22 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
+use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with, sockopt};
 
 use super::{Engine, LISTENER};
 use crate::header::Network;
+use crate::keepalive::spread;
 
 /// A socket that is accepted from.
 pub(super) struct Listening {
     socket: OwnedFd,
     batch: usize,
     paused: bool,
+    keepalive: Option<Duration>, // what sockets inherit that are accepted; None: none
     trusted: Option<Box<[Network]>>, // who says a PROXY header first; None: nobody does
 }
 
@@ -43,6 +46,8 @@ impl<T: Send + Sync> Engine<T> {
         // What cannot be watched is somebody's mistake; nobody comes, and whoever asks epoll hears why.
         let added = epoll::add(&self.epoll, &socket, data, EventFlags::IN);
         debug_assert!(added.is_ok(), "listening: {added:?}");
+        let asks = sockopt::socket_keepalive(&socket).unwrap_or(false);
+        let keepalive = asks.then(|| sockopt::tcp_keepidle(&socket).ok()).flatten();
         while self.listening.len() <= number {
             self.listening.push(None);
         }
@@ -50,6 +55,7 @@ impl<T: Send + Sync> Engine<T> {
             socket,
             batch: terms.batch,
             paused: false,
+            keepalive,
             trusted: terms.trusted,
         });
     }
@@ -72,6 +78,7 @@ impl<T: Send + Sync> Engine<T> {
 
     fn take_batch(&mut self, number: usize, most: usize) {
         for _ in 0..most {
+            let chance = self.new_token() >> 16;
             let Some(listening) = self.listening.get_mut(number).and_then(Option::as_mut) else {
                 return;
             };
@@ -79,6 +86,9 @@ impl<T: Send + Sync> Engine<T> {
             match acceptfrom_with(&listening.socket, flags) {
                 Ok((socket, peer)) => {
                     let peer = address(peer);
+                    if let Some(idle) = listening.keepalive {
+                        let _ = sockopt::set_tcp_keepidle(&socket, spread(idle, chance)); // else with the others
+                    }
                     let guest = match &listening.trusted {
                         None => Guest::Itself,
                         Some(networks) if networks.iter().any(|one| one.contains(peer.ip())) => {
