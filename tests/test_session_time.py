@@ -1,4 +1,4 @@
-"""The time limits of setting a session up, each total and not per read. On virtual time, with real sockets."""
+"""The time limits of a session, each total and not per read. On virtual time, with real sockets."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +14,7 @@ from tests.support.gateway import Gateway, Objects, certificate, open_gateway, r
 from tests.support.hellos import named
 from tests.support.names import resolving
 from tests.support.peers import Peer, TlsPeer, game_server
+from tests.support.stage import open_stage
 
 pytestmark = pytest.mark.anyio
 
@@ -129,3 +130,33 @@ async def test_a_session_may_be_idle_for_as_long_as_its_upstream_says(
             player.close()
     assert line["reason"] == "idle_timeout"
     assert seconds * 1000 <= line["duration_ms"] <= (seconds + 2) * 1000
+
+
+@pytest.mark.parametrize("how", ["flowing", "idle", "half closed"])
+async def test_a_session_may_last_only_so_long(how: str) -> None:
+    """Whatever moves, and up to two seconds more, as the relays have it."""
+    async with open_stage() as stage:
+        times: dict[str, Any] = {"idle_timeout": 3} if how == "flowing" else {}
+        await stage.open(limits={"session_time": 10}, **times)
+        player, server = await stage.join()
+        async with trio.open_nursery() as nursery:
+            if how == "flowing":
+                nursery.start_soon(chat, player, server)
+            elif how == "half closed":
+                await player.end()
+            line = await stage.gateway.lines.next()
+            nursery.cancel_scope.cancel()
+        assert line["reason"] == "session_timeout"
+        assert 10_000 <= line["duration_ms"] <= 12_000
+        assert (line["bytes_in"] > 9) == (how == "flowing")
+        assert await player.read_all() == await server.read_all() == b""
+
+
+async def chat(player: Peer, server: Peer) -> None:
+    """A byte each way now and then, never just when the relay looks at its deadlines."""
+    while True:
+        await trio.sleep(0.7)
+        for one, other in ((player, server), (server, player)):
+            await one.send(b"!")
+            if not await other.receive():
+                return
