@@ -1,4 +1,4 @@
-"""A request's body: bounded in bytes and time, then JSON.
+"""A request's body: bounded in bytes and time; and JSON.
 
 The Content-Type is not looked at (curl says form-urlencoded), and raw newlines inside strings are taken: a shell that
 pastes a PEM file into a JSON string makes them. Numbers that JSON cannot carry back (NaN, 1e999) are refused.
@@ -23,17 +23,21 @@ class BadBody(Exception):
         self.code = code
 
 
-async def read_json(request: Request, *, max_bytes: int, seconds: float) -> Any:
-    """The decoded body; BadBody 400 when it is no JSON, 408 when it takes too long, 413 when it is too large."""
+async def read_body(request: Request, *, max_bytes: int, seconds: float) -> bytes:
+    """The body as it came; BadBody 408 when it takes too long, 413 when it is too large."""
     try:
         with anyio.fail_after(seconds):
-            raw = await _read(request, max_bytes)
+            return await _read(request, max_bytes)
     except TimeoutError:
         raise BadBody(408, f"the request body did not arrive within {seconds:g} s") from None
     except ClientDisconnect:
         raise BadBody(400, "the client left before its request was complete") from None
+
+
+def decode_json(raw: bytes, absent: str = "missing configurations") -> Any:
+    """The value of a body; BadBody 400 when it is no JSON, with `absent` as its text when there is none."""
     if not raw.strip():
-        raise BadBody(400, "missing configurations")
+        raise BadBody(400, absent)
     try:
         value = json.loads(raw, strict=False, parse_constant=_refuse, parse_float=_finite)
         check_plain(value)

@@ -10,7 +10,7 @@ import pytest
 import trio.testing
 from starlette.requests import Request
 
-from admin.body import MAX_DEPTH, BadBody, check_plain, read_json
+from admin.body import MAX_DEPTH, BadBody, check_plain, decode_json, read_body
 from sniproxy.settings import Settings
 from tests.admin.gateway import ADMIN_KEY, NODES, Gateway
 
@@ -65,7 +65,7 @@ def request_of(
 
 async def read(*chunks: bytes, max_bytes: int = 10**6, **headers: str) -> Any:
     request = request_of(chunks, headers=headers)
-    return await read_json(request, max_bytes=max_bytes, seconds=10)
+    return decode_json(await read_body(request, max_bytes=max_bytes, seconds=10))
 
 
 async def refused(*chunks: bytes, **limits: Any) -> tuple[int, str]:
@@ -172,7 +172,7 @@ async def test_the_limit_counts_what_was_sent(size: int, code: int, cut: int) ->
 async def test_the_limit_counts_what_is_announced(announced: str) -> None:
     request = request_of([], headers={"content-length": announced}, end=silence)
     with pytest.raises(BadBody, match="larger than 100 bytes") as caught, anyio.fail_after(5):
-        await read_json(request, max_bytes=LIMIT, seconds=60)
+        await read_body(request, max_bytes=LIMIT, seconds=60)
     assert caught.value.code == 413
 
 
@@ -180,7 +180,7 @@ async def test_the_limit_counts_what_is_announced(announced: str) -> None:
 async def test_a_false_announcement_does_not_lift_the_limit(announced: str) -> None:
     request = request_of([b" " * 60, b" " * 60], headers={"content-length": announced})
     with pytest.raises(BadBody, match="larger than 100 bytes"):
-        await read_json(request, max_bytes=LIMIT, seconds=10)
+        await read_body(request, max_bytes=LIMIT, seconds=10)
 
 
 async def test_a_stream_without_end_is_not_read_on() -> None:
@@ -193,7 +193,7 @@ async def test_a_stream_without_end_is_not_read_on() -> None:
             yield b"x" * 10
 
     with pytest.raises(BadBody):
-        await read_json(request_of(endless()), max_bytes=LIMIT, seconds=10)
+        await read_body(request_of(endless()), max_bytes=LIMIT, seconds=10)
     assert taken == LIMIT // 10 + 1
 
 
@@ -203,7 +203,7 @@ async def test_a_stream_without_end_is_not_read_on() -> None:
 async def test_a_body_that_does_not_come() -> None:
     request = request_of([b'{"a"'], end=silence)
     with pytest.raises(BadBody, match=r"did not arrive within 0\.01 s") as caught:
-        await read_json(request, max_bytes=LIMIT, seconds=0.01)
+        await read_body(request, max_bytes=LIMIT, seconds=0.01)
     assert caught.value.code == 408
 
 
@@ -212,7 +212,7 @@ def test_time_is_counted_for_the_whole_body(seconds: int, code: int) -> None:
     async def main() -> int:
         request = request_of([b" "] * (seconds - 2) + [b"{}"], pause=1)
         try:
-            await read_json(request, max_bytes=LIMIT, seconds=30)
+            await read_body(request, max_bytes=LIMIT, seconds=30)
         except BadBody as error:
             return error.code
         return 200
@@ -225,7 +225,7 @@ async def test_a_client_that_leaves() -> None:
         return {"type": "http.disconnect"}
 
     with pytest.raises(BadBody, match="the client left") as caught:
-        await read_json(request_of([b'{"a"'], end=leave), max_bytes=LIMIT, seconds=10)
+        await read_body(request_of([b'{"a"'], end=leave), max_bytes=LIMIT, seconds=10)
     assert caught.value.code == 400
 
 

@@ -131,7 +131,7 @@ async def test_id_rules(gateway: Gateway, collection: str) -> None:
             await gateway.refusal("POST", path, value | {"id": id_}) == f"{wrong}, do not need it"
         )
     assert await gateway.refusal("POST", path + "/1", value) == f"{wrong}, do not need it"
-    assert await gateway.ask("DELETE", path) == (404, {"error_msg": "not found"})
+    assert await gateway.refusal("DELETE", path) == missing
     assert await gateway.keys() == []
 
 
