@@ -12,7 +12,9 @@ from starlette.routing import Route
 from admin.asking import Answer, Ask, NotOffered, Section
 from admin.auth import Authenticator, Unauthorized
 from admin.body import BadBody
+from admin.foreign import COLLECTIONS, foreign
 from admin.kinds import KindSection
+from admin.listing import BadPage
 from admin.nodes import NodesSection
 from admin.resources import NotFound, RaceLost, Resources
 from admin.waiting import DataPlanes
@@ -34,6 +36,7 @@ def create_app(settings: Settings, store: Store, keyring: Keyring, log: Log) -> 
     resources = Resources(store, prefix, keyring)
     sections: dict[str, Section] = {
         **{name: KindSection(kind, resources, log) for name, kind in KINDS.items()},
+        **dict.fromkeys(COLLECTIONS, foreign),
         "nodes": NodesSection(data_planes),
     }
     api = Api(settings.admin, sections, data_planes, log)
@@ -108,6 +111,8 @@ class Api:
             return Answer(404, {"message": "Key not found"})
         except NotOffered as error:
             return Answer(404, {"error_msg": str(error) or "not found"})
+        except BadPage as error:
+            return Answer(400, str(error), media="text/plain")
         except BadBody as error:
             return Answer(error.code, {"error_msg": str(error)})
         except ObjectRefused as error:

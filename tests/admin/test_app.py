@@ -107,7 +107,7 @@ async def test_an_id_that_prefixes_another_one_shows_nothing_of_it(gateway: Gate
 
 
 @pytest.mark.parametrize(
-    "name", ["routes", "SSLS", "ssl", "gen_id", "plugins", "a b", "日本", ".."]
+    "name", ["route", "SSLS", "ssl", "gen_id", "plugins", "a b", "日本", ".."]
 )
 @pytest.mark.parametrize("rest", ["", "/1", "/1/nodes"])
 async def test_an_unknown_kind(gateway: Gateway, name: str, rest: str) -> None:
