@@ -2,10 +2,17 @@
 
     auth          who asks, and may they
     body          bytes -> JSON, bounded
-    rules         JSON -> checked object: schema, certificates, references; keys encrypted
+    rules         JSON -> checked object: schema, certificates; keys encrypted
+    references    what objects refer to
+    catalog       all objects as the store has them, kept at hand
+    listing       which of them a list shows: filters and pages
     resources     the requests themselves: one store write each, and the answers
-    waiting       ?wait=all and /nodes: where a write is in force
-    app           paths, errors -> answers
+    waiting       ?wait=all: where a write is in force
+    asking        a request and its answer, as the sections see them
+    kinds         the sections of ssls, stream_routes, upstreams and services
+    nodes         the section of the data planes
+    foreign       the sections of APISIX's HTTP collections, of which there is nothing here
+    app           sections by path, errors -> answers
     server        uvicorn
     bulk          apply: many objects at once, through the API or straight into the store
     backup        dump and restore: a whole store as a file, and back

@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -12,7 +14,9 @@ from starlette.routing import Route
 from admin.asking import Answer, Ask, NotOffered, Section
 from admin.auth import Authenticator, Unauthorized
 from admin.body import BadBody
+from admin.foreign import COLLECTIONS, foreign
 from admin.kinds import KindSection
+from admin.listing import BadPage
 from admin.nodes import NodesSection
 from admin.resources import NotFound, RaceLost, Resources
 from admin.waiting import DataPlanes
@@ -34,6 +38,7 @@ def create_app(settings: Settings, store: Store, keyring: Keyring, log: Log) -> 
     resources = Resources(store, prefix, keyring)
     sections: dict[str, Section] = {
         **{name: KindSection(kind, resources, log) for name, kind in KINDS.items()},
+        **dict.fromkeys(COLLECTIONS, foreign),
         "nodes": NodesSection(data_planes),
     }
     api = Api(settings.admin, sections, data_planes, log)
@@ -58,6 +63,7 @@ def create_app(settings: Settings, store: Store, keyring: Keyring, log: Log) -> 
 
     app = Starlette(
         routes=routes,
+        middleware=_cors(settings.admin),
         exception_handlers={404: _no_such_path, 405: _no_such_path},
         lifespan=lifespan,
     )
@@ -98,6 +104,8 @@ class Api:
         return Response(body, status_code=code, headers=headers, media_type=answer.media)
 
     async def _answer(self, request: Request) -> Answer:
+        if (free := _answered_to_anybody(request)) is not None:
+            return free
         try:
             key = self._authenticator.identify(request)
             with anyio.fail_after(self._settings.body_timeout + self._settings.store_timeout):
@@ -108,6 +116,8 @@ class Api:
             return Answer(404, {"message": "Key not found"})
         except NotOffered as error:
             return Answer(404, {"error_msg": str(error) or "not found"})
+        except BadPage as error:
+            return Answer(400, str(error), media="text/plain")
         except BadBody as error:
             return Answer(error.code, {"error_msg": str(error)})
         except ObjectRefused as error:
@@ -124,6 +134,30 @@ class Api:
         if section is None:
             raise NotOffered(f"Unsupported resource type: {ask.section}")
         return await section(ask)
+
+
+def _cors(settings: Admin) -> list[Middleware]:
+    """For pages of other origins, such as a dashboard. None by default: a browser may hold a cookie with a key."""
+    if not settings.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=METHODS,
+            allow_headers=["X-API-KEY", "Content-Type"],
+            expose_headers=["X-API-VERSION", "X-Revision", "X-In-Force-On"],
+        )
+    ]
+
+
+def _answered_to_anybody(request: Request) -> Answer | None:
+    """What needs no key, as it says nothing: whether there is an API, and what methods it knows."""
+    if request.method == "OPTIONS":
+        return Answer(200, b"", media="text/plain", headers={"Allow": ", ".join(METHODS)})
+    if request.method == "HEAD" and not request.path_params.get("section"):
+        return Answer(200, {})
+    return None
 
 
 async def _no_such_path(request: Request, _: Exception) -> Response:

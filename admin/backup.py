@@ -19,8 +19,9 @@ from typing import Any
 import yaml
 
 from admin.bulk import ApiDestination, Item, check_item, read_items
+from admin.references import Find
 from admin.resources import Resources
-from admin.rules import Find, check, decode, encode, is_id, reveal
+from admin.rules import check, decode, encode, is_id, reveal
 from sniproxy.errors import Conflict, KeyringError, ObjectRefused, StoreUnavailable
 from sniproxy.keyring import Keyring, is_encrypted, sealed_under
 from sniproxy.objects import KINDS

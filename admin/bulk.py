@@ -20,8 +20,9 @@ import httpx
 import yaml
 
 from admin.body import check_plain
+from admin.references import Find, check_references
 from admin.resources import NotFound, RaceLost, Resources
-from admin.rules import Find, check, check_references, prepare
+from admin.rules import check, prepare
 from sniproxy.errors import ObjectRefused, SettingsError, StoreUnavailable
 from sniproxy.keyring import is_encrypted, open_keyring
 from sniproxy.objects import KINDS, Kind

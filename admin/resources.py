@@ -4,15 +4,18 @@ Shapes, status codes and texts are APISIX 3.18's. What is stored is what was sen
 stored, and private keys are stored and answered as ciphertext only.
 """
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from admin.body import MAX_DEPTH
+from admin.catalog import Catalog
+from admin.listing import select
+from admin.references import check_references
 from admin.rules import (
-    check_references,
-    check_unused,
     decode,
     encode,
     is_id,
@@ -25,11 +28,12 @@ from admin.rules import (
 from sniproxy.errors import Conflict, ObjectRefused
 from sniproxy.keyring import Keyring
 from sniproxy.objects import Kind
-from sniproxy.objects.secrets import without_secrets
+from sniproxy.objects.secrets import drop_secrets
 from sniproxy.store import Entry, Store
 
 RACES = 5  # how often a write that lost a race is tried on the new value
 IDS = 100  # that are tried for a new object
+NO_QUERY: Mapping[str, str] = MappingProxyType({})
 
 
 class NotFound(Exception):
@@ -66,25 +70,27 @@ class Resources:
     prefix: str
     keyring: Keyring
     now: Callable[[], float] = field(default=time.time)
+    catalog: Catalog = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "catalog", Catalog(self.store, self.prefix))
 
     def key(self, collection: str, object_id: str) -> str:
         """The key of an object in the store."""
         return f"{self.prefix}/{collection}/{object_id}"
 
-    async def list(self, kind: Kind) -> dict[str, Any]:
-        """Every object of a kind, in key order."""
-        listing = await self.store.list(self.key(kind.collection, ""))
-        found = [_envelope(kind, entry) for entry in listing.entries]
-        objects = [one for one in found if one is not None]
-        return {"list": objects, "total": len(objects)}
+    async def list(self, kind: Kind, query: Mapping[str, str] = NO_QUERY) -> dict[str, Any]:
+        """The objects of a kind that the query asks for. BadPage, ObjectRefused."""
+        collection = await self.catalog.collection(kind.collection)
+        items, total = select(collection, kind.collection, query)
+        return {"list": [_envelope(kind, item.entry) for item in items], "total": total}
 
     async def get(self, kind: Kind, object_id: str) -> dict[str, Any]:
         """One object; NotFound."""
         entry = await self.store.get(self.key(kind.collection, object_id))
-        found = _envelope(kind, entry) if entry is not None and object_id else None
-        if found is None:
+        if entry is None or not object_id or decode(entry.value) is None:
             raise NotFound
-        return found
+        return _envelope(kind, entry)
 
     async def create(self, kind: Kind, value: dict[str, Any], ttl: int | None) -> Written:
         """A new object under an id of ours: a revision of the store, so it sorts by age.
@@ -151,13 +157,14 @@ class Resources:
             if old is None:
                 raise NotFound
             if not force:
-                await check_unused(kind.collection, object_id, self.store, self.prefix)
+                await self.catalog.check_unused(kind.collection, object_id)
             try:
                 # Only what was there now: a store that was away may carry out late what it was asked long ago.
                 revision = await self.store.delete(key, expect=old.mod_revision)
             except Conflict:
                 continue
             if revision is not None:
+                self.catalog.forget(kind.collection, key, revision)
                 return {"deleted": "1", "key": key}, revision
         raise RaceLost("value changed before deleted")
 
@@ -201,13 +208,10 @@ def _new(
     return made
 
 
-def _envelope(kind: Kind, entry: Entry) -> dict[str, Any] | None:
-    value = decode(entry.value)
-    if value is None:
-        return None
+def _envelope(kind: Kind, entry: Entry) -> dict[str, Any]:
     return {
         "key": entry.key,
-        "value": without_secrets(kind.collection, value),
+        "value": drop_secrets(kind.collection, json.loads(entry.value)),
         "createdIndex": entry.create_revision,
         "modifiedIndex": entry.mod_revision,
     }

@@ -1,7 +1,6 @@
-"""What an object must satisfy before it is written, in this order: its schema, its certificates, what it refers to."""
+"""What an object must satisfy by itself before it is written: its schema, then its certificates."""
 
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,14 +8,11 @@ from pydantic import ValidationError
 from admin.body import check_plain
 from sniproxy.errors import KeyringError, ObjectRefused
 from sniproxy.keyring import Keyring, is_encrypted
-from sniproxy.objects import KINDS, Ssl, read, refusal
+from sniproxy.objects import Ssl, read, refusal
 from sniproxy.objects.pem import check_authorities, check_pair
 from sniproxy.objects.secrets import map_secrets, without_secrets
-from sniproxy.store import Store
 
 PRIVATE = "PRIVATE KEY-----"  # in the first line of every private key in PEM
-
-Find = Callable[[str, str], Awaitable[dict[str, Any] | None]]  # (collection, id) -> object
 
 
 def reveal(
@@ -81,65 +77,6 @@ def _check_ssl(ssl: Ssl) -> None:
             check_authorities(ssl.client.ca)
     except ValueError as error:
         raise ObjectRefused(f"invalid configuration: {error}") from None
-
-
-async def check_references(value: dict[str, Any], find: Find) -> None:
-    """ObjectRefused unless everything that the object refers to exists."""
-    for member, collection, title in (
-        ("upstream_id", "upstreams", "upstream"),
-        ("service_id", "services", "service"),
-    ):
-        if value.get(member) is not None:
-            await _existing(find, collection, title, value[member])
-    for upstream in (value, value.get("upstream")):
-        tls = upstream.get("tls") if isinstance(upstream, dict) else None
-        if isinstance(tls, dict) and tls.get("client_cert_id") is not None:
-            found = await _existing(find, "ssls", "ssl", tls["client_cert_id"])
-            if found.get("type") != "client":
-                raise ObjectRefused(
-                    f"failed to fetch ssl info by ssl id [{tls['client_cert_id']}], wrong ssl type"
-                )
-
-
-async def _existing(find: Find, collection: str, title: str, object_id: Any) -> dict[str, Any]:
-    found = await find(collection, str(object_id))
-    if found is None:
-        raise ObjectRefused(
-            f"failed to fetch {title} info by {title} id [{object_id}], response code: 404"
-        )
-    return found
-
-
-# collection -> where references to it stand: (collection, path of the member)
-_REFERRERS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
-    "upstreams": (("services", ("upstream_id",)), ("stream_routes", ("upstream_id",))),
-    "services": (("stream_routes", ("service_id",)),),
-    "ssls": (
-        ("upstreams", ("tls", "client_cert_id")),
-        ("services", ("upstream", "tls", "client_cert_id")),
-        ("stream_routes", ("upstream", "tls", "client_cert_id")),
-    ),
-    "stream_routes": (),
-}
-
-
-async def check_unused(collection: str, object_id: str, store: Store, prefix: str) -> None:
-    """ObjectRefused while another object refers to this one. (APISIX forgets upstreams of stream routes here.)"""
-    for referrer, path in _REFERRERS[collection]:
-        for entry in (await store.list(f"{prefix}/{referrer}/")).entries:
-            value = decode(entry.value)
-            if is_id(_member(value, path), object_id):
-                user = entry.key.rpartition("/")[2]
-                raise ObjectRefused(
-                    f"can not delete this {KINDS[collection].title}, "
-                    f"{KINDS[referrer].title} [{user}] is still using it now"
-                )
-
-
-def _member(value: Any, path: tuple[str, ...]) -> Any:
-    for step in path:
-        value = value.get(step) if isinstance(value, dict) else None
-    return value
 
 
 def decode(raw: bytes) -> dict[str, Any] | None:

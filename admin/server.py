@@ -17,6 +17,7 @@ def serve(app: Starlette, sock: socket.socket, settings: Admin) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        headers=[("Server", settings.server_header)] if settings.server_header else [],
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
     # uvicorn stops gracefully at a signal and then raises it again for whoever handled it before.

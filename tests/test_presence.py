@@ -16,7 +16,7 @@ from sniproxy.metrics import PodMetrics
 from sniproxy.objects.node_record import NodeRecord
 from sniproxy.presence import FAREWELL, LEAST_GAP, MOST_GAP, Presence, node_id
 from sniproxy.settings import Settings, Status
-from sniproxy.store import Batch, Entry, Listing
+from sniproxy.store import Batch, Changes, Entry, Listing
 from tests.support.gateway import Lines, open_lines
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +69,9 @@ class Recording:
         raise AssertionError(key)
 
     async def list(self, prefix: str) -> Listing:
+        raise AssertionError(prefix)
+
+    async def changes(self, prefix: str, *, after: int) -> Changes:
         raise AssertionError(prefix)
 
     def watch(

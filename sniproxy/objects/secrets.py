@@ -17,14 +17,18 @@ def map_secrets(
 
 def without_secrets(collection: str, value: dict[str, Any]) -> dict[str, Any]:
     """A copy without any private key, as GET gives it."""
-    result = copy.deepcopy(value)
-    for holder, member, _ in list(_secrets(collection, result)):
+    return drop_secrets(collection, copy.deepcopy(value))
+
+
+def drop_secrets(collection: str, value: dict[str, Any]) -> dict[str, Any]:
+    """The same object, every private key taken out of it."""
+    for holder, member, _ in list(_secrets(collection, value)):
         if isinstance(holder, dict):
             holder.pop(member)
     if collection == "ssls":
-        result.pop("keys", None)
-        result.pop("key", None)
-    return result
+        value.pop("keys", None)
+        value.pop("key", None)
+    return value
 
 
 def _secrets(collection: str, value: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:

@@ -26,6 +26,9 @@ class AdminKey(Section):
     role: Literal["admin", "viewer"] = "admin"
 
 
+HeaderValue = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e]*$", max_length=128)]
+
+
 class Admin(Section):
     """The admin API."""
 
@@ -35,6 +38,12 @@ class Admin(Section):
     body_timeout: PositiveSeconds = 30 * SECOND  # to send a request's body
     store_timeout: PositiveSeconds = 10 * SECOND  # for all that one request asks of the store
     shutdown_timeout: Annotated[int, Field(ge=1)] = 1  # seconds for requests still in flight
+    server_header: HeaderValue = (
+        ""  # of every answer, such as APISIX/3.18.0 for tools that look at it
+    )
+    cors_origins: tuple[
+        str, ...
+    ] = ()  # pages that may call, such as https://dash.example.com; "*": all
     max_wait: PositiveSeconds = 60 * SECOND  # for all data planes, by ?wait=all
 
 

@@ -30,6 +30,18 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """The entries under a prefix that were written since a list, in key order, and how many there are now.
+
+    What is gone is not among them: whoever has more entries than there are lists anew.
+    """
+
+    entries: tuple[Entry, ...]
+    count: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class Deleted:
     """A key that was deleted, or whose time to live ran out, at `mod_revision`."""
 
@@ -65,6 +77,13 @@ class Store(Protocol):
 
     async def list(self, prefix: str) -> Listing:
         """Every entry whose key starts with `prefix`, from one revision."""
+        ...
+
+    async def changes(self, prefix: str, *, after: int) -> Changes:
+        """What was written under `prefix` since it was listed at revision `after`.
+
+        Raises Compacted when the history is not the one that was listed (a store restored from a backup): list again.
+        """
         ...
 
     async def put(

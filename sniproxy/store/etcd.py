@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import anyio
 import httpx
 
-from sniproxy.errors import Conflict, StoreUnavailable
-from sniproxy.store import Batch, Entry, Listing
+from sniproxy.errors import Compacted, Conflict, StoreUnavailable
+from sniproxy.store import Batch, Changes, Entry, Listing
 from sniproxy.store.etcd_config import EtcdConfig
 from sniproxy.store.etcd_gateway import (
     MAYBE,
@@ -80,31 +80,24 @@ class EtcdStore:
 
     async def list(self, prefix: str) -> Listing:
         """Every entry under `prefix` in key order, from one revision. Raises StoreUnavailable."""
-        wanted = key_range(encode(prefix))
-        entries: list[Entry] = []
-        at, limit, more = 0, PAGE, True
-        while more:
-            body = {**wanted, "limit": str(limit), "revision": str(at)}
-            try:
-                page = await self._gateway.read("/v3/kv/range", body, self._gateway.deadline())
-            except TooLarge:
-                if limit == 1:
-                    raise
-                limit = max(1, limit // PAGE_SHRINK)
-                continue
-            with understood("a range"):
-                if not at:
-                    at = revision(page)
-                    if not self._lineage.continues(page):
-                        # another object: the watches of before keep theirs, and notice
-                        self._lineage = Lineage()
-                        self._lineage.continues(page)
-                entries += map(entry, page.get("kvs", ()))
-                more = bool(page.get("more"))
-                if more:
-                    wanted["key"] = b64(unb64(page["kvs"][-1]["key"]) + EVERYTHING)
+        page = await self._range(prefix)
+        if not self._lineage.continues(page):
+            # another object: the watches of before keep theirs, and notice
+            self._lineage = Lineage()
+            self._lineage.continues(page)
+        with understood("a range"):
+            at, entries = revision(page), tuple(map(entry, page["kvs"]))
         self._keep_landmarks(prefix, at, Landmarks.of(entries))
-        return Listing(tuple(entries), at)
+        return Listing(entries, at)
+
+    async def changes(self, prefix: str, *, after: int) -> Changes:
+        """What was written since a list. Raises Compacted, StoreUnavailable."""
+        page = await self._range(prefix, {"min_mod_revision": str(after + 1)})
+        with understood("a range"):
+            at, entries = revision(page), tuple(map(entry, page["kvs"]))
+            if at < after or not self._lineage.continues(page):
+                raise Compacted(at)
+            return Changes(entries, int(page.get("count", 0)), at)
 
     async def put(
         self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
@@ -174,6 +167,31 @@ class EtcdStore:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._gateway.aclose()
+
+    async def _range(self, prefix: str, only: Json | None = None) -> Json:
+        """The answer to a range of a prefix in key order; `kvs` of all its pages, which are from one revision."""
+        wanted = {**key_range(encode(prefix)), **(only or {})}
+        found: list[Json] = []
+        first, limit, more = None, PAGE, True
+        while more:
+            at = 0 if first is None else revision(first)
+            body = {**wanted, "limit": str(limit), "revision": str(at)}
+            try:
+                page = await self._gateway.read("/v3/kv/range", body, self._gateway.deadline())
+            except TooLarge:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // PAGE_SHRINK)
+                continue
+            with understood("a range"):
+                revision(page)
+                first = first or page
+                found += page.get("kvs", ())
+                more = bool(page.get("more"))
+                if more:
+                    wanted["key"] = b64(unb64(page["kvs"][-1]["key"]) + EVERYTHING)
+        assert first is not None
+        return {**first, "kvs": found}
 
     def _keep_landmarks(self, prefix: str, at: int, landmarks: Landmarks) -> None:
         """For the watch that goes on from there."""

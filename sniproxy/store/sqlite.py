@@ -23,19 +23,29 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from sniproxy.errors import Compacted, Conflict, StoreUnavailable
-from sniproxy.store import Batch, Deleted, Entry, Event, Listing
+from sniproxy.errors import Compacted, StoreUnavailable
+from sniproxy.store import Batch, Changes, Entry, Listing
 from sniproxy.store.bell import Bell, ring
-from sniproxy.store.keys import check_ttl, decode, encode, prefix_end
+from sniproxy.store.keys import check_ttl, encode
 from sniproxy.store.sqlite_file import Identity, identity, open_file, transaction, translated
+from sniproxy.store.sqlite_rows import (
+    expected,
+    last_revision,
+    lineage_of,
+    lookup,
+    meta,
+    next_expiry,
+    to_entry,
+    to_event,
+    within,
+)
 
 T = TypeVar("T")
-Row = tuple[bytes, bytes, int, int]
 
 HISTORY = 10_000  # revisions kept
 POLL = 1.0  # seconds between two looks of a watch that no bell wakes
@@ -75,11 +85,15 @@ class SqliteStore:
 
     async def get(self, key: str) -> Entry | None:
         """The entry, or None. Raises StoreUnavailable."""
-        return await self._run(lambda conn: _lookup(conn, key, self._sweep(conn)))
+        return await self._run(lambda conn: lookup(conn, key, self._sweep(conn)))
 
     async def list(self, prefix: str) -> Listing:
         """Every entry under `prefix` in key order, from one revision. Raises StoreUnavailable."""
         return await self._run(lambda conn: self._list(conn, prefix))
+
+    async def changes(self, prefix: str, *, after: int) -> Changes:
+        """What was written since a list. Raises Compacted, StoreUnavailable."""
+        return await self._run(lambda conn: self._changes(conn, prefix, after))
 
     async def put(
         self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
@@ -158,16 +172,26 @@ class SqliteStore:
             self._conn = None
 
     def _list(self, conn: sqlite3.Connection, prefix: str) -> Listing:
-        now = self._sweep(conn)
-        condition, bounds = _range(encode(prefix))
+        condition, bounds = self._living(conn, prefix)
         with transaction(conn, "DEFERRED"):
-            rows = conn.execute(
-                "SELECT key, value, create_revision, mod_revision FROM kv"
-                f" WHERE {condition} AND (expires_at IS NULL OR expires_at > ?) ORDER BY key",
-                (*bounds, now),
-            ).fetchall()
-            self._lineage = _lineage(conn)
-            return Listing(tuple(map(_entry, rows)), _revision(conn))
+            self._lineage = lineage_of(conn)
+            return Listing(_entries(conn, condition, bounds), last_revision(conn))
+
+    def _changes(self, conn: sqlite3.Connection, prefix: str, after: int) -> Changes:
+        condition, bounds = self._living(conn, prefix)
+        with transaction(conn, "DEFERRED"):
+            revision = last_revision(conn)
+            if revision < after or self._lineage != lineage_of(conn):
+                raise Compacted(revision)
+            (count,) = conn.execute(f"SELECT count(*) FROM kv WHERE {condition}", bounds).fetchone()
+            written = _entries(conn, f"{condition} AND mod_revision > ?", (*bounds, after))
+            return Changes(written, count, revision)
+
+    def _living(self, conn: sqlite3.Connection, prefix: str) -> tuple[str, tuple[Any, ...]]:
+        """A condition for what is under a prefix and has not outlived its time, and its parameters."""
+        now = self._sweep(conn)
+        condition, bounds = within(encode(prefix))
+        return f"{condition} AND (expires_at IS NULL OR expires_at > ?)", (*bounds, now)
 
     # -- writing
 
@@ -182,8 +206,8 @@ class SqliteStore:
     ) -> int:
         now = self._sweep(conn)
         with self._writing(conn):
-            before = _expected(conn, key, now, expect)
-            revision = _revision(conn) + 1
+            before = expected(conn, key, now, expect)
+            revision = last_revision(conn) + 1
             created = before.create_revision if before else revision
             expires = None if ttl is None else now + ttl
             conn.execute(
@@ -196,13 +220,13 @@ class SqliteStore:
     def _delete(self, conn: sqlite3.Connection, key: str, expect: int | None) -> int | None:
         now = self._sweep(conn)
         with self._writing(conn):
-            before = _expected(conn, key, now, expect)
+            before = expected(conn, key, now, expect)
             return self._remove(conn, encode(key), before.create_revision) if before else None
 
     def _sweep(self, conn: sqlite3.Connection) -> float:
         """Delete what is due, each with a revision of its own; returns the time it was done for."""
         now = self._clock()
-        if _next_expiry(conn) <= now:
+        if next_expiry(conn) <= now:
             with self._writing(conn):
                 due = conn.execute(
                     "SELECT key, create_revision FROM kv WHERE expires_at <= ? ORDER BY expires_at",
@@ -213,7 +237,7 @@ class SqliteStore:
         return now
 
     def _remove(self, conn: sqlite3.Connection, key: bytes, created: int) -> int:
-        revision = _revision(conn) + 1
+        revision = last_revision(conn) + 1
         conn.execute("DELETE FROM kv WHERE key = ?", (key,))
         self._record(conn, revision, key, None, created)
         return revision
@@ -315,14 +339,18 @@ class _Watch:
                 self._conn.execute("PRAGMA busy_timeout = 0")
 
     def _read_snapshot(self, conn: sqlite3.Connection, version: int | None) -> None:
-        revision, compacted, lineage = _revision(conn), _meta(conn, "compacted"), _lineage(conn)
+        revision, compacted, lineage = (
+            last_revision(conn),
+            meta(conn, "compacted"),
+            lineage_of(conn),
+        )
         if self._lineage is None:
             self._lineage = self._store.lineage_to_expect(lineage)
         if self._after < compacted:
             raise Compacted(compacted)
         if self._after > revision or self._lineage != lineage:
             raise Compacted(revision)
-        condition, bounds = _range(self._prefix)
+        condition, bounds = within(self._prefix)
         newer = f"FROM history WHERE revision > ? AND {condition}"
         full = conn.execute(
             f"SELECT revision {newer} ORDER BY revision LIMIT 1 OFFSET {BATCH_ROWS - 1}",
@@ -335,63 +363,17 @@ class _Watch:
             " ORDER BY revision, key",
             (self._after, *bounds, last),
         ).fetchall()
-        self._next_expiry = _next_expiry(conn)
+        self._next_expiry = next_expiry(conn)
         self._version, self._after = None if full else version, last
         if rows:
-            self._ready = Batch(rows[-1][3], tuple(map(_event, rows)))
+            self._ready = Batch(rows[-1][3], tuple(map(to_event, rows)))
 
 
-def _event(row: tuple[bytes, bytes | None, int, int]) -> Event:
-    key, value, created, revision = row
-    if value is None:
-        return Deleted(decode(key), revision)
-    return Entry(decode(key), value, created, revision)
-
-
-def _entry(row: Row) -> Entry:
-    return Entry(decode(row[0]), row[1], row[2], row[3])
-
-
-def _lookup(conn: sqlite3.Connection, key: str, now: float) -> Entry | None:
-    row = conn.execute(
-        "SELECT key, value, create_revision, mod_revision FROM kv"
-        " WHERE key = ? AND (expires_at IS NULL OR expires_at > ?)",
-        (encode(key), now),
-    ).fetchone()
-    return _entry(row) if row else None
-
-
-def _expected(conn: sqlite3.Connection, key: str, now: float, expect: int | None) -> Entry | None:
-    """The entry as it stands, or Conflict when it is not at the expected revision."""
-    entry = _lookup(conn, key, now)
-    found = entry.mod_revision if entry else 0
-    if expect is not None and expect != found:
-        raise Conflict(f"{key}: expected revision {expect}, found {found}")
-    return entry
-
-
-def _range(prefix: bytes) -> tuple[str, tuple[bytes, ...]]:
-    """A condition on `key` for "starts with prefix" that an index answers, and its parameters."""
-    end = prefix_end(prefix)
-    if end is None:
-        return "key >= ?", (prefix,)
-    return "key >= ? AND key < ?", (prefix, end)
-
-
-def _meta(conn: sqlite3.Connection, name: str) -> int:
-    (value,) = conn.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-    return int(value)
-
-
-def _lineage(conn: sqlite3.Connection) -> int:
-    row = conn.execute("SELECT value FROM meta WHERE name = 'lineage'").fetchone()
-    return int(row[0]) if row else 0
-
-
-def _revision(conn: sqlite3.Connection) -> int:
-    return _meta(conn, "revision")
-
-
-def _next_expiry(conn: sqlite3.Connection) -> float:
-    (due,) = conn.execute("SELECT min(expires_at) FROM kv WHERE expires_at IS NOT NULL").fetchone()
-    return math.inf if due is None else float(due)
+def _entries(
+    conn: sqlite3.Connection, condition: str, parameters: tuple[Any, ...]
+) -> tuple[Entry, ...]:
+    rows = conn.execute(
+        f"SELECT key, value, create_revision, mod_revision FROM kv WHERE {condition} ORDER BY key",
+        parameters,
+    )
+    return tuple(map(to_entry, rows))

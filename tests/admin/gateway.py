@@ -15,7 +15,7 @@ from sniproxy.errors import StoreUnavailable
 from sniproxy.keyring import Keyring
 from sniproxy.logs import open_log
 from sniproxy.settings import Settings
-from sniproxy.store import Batch, Entry, Listing, Store
+from sniproxy.store import Batch, Changes, Entry, Listing, Store
 from tests.support.certificates import authority_pem, pair
 
 T = TypeVar("T")
@@ -119,6 +119,10 @@ class Doubtful:
     async def list(self, prefix: str) -> Listing:
         self._count("list")
         return await self.real.list(prefix)
+
+    async def changes(self, prefix: str, *, after: int) -> Changes:
+        self._count("changes")
+        return await self.real.changes(prefix, after=after)
 
     async def put(
         self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None

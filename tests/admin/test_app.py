@@ -66,7 +66,7 @@ async def test_odd_ids_in_paths(gateway: Gateway) -> None:
             for method in METHODS:
                 code, text = await ask_raw(gateway, method, (BASE + path).encode(), body)
                 assert code < 500, (odd, method, text)
-                assert method == "HEAD" or isinstance(json.loads(text), dict)
+                assert method in ("HEAD", "OPTIONS") or isinstance(json.loads(text), dict)
                 await nothing_outside(gateway)
 
 
@@ -106,9 +106,7 @@ async def test_an_id_that_prefixes_another_one_shows_nothing_of_it(gateway: Gate
         assert answer.text == '{"message":"Key not found"}'
 
 
-@pytest.mark.parametrize(
-    "name", ["routes", "SSLS", "ssl", "gen_id", "plugins", "a b", "日本", ".."]
-)
+@pytest.mark.parametrize("name", ["route", "SSLS", "ssl", "gen_id", "plugins", "a b", "日本", ".."])
 @pytest.mark.parametrize("rest", ["", "/1", "/1/nodes"])
 async def test_an_unknown_kind(gateway: Gateway, name: str, rest: str) -> None:
     for method in ("GET", "PUT", "POST", "DELETE"):
@@ -122,8 +120,6 @@ async def test_an_unknown_kind(gateway: Gateway, name: str, rest: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("OPTIONS", "/upstreams"),
-        ("OPTIONS", "/upstreams/1"),
         ("GET", "/upstreams/1/nodes"),
         ("PUT", "/upstreams/1/nodes"),
         ("POST", "/upstreams/1/nodes"),

@@ -7,7 +7,8 @@ import pytest
 from starlette.requests import Request
 
 from admin.auth import Authenticator, Unauthorized
-from sniproxy.settings import AdminKey
+from sniproxy.settings import AdminKey, Settings
+from sniproxy.store import Store
 from tests.admin.gateway import ADMIN_KEY, BASE, NODES, VIEWER_KEY, Gateway
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +21,7 @@ PATHS = (
     *("/unknown", "/unknown/1", "/routes/1", "/plugins/list", "/gen_id", "/%2E%2E/upstreams"),
 )
 READING = ("GET", "HEAD")
-WRITING = ("PUT", "POST", "PATCH", "DELETE", "OPTIONS")
+WRITING = ("PUT", "POST", "PATCH", "DELETE")
 MISSING = {"error_msg": "failed to check token", "description": "missing apikey"}
 WRONG = {"error_msg": "failed to check token", "description": "wrong apikey"}
 VIEWER = {"error_msg": "failed to check token", "description": "invalid method for role viewer"}
@@ -41,6 +42,9 @@ async def test_without_a_right_key_nothing_is_said_or_done(gateway: Gateway, pat
     ):
         for method in READING + WRITING:
             refused = await gateway.send(method, path, BODY, key=key)
+            if method == "HEAD" and path in ("", "/"):
+                assert refused.status_code == 200
+                continue
             assert refused.status_code == 401
             assert method == "HEAD" or refused.json() == answer
     assert (await gateway.store.list("")).entries == before
@@ -59,6 +63,44 @@ async def test_a_viewer_reads_and_nothing_else(gateway: Gateway, path: str) -> N
         refused = await gateway.send(method, path, BODY, key=VIEWER_KEY)
         assert (refused.status_code, refused.json()) == (401, VIEWER)
     assert (await gateway.store.list("")).entries == before
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("key", [None, "wrong", VIEWER_KEY, ADMIN_KEY])
+async def test_anybody_may_ask_for_the_methods(
+    gateway: Gateway, path: str, key: str | None
+) -> None:
+    answer = await gateway.send("OPTIONS", path, key=key)
+    assert (answer.status_code, answer.text) == (200, "")
+    assert answer.headers["allow"] == "GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "granted"),
+    [
+        ([], "https://dash.example.com", None),
+        (["https://dash.example.com"], "https://dash.example.com", "https://dash.example.com"),
+        (["https://dash.example.com"], "https://evil.example.com", None),
+        (["*"], "https://evil.example.com", "*"),
+    ],
+)
+async def test_pages_of_other_origins(
+    settings: Settings, store: Store, origins: list[str], origin: str, granted: str | None
+) -> None:
+    """May call only where the settings say so; and nowhere with the cookie that a browser holds."""
+    members = settings.model_dump()
+    members["admin"]["cors_origins"] = origins
+    gateway = Gateway(Settings.model_validate(members), store)
+    wish = {"Origin": origin, "Access-Control-Request-Method": "PUT"}
+    async with gateway.client(None) as client:
+        before = await client.options("/ssls/1", headers=wish)
+        refused = await client.get("/ssls", headers={"Origin": origin})
+        answer = await client.get("/ssls", headers={"Origin": origin, "X-API-KEY": ADMIN_KEY})
+    assert (refused.status_code, answer.status_code) == (401, 200)
+    for one in (before, refused, answer):
+        assert one.headers.get("access-control-allow-origin") == granted
+        assert "access-control-allow-credentials" not in one.headers
 
 
 @pytest.mark.parametrize("header", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"])

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from admin.references import check_references
+from sniproxy.errors import ObjectRefused
 from tests.admin.gateway import NODES, NOT_FOUND, Gateway, client_ssl, inline_tls, ssl_object
 
 pytestmark = pytest.mark.anyio
@@ -106,3 +108,55 @@ async def test_what_is_not_there_is_a_404_even_if_somebody_names_it(
 ) -> None:
     await gateway.store.put("/apisix/services/2", b'{"upstream_id": "1"}')
     assert await gateway.ask("DELETE", "/upstreams/1" + force) == NOT_FOUND
+
+
+# -- the rules by themselves
+
+
+STORED: dict[tuple[str, str], dict[str, Any]] = {
+    ("upstreams", "1"): {"nodes": {}},
+    ("services", "1"): {},
+    ("ssls", "1"): {"type": "client"},
+    ("ssls", "server"): {"type": "server"},
+    ("ssls", "default"): {},
+}
+
+
+async def find(collection: str, object_id: str) -> dict[str, Any] | None:
+    return STORED.get((collection, object_id))
+
+
+def tls(ssl_id: Any) -> dict[str, Any]:
+    return {"tls": {"client_cert_id": ssl_id}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {}, {"upstream_id": None}, {"upstream_id": "1"}, {"upstream_id": 1}, {"service_id": 1},
+        {"upstream_id": "1", "service_id": "1", "upstream": tls("1")},
+        tls("1"), tls(1), tls(None), {"tls": {}}, {"upstream": {"tls": None}},
+    ],
+)  # fmt: skip
+async def test_references_that_hold(value: dict[str, Any]) -> None:
+    await check_references(value, find)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ({"upstream_id": "2"}, "failed to fetch upstream info by upstream id [2], response code: 404"),
+        ({"upstream_id": 2}, "failed to fetch upstream info by upstream id [2], response code: 404"),
+        ({"service_id": "2"}, "failed to fetch service info by service id [2], response code: 404"),
+        ({"service_id": "1", "upstream_id": "x"},
+         "failed to fetch upstream info by upstream id [x], response code: 404"),
+        (tls("2"), "failed to fetch ssl info by ssl id [2], response code: 404"),
+        ({"upstream": tls("2")}, "failed to fetch ssl info by ssl id [2], response code: 404"),
+        (tls("server"), "failed to fetch ssl info by ssl id [server], wrong ssl type"),
+        ({"upstream": tls("default")}, "failed to fetch ssl info by ssl id [default], wrong ssl type"),
+    ],
+)  # fmt: skip
+async def test_references_that_do_not(value: dict[str, Any], why: str) -> None:
+    with pytest.raises(ObjectRefused) as caught:
+        await check_references(value, find)
+    assert str(caught.value) == why

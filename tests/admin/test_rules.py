@@ -1,4 +1,4 @@
-"""What an object must satisfy: times, certificates, references, use; and how PATCH merges. Tables, no requests."""
+"""What an object must satisfy: times, certificates; and how PATCH merges. Tables, no requests."""
 
 import json
 from typing import Any
@@ -9,8 +9,6 @@ from cryptography.hazmat.primitives import serialization
 from admin.body import MAX_DEPTH
 from admin.rules import (
     check,
-    check_references,
-    check_unused,
     decode,
     encode,
     is_id,
@@ -23,7 +21,6 @@ from admin.rules import (
 from sniproxy.errors import KeyringError, ObjectRefused
 from sniproxy.keyring import Keyring, is_encrypted
 from sniproxy.objects.secrets import map_secrets
-from sniproxy.store import Store
 from tests.admin.gateway import CA, KEYRING, NODES, client_ssl, inline_tls, ssl_object
 from tests.support.certificates import pair
 
@@ -281,94 +278,6 @@ def test_prepare_refuses_what_is_nested_too_deeply(depth: int) -> None:
         nested = [nested]
     with pytest.raises(ObjectRefused, match="nested too deeply"):
         prepare("upstreams", "1", {"nodes": {}, "discovery_args": {"x": nested}}, KEYRING)
-
-
-# -- references
-
-
-STORED: dict[tuple[str, str], dict[str, Any]] = {
-    ("upstreams", "1"): {"nodes": {}},
-    ("services", "1"): {},
-    ("ssls", "1"): {"type": "client"},
-    ("ssls", "server"): {"type": "server"},
-    ("ssls", "default"): {},
-}
-
-
-async def find(collection: str, object_id: str) -> dict[str, Any] | None:
-    return STORED.get((collection, object_id))
-
-
-def tls(ssl_id: Any) -> dict[str, Any]:
-    return {"tls": {"client_cert_id": ssl_id}}
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {}, {"upstream_id": None}, {"upstream_id": "1"}, {"upstream_id": 1}, {"service_id": 1},
-        {"upstream_id": "1", "service_id": "1", "upstream": tls("1")},
-        tls("1"), tls(1), tls(None), {"tls": {}}, {"upstream": {"tls": None}},
-    ],
-)  # fmt: skip
-async def test_references_that_hold(value: dict[str, Any]) -> None:
-    await check_references(value, find)
-
-
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [
-        ({"upstream_id": "2"}, "failed to fetch upstream info by upstream id [2], response code: 404"),
-        ({"upstream_id": 2}, "failed to fetch upstream info by upstream id [2], response code: 404"),
-        ({"service_id": "2"}, "failed to fetch service info by service id [2], response code: 404"),
-        ({"service_id": "1", "upstream_id": "x"},
-         "failed to fetch upstream info by upstream id [x], response code: 404"),
-        (tls("2"), "failed to fetch ssl info by ssl id [2], response code: 404"),
-        ({"upstream": tls("2")}, "failed to fetch ssl info by ssl id [2], response code: 404"),
-        (tls("server"), "failed to fetch ssl info by ssl id [server], wrong ssl type"),
-        ({"upstream": tls("default")}, "failed to fetch ssl info by ssl id [default], wrong ssl type"),
-    ],
-)  # fmt: skip
-async def test_references_that_do_not(value: dict[str, Any], why: str) -> None:
-    with pytest.raises(ObjectRefused) as caught:
-        await check_references(value, find)
-    assert str(caught.value) == why
-
-
-@pytest.mark.parametrize(
-    ("used", "referrer", "value", "why"),
-    [
-        ("upstreams", "services", {"upstream_id": "1"}, "upstream, service"),
-        ("upstreams", "stream_routes", {"upstream_id": 1}, "upstream, stream route"),
-        ("services", "stream_routes", {"service_id": "1"}, "service, stream route"),
-        ("ssls", "upstreams", tls(1), "ssl, upstream"),
-        ("ssls", "services", {"upstream": tls("1")}, "ssl, service"),
-        ("ssls", "stream_routes", {"upstream": tls("1")}, "ssl, stream route"),
-        ("upstreams", "services", {"upstream_id": "10"}, ""),
-        ("upstreams", "services", {"service_id": "1"}, ""),
-        ("upstreams", "upstreams", {"upstream_id": "1"}, ""),
-        ("ssls", "upstreams", {"tls": ["client_cert_id"]}, ""),
-        ("stream_routes", "services", {"upstream_id": "1"}, ""),
-    ],
-)  # fmt: skip
-async def test_what_is_in_use(
-    store: Store, used: str, referrer: str, value: dict[str, Any], why: str
-) -> None:
-    await store.put(f"/apisix/{referrer}/", b"init_dir")
-    await store.put(f"/apisix/{referrer}/a", encode({"id": "a"}))
-    await store.put(f"/apisix/{referrer}/b", encode(value))
-    await store.put(f"/elsewhere/{referrer}/c", encode({"upstream_id": "2", "service_id": "2"}))
-    if why:
-        title, _, user = why.partition(", ")
-        with pytest.raises(ObjectRefused) as caught:
-            await check_unused(used, "1", store, "/apisix")
-        assert str(caught.value) == (
-            f"can not delete this {title}, {user} [b] is still using it now"
-        )
-    else:
-        await check_unused(used, "1", store, "/apisix")
-    await check_unused(used, "2", store, "/apisix")
-    await check_unused(used, "None", store, "/apisix")  # not what an object without a reference has
 
 
 # -- bytes

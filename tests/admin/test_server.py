@@ -28,18 +28,16 @@ class Server:
         (self.port,) = free_ports(1)
         self.folder = folder
         self.process: Process | None = None
+        self.settings = {
+            "SNIPROXY_STORE": f"sqlite://{folder}/config.db",
+            "SNIPROXY_STATE_DIR": str(folder),
+            "SNIPROXY_ADMIN__ADDRESS": f"127.0.0.1:{self.port}",
+            "SNIPROXY_ADMIN__KEYS": json.dumps(KEYS),
+            "SNIPROXY_ADMIN__MAX_BODY": str(MAX_BODY),
+        }
 
     def start(self) -> None:
-        self.process = start(
-            "admin",
-            settings={
-                "SNIPROXY_STORE": f"sqlite://{self.folder}/config.db",
-                "SNIPROXY_STATE_DIR": str(self.folder),
-                "SNIPROXY_ADMIN__ADDRESS": f"127.0.0.1:{self.port}",
-                "SNIPROXY_ADMIN__KEYS": json.dumps(KEYS),
-                "SNIPROXY_ADMIN__MAX_BODY": str(MAX_BODY),
-            },
-        )
+        self.process = start("admin", settings=self.settings)
         wait_http(f"http://127.0.0.1:{self.port}/apisix/admin", self.process)
 
     def connect(self) -> socket.socket:
@@ -159,12 +157,26 @@ def test_answers_say_nothing_of_the_server(shared: Server) -> None:
         assert headers["content-type"] == "application/json"
 
 
+def test_it_may_be_told_to_look_like_another(tmp_path: Path) -> None:
+    """Tools of APISIX read its version from there."""
+    server = Server(tmp_path)
+    server.settings["SNIPROXY_ADMIN__SERVER_HEADER"] = "APISIX/3.18.0"
+    try:
+        server.start()
+        for path in ("/apisix/admin/routes", "/elsewhere"):
+            answer = httpx.get(f"http://127.0.0.1:{server.port}{path}")
+            assert answer.headers.get_list("server") == ["APISIX/3.18.0"]
+    finally:
+        if server.process is not None:
+            server.end(signal.SIGTERM)
+
+
 def test_head_has_no_body_and_the_connection_lives_on(shared: Server) -> None:
     with shared.connect() as sock:
         for method, path, code in (
             ("HEAD", "/apisix/admin/ssls", 200),
             ("GET", "/apisix/admin/ssls/none", 404),
-            ("OPTIONS", "/apisix/admin/ssls", 404),
+            ("OPTIONS", "/apisix/admin/ssls", 200),
             ("TRACE", "/apisix/admin/ssls", 404),
             ("GET", "/apisix/admin/ssls?api_key=wrong", 401),
             ("GET", "/admin/ssls", 200),

@@ -16,7 +16,8 @@ import pytest
 
 from sniproxy.errors import Compacted, StoreUnavailable
 from sniproxy.store import sqlite_file
-from sniproxy.store.sqlite import SqliteStore, _next_expiry
+from sniproxy.store.sqlite import SqliteStore
+from sniproxy.store.sqlite_rows import next_expiry
 from tests.support.stores import PATIENCE, Clock, next_batch, take, told
 from tests.support.stores import opened_sqlite as opened
 
@@ -368,6 +369,6 @@ async def test_what_is_due_next_is_found_without_looking_at_every_key(tmp_path: 
     connection = sqlite3.connect(path)
     steps: list[None] = []
     connection.set_progress_handler(lambda: steps.append(None), 1)
-    assert _next_expiry(connection) < math.inf
+    assert next_expiry(connection) < math.inf
     connection.close()
     assert len(steps) < 100

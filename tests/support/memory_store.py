@@ -6,7 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 import trio
 
 from sniproxy.errors import Compacted, Conflict, StoreUnavailable
-from sniproxy.store import Batch, Deleted, Entry, Event, Listing
+from sniproxy.store import Batch, Changes, Deleted, Entry, Event, Listing
 
 SIGN_OF_LIFE = 0.05  # seconds
 
@@ -75,6 +75,9 @@ class MemoryStore:
         assert prefix == "/apisix/"
         self.lists += 1
         return self.listing
+
+    async def changes(self, prefix: str, *, after: int) -> Changes:
+        raise AssertionError("a data plane watches")
 
     async def put(
         self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
