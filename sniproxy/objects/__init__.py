@@ -1,7 +1,7 @@
 """The objects that operators write: APISIX's names, fields and limits. Imports nothing of ours.
 
 `KINDS` is the one list of collections; `read` turns JSON into a model or raises pydantic's ValidationError, which
-`describe` puts into one line with the path of the member, and `refusal` into an answer.
+`describe` puts into one line with the path of the member; `refusal` makes an answer of it.
 """
 
 from dataclasses import dataclass

@@ -84,9 +84,8 @@ def describe(error: ValidationError) -> str:
     return text
 
 
-def refusal(error: ValidationError) -> str:
-    """`describe`, as the Admin API answers it."""
-    text = describe(error)
+def refusal(text: str) -> str:
+    """What is wrong with an object, as the Admin API answers it."""
     return text if text.startswith(ALONE) else f"invalid configuration: {text}"
 
 

@@ -74,7 +74,7 @@ AS_IN_APISIX = [
 def test_a_refusal_is_that_of_apisix(collection: str, value: dict[str, Any], answer: str) -> None:
     with pytest.raises(ValidationError) as refused:
         read(collection, value)
-    assert refusal(refused.value) == answer
+    assert refusal(describe(refused.value)) == answer
 
 
 # Where APISIX's text does not say what is wrong, it is followed by ours.
