@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from admin.body import check_plain
 from sniproxy.errors import KeyringError, ObjectRefused
 from sniproxy.keyring import Keyring, is_encrypted
-from sniproxy.objects import Ssl, describe, read
+from sniproxy.objects import Ssl, describe, read, refusal
 from sniproxy.objects.pem import check_authorities, check_pair
 from sniproxy.objects.secrets import map_secrets, without_secrets
 
@@ -44,7 +44,7 @@ def check(collection: str, clear: dict[str, Any]) -> None:
     try:
         model = read(collection, clear)
     except ValidationError as error:
-        raise ObjectRefused(f"invalid configuration: {describe(error)}") from None
+        raise ObjectRefused(refusal(describe(error))) from None
     if isinstance(model, Ssl):
         _check_ssl(model)
 

@@ -60,7 +60,8 @@ def test_a_disabled_plugin_is_named_and_asks_for_nothing(name: str) -> None:
         ({"limit-conn": DISABLED, "mqtt-proxy": {}}, r"unknown plugin \[mqtt-proxy\]"),
         (
             {"ip-restriction": {}},
-            r"configuration of stream plugin \[ip-restriction\]: needs exactly one of",
+            r"configuration of stream plugin \[ip-restriction\]: value should match only one schema, "
+            "but matches none: needs exactly one of",
         ),
         (
             {"limit-conn": LIMIT_CONN | {"conn": 0}},

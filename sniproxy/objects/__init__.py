@@ -1,13 +1,13 @@
 """The objects that operators write: APISIX's names, fields and limits. Imports nothing of ours.
 
 `KINDS` is the one list of collections; `read` turns JSON into a model or raises pydantic's ValidationError, which
-`describe` puts into one line with the path of the member.
+`describe` puts into one line with the path of the member; `refusal` makes an answer of it.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from sniproxy.objects.describing import describe
+from sniproxy.objects.describing import describe, refusal
 from sniproxy.objects.fields import Meta
 from sniproxy.objects.plugins import IpRestriction, LimitConn, StreamPlugin, read_plugin
 from sniproxy.objects.service import Service
@@ -31,6 +31,7 @@ __all__ = [
     "describe",
     "read",
     "read_plugin",
+    "refusal",
 ]
 
 

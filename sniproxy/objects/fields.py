@@ -5,8 +5,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-ID_PATTERN = r"^[a-zA-Z0-9\-_.]+$"
-HOST_PATTERN = r"^\*$|^\*?[0-9a-zA-Z\-._\[\]:]+$"
+from sniproxy.objects.describing import none_of
+
+# As APISIX writes them: its users see them in messages.
+ID_PATTERN = r"^[a-zA-Z0-9-_.]+$"
+HOST_PATTERN = r"^\*$|^\*?[0-9a-zA-Z-._\[\]:]+$"
 
 
 class Strict(BaseModel):
@@ -25,7 +28,8 @@ def _address(text: str) -> str:
     try:
         ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise ValueError("expected an IPv4 or IPv6 address, or a network in CIDR form") from None
+        why = "expected an IPv4 or IPv6 address, or a network in CIDR form"
+        raise ValueError(none_of(why)) from None
     return text
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
-from sniproxy.objects.describing import describe
+from sniproxy.objects.describing import describe, not_one_of, shown
 from sniproxy.objects.fields import AddressOrNetwork, Lenient
 
 # What `key` of limit-conn may name.
@@ -32,7 +32,8 @@ class IpRestriction(Lenient):
     @model_validator(mode="after")
     def _one_list(self) -> Self:
         if (self.whitelist is None) == (self.blacklist is None):
-            raise ValueError("needs exactly one of whitelist and blacklist")
+            why = "needs exactly one of whitelist and blacklist"
+            raise ValueError(not_one_of(why, both=self.whitelist is not None))
         return self
 
 
@@ -55,7 +56,7 @@ class LimitConn(Lenient):
         for name in names:
             if name not in VARIABLES:
                 known = ", ".join(sorted(VARIABLES))
-                raise ValueError(f"key: unknown variable {name!r}; known are {known}")
+                raise ValueError(f"key: unknown variable {shown(name)!r}; known are {known}")
         if not names:
             raise ValueError("key: names no variable, such as $remote_addr")
         return self
@@ -79,7 +80,7 @@ def read_plugin(name: str, conf: Any) -> StreamPlugin | None:
     if isinstance(meta, dict) and meta.get("disable") is True:
         return None
     if name not in MODELS:
-        raise ValueError(f"unknown plugin [{name}]")
+        raise ValueError(f"unknown plugin [{shown(name)}]")
     try:
         return MODELS[name].model_validate(conf)
     except ValidationError as error:

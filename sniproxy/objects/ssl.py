@@ -12,8 +12,10 @@ Protocol = Literal["TLSv1.1", "TLSv1.2", "TLSv1.3"]
 
 
 def _unique(values: list[Protocol]) -> list[Protocol]:
-    if len(set(values)) != len(values):
-        raise ValueError("expected unique items")
+    for place, value in enumerate(values, 1):
+        first = values.index(value) + 1
+        if first < place:
+            raise ValueError(f"expected unique items but items {first} and {place} are equal")
     return values
 
 

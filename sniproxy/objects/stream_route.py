@@ -4,6 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from sniproxy.objects.describing import shown
 from sniproxy.objects.fields import AddressOrNetwork, HostPattern, Id, NamedMeta, Port
 from sniproxy.objects.plugins import Plugins
 from sniproxy.objects.upstream import InlineUpstream
@@ -33,7 +34,7 @@ class StreamRoute(NamedMeta):
         if self.sni is not None and self.snis is not None:
             raise ValueError("sni and snis exclude each other")
         if self.protocol:
-            raise ValueError(f"unknown protocol [{self.protocol.get('name')}]")
+            raise ValueError(f"unknown protocol [{shown(str(self.protocol.get('name')))}]")
         return self
 
     @property

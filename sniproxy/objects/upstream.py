@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from sniproxy.objects.describing import not_one_of, not_with, shown
 from sniproxy.objects.fields import HostPattern, Id, Lenient, NamedMeta, Port, Seconds
 
 Weight = Annotated[int, Field(ge=0)]
@@ -35,7 +36,7 @@ def _node_list(value: Any) -> Any:
 def _node(name: str, weight: Any) -> dict[str, Any]:
     match = _NODE.fullmatch(name)
     if match is None:
-        raise ValueError(f"node {name!r} is not host:port (an IPv6 host stands in brackets)")
+        raise ValueError(f"node {shown(name)!r} is not host:port (an IPv6 host stands in brackets)")
     node: dict[str, Any] = {"host": match["host"], "weight": weight}
     return node if match["port"] is None else node | {"port": int(match["port"])}
 
@@ -58,10 +59,15 @@ class Tls(Lenient):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.client_cert is None) != (self.client_key is None):
-            raise ValueError("client_cert and client_key go together")
-        if self.client_cert_id is not None and self.client_cert is not None:
-            raise ValueError("client_cert_id and client_cert exclude each other")
+        pair = {"client_cert": self.client_cert, "client_key": self.client_key}
+        given = [name for name, text in pair.items() if text is not None]
+        if len(given) == 1:
+            (lacking,) = pair.keys() - given
+            raise ValueError(not_with(given[0], f'property "{lacking}" is required'))
+        if given and self.client_cert_id is not None:
+            why = "client_cert_id and client_cert exclude each other"
+            text = f"value wasn't supposed to match schema: {why}"
+            raise ValueError(not_with("client_cert", text))
         return self
 
 
@@ -162,9 +168,11 @@ class InlineUpstream(NamedMeta):
     @model_validator(mode="after")
     def _one_source_of_nodes(self) -> Self:
         if self.nodes is not None and self.service_name is not None:
-            raise ValueError("nodes and service_name exclude each other")
+            why = "nodes and service_name exclude each other"
+            # Without a discovery_type APISIX takes the nodes.
+            raise ValueError(not_one_of(why, both=True) if self.discovery_type else why)
         if self.nodes is None and (self.service_name is None or self.discovery_type is None):
-            raise ValueError("needs nodes, or service_name with discovery_type")
+            raise ValueError(not_one_of("needs nodes, or service_name with discovery_type"))
         return self
 
 

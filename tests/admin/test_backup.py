@@ -224,7 +224,7 @@ async def test_a_private_key_in_clear_is_sealed_on_its_way_out(store: Store) -> 
 @pytest.mark.parametrize(
     ("key", "value", "why"),
     [
-        ("upstreams/x", {}, "upstreams[0] (id x): invalid configuration: needs nodes"),
+        ("upstreams/x", {}, "upstreams[0] (id x): invalid configuration: value should match only one"),
         ("upstreams/a:b", {"nodes": []}, 'upstreams[0] (id a:b): invalid configuration: property "id"'),
         ("services/1", {"upstream_id": 7}, "services[0] (id 1): failed to fetch upstream info"),
         ("ssls/1", ssl_object(key=OTHER_KEY), "ssls[0] (id 1): invalid configuration: the key does"),

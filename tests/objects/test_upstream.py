@@ -7,20 +7,31 @@ import pytest
 from sniproxy.objects import Upstream
 from tests.objects.reading import (
     ACCEPTED,
-    NOT_A_HOST,
-    NOT_AN_INTEGER,
+    BOTH,
+    EMPTY,
+    NO_ENUM,
+    NONE_OF,
+    ONE_OF,
     at_least,
     at_most,
     longer,
+    not_a_host,
     verdict,
     within,
+    wrong,
 )
 
 NODES: dict[str, Any] = {"nodes": {}}
 CERT, KEY = "c" * 128, "k" * 64
 NOT_A_NODE = "node {!r} is not host:port (an IPv6 host stands in brackets)"
-ABOVE_ZERO = "Input should be greater than 0"
-FINITE = "Input should be a finite number"
+ABOVE_ZERO = "expected 0 to be greater than 0"
+FINITE = "expected a finite number"
+NO_ACTIVE = NONE_OF + '["active"] or ["active","passive"]'
+NOT_WITH = "failed to validate dependent schema for "
+EXCLUDED = (
+    '"client_cert": value wasn\'t supposed to match schema: '
+    "client_cert_id and client_cert exclude each other"
+)
 FORBIDDEN = "additional properties forbidden, found "
 
 # As APISIX stores it: what was given, no defaults.
@@ -67,8 +78,8 @@ def test_what_apisix_stores_is_accepted() -> None:
         ([], ACCEPTED),
         ({"10.0.0.1:7000": 0, "gs.internal": 1, "[::1]:7000": 2, "[::1]": 3}, ACCEPTED),
         ({"a:65535": 1}, ACCEPTED),
-        ({"a:0": 1}, within(1, "port", text=at_least(1))),
-        ({"a:65536": 1}, within(1, "port", text=at_most(65535))),
+        ({"a:0": 1}, within(1, "port", text=at_least(1, 0))),
+        ({"a:65536": 1}, within(1, "port", text=at_most(65535, 65536))),
         ({"a:100000": 1}, NOT_A_NODE.format("a:100000")),
         ({"::1": 1}, NOT_A_NODE.format("::1")),
         ({"a:": 1}, NOT_A_NODE.format("a:")),
@@ -76,11 +87,11 @@ def test_what_apisix_stores_is_accepted() -> None:
         ({"": 1}, NOT_A_NODE.format("")),
         ({"a:80\n": 1}, NOT_A_NODE.format("a:80\n")),
         ({"a:٨٠": 1}, NOT_A_NODE.format("a:٨٠")),
-        ({"a:80": 1, "b c:80": 1}, within(2, "host", text=NOT_A_HOST)),
-        ({"a:80": -1}, within(1, "weight", text=at_least(0))),
-        ({"a:80": 1.5}, within(1, "weight", text=NOT_AN_INTEGER)),
-        ({"a:80": True}, within(1, "weight", text=NOT_AN_INTEGER)),
-        ({"a:80": None}, within(1, "weight", text=NOT_AN_INTEGER)),
+        ({"a:80": 1, "b c:80": 1}, within(2, "host", text=not_a_host("b c"))),
+        ({"a:80": -1}, within(1, "weight", text=at_least(0, -1))),
+        ({"a:80": 1.5}, within(1, "weight", text=wrong("integer", "number"))),
+        ({"a:80": True}, within(1, "weight", text=wrong("integer", "boolean"))),
+        ({"a:80": None}, within(1, "weight", text=wrong("integer", "userdata"))),
         ([{"host": "a", "weight": 0, "zone": "not in the schema"}], ACCEPTED),
         ([{"host": "[::1]", "port": 1, "weight": 1}], ACCEPTED),
         (
@@ -88,27 +99,39 @@ def test_what_apisix_stores_is_accepted() -> None:
             within(2, text='property "weight" is required'),
         ),
         ([{"weight": 1}], within(1, text='property "host" is required')),
-        ([{"host": "a", "weight": 1, "port": 0}], within(1, "port", text=at_least(1))),
-        ([{"host": "a", "weight": 1, "port": 65536}], within(1, "port", text=at_most(65535))),
-        ([{"host": "a", "weight": 1, "priority": "x"}], within(1, "priority", text=NOT_AN_INTEGER)),
-        (["a:80"], within(1, text="Input should be a valid dictionary or instance of Node")),
-        ("a:80", "Input should be a valid list"),
-        (5, "Input should be a valid list"),
+        ([{"host": "a", "weight": 1, "port": 0}], within(1, "port", text=at_least(1, 0))),
+        (
+            [{"host": "a", "weight": 1, "port": 65536}],
+            within(1, "port", text=at_most(65535, 65536)),
+        ),
+        (
+            [{"host": "a", "weight": 1, "priority": "x"}],
+            within(1, "priority", text=wrong("integer", "string")),
+        ),
+        (["a:80"], within(1, text=wrong("object", "string"))),
+        ("a:80", wrong("array", "string")),
+        (5, wrong("array", "number")),
     ],
 )
 def test_nodes(nodes: object, expected: str) -> None:
-    assert verdict("upstreams", {"nodes": nodes}) == (expected and within("nodes", text=expected))
+    assert verdict("upstreams", {"nodes": nodes}) == (
+        expected and within("nodes", text=NONE_OF + expected)
+    )
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ({}, "needs nodes, or service_name with discovery_type"),
-        ({"service_name": "a"}, "needs nodes, or service_name with discovery_type"),
-        ({"discovery_type": "dns"}, "needs nodes, or service_name with discovery_type"),
+        ({}, ONE_OF + "needs nodes, or service_name with discovery_type"),
+        ({"service_name": "a"}, ONE_OF + "needs nodes, or service_name with discovery_type"),
+        ({"discovery_type": "dns"}, ONE_OF + "needs nodes, or service_name with discovery_type"),
         ({"service_name": "a", "discovery_type": "dns"}, ACCEPTED),
         ({"service_name": "a", "discovery_type": "dns", "discovery_args": {"x": 1}}, ACCEPTED),
         (NODES | {"service_name": "a"}, "nodes and service_name exclude each other"),
+        (
+            NODES | {"service_name": "a", "discovery_type": "dns"},
+            BOTH + "nodes and service_name exclude each other",
+        ),
         ({"service_name": "", "discovery_type": "dns"}, within("service_name", text=longer(1))),
     ],
 )
@@ -121,43 +144,37 @@ def test_one_source_of_nodes(value: dict[str, Any], expected: str) -> None:
     [
         ({"type": "least_conn"}, ACCEPTED),
         ({"type": "of a later release"}, ACCEPTED),
-        (
-            {"hash_on": "body"},
-            within("hash_on", text="Input should be 'vars', 'header', 'cookie', 'consumer' or 'vars_combinations'"),
-        ),
+        ({"hash_on": "body"}, within("hash_on", text=NO_ENUM)),
         ({"scheme": "tls"}, ACCEPTED),
-        (
-            {"scheme": "ws"},
-            within("scheme", text="Input should be 'http', 'https', 'grpc', 'grpcs', 'tcp', 'tls', 'udp' or 'kafka'"),
-        ),
-        ({"pass_host": "keep"}, within("pass_host", text="Input should be 'pass', 'node' or 'rewrite'")),
+        ({"scheme": "ws"}, within("scheme", text=NO_ENUM)),
+        ({"pass_host": "keep"}, within("pass_host", text=NO_ENUM)),
         ({"upstream_host": "*.x"}, ACCEPTED),
-        ({"upstream_host": "a b"}, within("upstream_host", text=NOT_A_HOST)),
+        ({"upstream_host": "a b"}, within("upstream_host", text=not_a_host("a b"))),
         ({"retries": 0}, ACCEPTED),
-        ({"retries": -1}, within("retries", text=at_least(0))),
-        ({"retries": 1.0}, within("retries", text=NOT_AN_INTEGER)),
+        ({"retries": -1}, within("retries", text=at_least(0, -1))),
+        ({"retries": 1.0}, within("retries", text=wrong("integer", "number"))),
         ({"retry_timeout": 0}, ACCEPTED),
         ({"retry_timeout": 0.5}, ACCEPTED),
-        ({"retry_timeout": -0.1}, within("retry_timeout", text=at_least(0))),
+        ({"retry_timeout": -0.1}, within("retry_timeout", text=at_least(0, -0.1))),
         ({"timeout": {"connect": 0.001, "send": 1, "read": 1}}, ACCEPTED),
         ({"timeout": {"connect": 1, "send": 1, "read": 1, "idle": 1}}, ACCEPTED),
         ({"timeout": {"connect": 1, "read": 1}}, within("timeout", text='property "send" is required')),
         ({"timeout": {"connect": 0, "send": 1, "read": 1}}, within("timeout", "connect", text=ABOVE_ZERO)),
         ({"timeout": {"connect": float("nan"), "send": 1, "read": 1}}, within("timeout", "connect", text=FINITE)),
-        ({"timeout": 5}, within("timeout", text="Input should be a valid dictionary or instance of Timeout")),
+        ({"timeout": 5}, within("timeout", text=wrong("object", "number"))),
         ({"tls": {}}, ACCEPTED),
         ({"tls": {"verify": True, "ca_certs": []}}, ACCEPTED),
         ({"tls": {"client_cert_id": "1"}}, ACCEPTED),
         ({"tls": {"client_cert": CERT, "client_key": KEY}}, ACCEPTED),
-        ({"tls": {"client_cert": CERT}}, within("tls", text="client_cert and client_key go together")),
-        ({"tls": {"client_key": KEY}}, within("tls", text="client_cert and client_key go together")),
+        ({"tls": {"client_cert": CERT}}, within("tls", text=NOT_WITH + '"client_cert": property "client_key" is required')),
+        ({"tls": {"client_key": KEY}}, within("tls", text=NOT_WITH + '"client_key": property "client_cert" is required')),
         (
             {"tls": {"client_cert_id": 1, "client_cert": CERT, "client_key": KEY}},
-            within("tls", text="client_cert_id and client_cert exclude each other"),
+            within("tls", text=NOT_WITH + EXCLUDED),
         ),
-        ({"tls": {"client_cert": CERT, "client_key": "k" * 63}}, within("tls", "client_key", text=longer(64))),
+        ({"tls": {"client_cert": CERT, "client_key": "k" * 63}}, within("tls", "client_key", text=longer(64, 63))),
         ({"keepalive_pool": {"size": 1, "idle_timeout": 0, "requests": 1, "x": 1}}, ACCEPTED),
-        ({"keepalive_pool": {"size": 0}}, within("keepalive_pool", "size", text=at_least(1))),
+        ({"keepalive_pool": {"size": 0}}, within("keepalive_pool", "size", text=at_least(1, 0))),
         ({"node": {}}, FORBIDDEN + "node"),
         ({"snis": ["a"]}, FORBIDDEN + "snis"),
     ],
@@ -184,8 +201,10 @@ def test_counters_of_checks(inside: str, health: str, counter: str, lowest: dict
     path = ("checks", inside, health, counter)
     assert judge(lowest[inside]) == ACCEPTED
     assert judge(254) == ACCEPTED
-    assert judge(lowest[inside] - 1) == within(*path, text=at_least(lowest[inside]))
-    assert judge(255) == within(*path, text=at_most(254))
+    assert judge(lowest[inside] - 1) == within(
+        *path, text=at_least(lowest[inside], lowest[inside] - 1)
+    )
+    assert judge(255) == within(*path, text=at_most(254, 255))
 
 
 @pytest.mark.parametrize(
@@ -193,25 +212,25 @@ def test_counters_of_checks(inside: str, health: str, counter: str, lowest: dict
     [
         ({"active": {}}, ACCEPTED),
         ({"active": {"x": 1, "healthy": {"y": 1}, "unhealthy": {"z": 1}}, "w": 1}, ACCEPTED),
-        ({}, 'property "active" is required'),
-        ({"passive": {}}, 'property "active" is required'),
-        ({"active": {"type": "udp"}}, within("active", "type", text="Input should be 'http', 'https' or 'tcp'")),
+        ({}, NO_ACTIVE),
+        ({"passive": {}}, NO_ACTIVE),
+        ({"active": {"type": "udp"}}, within("active", "type", text=NO_ENUM)),
         ({"active": {"timeout": 0}}, within("active", "timeout", text=ABOVE_ZERO)),
-        ({"active": {"port": 0}}, within("active", "port", text=at_least(1))),
-        ({"active": {"healthy": {"interval": 0}}}, within("active", "healthy", "interval", text=at_least(1))),
-        ({"active": {"unhealthy": {"interval": 0}}}, within("active", "unhealthy", "interval", text=at_least(1))),
+        ({"active": {"port": 0}}, within("active", "port", text=at_least(1, 0))),
+        ({"active": {"healthy": {"interval": 0}}}, within("active", "healthy", "interval", text=at_least(1, 0))),
+        ({"active": {"unhealthy": {"interval": 0}}}, within("active", "unhealthy", "interval", text=at_least(1, 0))),
         ({"active": {"healthy": {"http_statuses": [200, 599]}}}, ACCEPTED),
         (
             {"active": {"healthy": {"http_statuses": [200, 199]}}},
-            within("active", "healthy", "http_statuses", 2, text=at_least(200)),
+            within("active", "healthy", "http_statuses", 2, text=at_least(200, 199)),
         ),
         (
             {"active": {"healthy": {"http_statuses": [600]}}},
-            within("active", "healthy", "http_statuses", 1, text=at_most(599)),
+            within("active", "healthy", "http_statuses", 1, text=at_most(599, 600)),
         ),
         (
             {"active": {"req_headers": []}},
-            within("active", "req_headers", text="List should have at least 1 item after validation, not 0"),
+            within("active", "req_headers", text=EMPTY),
         ),
     ],
 )  # fmt: skip
