@@ -78,6 +78,9 @@ TTL = _query(
 )
 FORCE = _query("force", FLAG, "Delete although other objects refer to it.")
 SUBSYSTEM = _query("subsystem", {"enum": list(SUBSYSTEMS)}, "`stream` unless it is named.")
+ABOUT_PLUGIN = shape(
+    {"priority": {"type": "integer"}, "version": {"type": "number"}, "schema": ANY_OBJECT}
+)
 PLUGIN = _path("name", {"type": "string", "enum": list(MODELS)}, "The plugin's name.")
 
 
@@ -243,10 +246,7 @@ def _schema_paths() -> Paths:
 
 def _plugin_paths() -> Paths:
     names = {"type": "array", "items": {"type": "string"}}
-    about = shape(
-        {"priority": {"type": "integer"}, "version": {"type": "number"}, "schema": ANY_OBJECT}
-    )
-    every = {"type": "object", "additionalProperties": about}
+    every = {"type": "object", "additionalProperties": ABOUT_PLUGIN}
     whole = _query("all", {"const": "true"}, "Must be there.") | {"required": True}
     return {
         "/plugins": {
