@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sniproxy.objects import Kind
+from sniproxy.objects import Kind, Ssl
 
 Schema = dict[str, Any]
 
@@ -33,10 +33,35 @@ def listing(entry: Schema) -> Schema:
     return shape({"list": {"type": "array", "items": entry}, "total": NUMBER})
 
 
+CERTIFICATE: Schema = {
+    "anyOf": [
+        shape(
+            {
+                **dict.fromkeys(("subject", "issuer", "serial", "fingerprint"), TEXT),
+                "names": {"type": "array", "items": TEXT},
+                **dict.fromkeys(("not_before", "not_after"), {"format": "date-time"} | TEXT),
+                "days_left": {"type": "integer"},
+            }
+        ),
+        shape({"reference": TEXT}),
+        shape({"broken": TEXT}),
+    ]
+}
+DETAIL = shape(
+    {
+        "certificates": {"type": "array", "items": CERTIFICATE},
+        "stream_routes": {"type": "array", "items": TEXT},
+    }
+)
+
+
 def envelope(kind: Kind) -> Schema:
     """What one object is answered as."""
     value = ref(f"{kind.model.__name__}Read")
-    return shape({"key": TEXT, "value": value, "createdIndex": NUMBER, "modifiedIndex": NUMBER})
+    members = {"key": TEXT, "value": value, "createdIndex": NUMBER, "modifiedIndex": NUMBER}
+    if kind.model is not Ssl:
+        return shape(members)
+    return shape(members | {"detail": DETAIL}, optional=("detail",))
 
 
 def written(kind: Kind) -> Schema:

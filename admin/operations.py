@@ -20,7 +20,7 @@ from admin.answers import (
 from admin.foreign import COLLECTIONS
 from admin.plugins import SUBSYSTEMS
 from admin.schemas import SINGULAR
-from sniproxy.objects import KINDS, Kind
+from sniproxy.objects import KINDS, Kind, Ssl
 from sniproxy.objects.fields import ID_PATTERN
 from sniproxy.objects.plugins import MODELS
 
@@ -63,7 +63,9 @@ LISTED = (
     _query("label", WORDS, "A key that the object's labels have."),
     _query("filter", WORDS, "URL-encoded, such as `service_id=1&upstream_id=2`; both must hold."),
     _query("uri", WORDS, "A regular expression for `uri`, which only objects for HTTP have."),
-    _query("detail", FLAG, "Whether the objects are listed with all that they hold."),
+)
+DETAIL = _query(
+    "detail", FLAG, "Tells what the certificates say, and which stream routes use them."
 )
 WAITING = (
     _query("wait", {"const": "all"}, "Answer once all data planes have the write in force."),
@@ -125,7 +127,8 @@ def _kind_paths(kind: Kind) -> Paths:
         f"/{tag}/{{id}}": {
             "get": _operation(
                 tag, f"get_{name}", f"One {title}.",
-                answers({200: as_json(envelope(kind), "Found.")}, 404, 503), [ID],
+                answers({200: as_json(envelope(kind), "Found.")}, 404, 503),
+                [ID, *_details(kind)],
             ),
             "put": _put(kind, by_path=True),
             "patch": _patch(
@@ -153,8 +156,12 @@ def _list(kind: Kind) -> Operation:
         f"list_{kind.collection}",
         "All of them, in the order of their keys; paged, in the order of their creation.",
         answers({200: as_json(listing(entry), "Found."), 400: BAD_LIST}, 503),
-        LISTED,
+        [*LISTED, *_details(kind)],
     )
+
+
+def _details(kind: Kind) -> list[Schema]:
+    return [DETAIL] if kind.model is Ssl else []
 
 
 def _create(kind: Kind) -> Operation:
