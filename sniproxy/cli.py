@@ -18,7 +18,8 @@ import trio
 from admin.app import create_app
 from admin.backup import Dump, dump_api, dump_store, read_backup, restore
 from admin.backup_files import dump_until_signalled, write_whole
-from admin.bulk import Item, StoreDestination, apply, open_api, open_resources, read_items
+from admin.bulk import StoreDestination, apply, open_api, open_resources, read_items
+from admin.reading import Item
 from admin.server import serve
 from sniproxy import __version__
 from sniproxy.conformance import Setup, render
@@ -105,7 +106,8 @@ def admin(file: Path | None) -> None:
     listen(sock, "admin.address", backlog=128)
     log = open_log("admin")
     log.info("ready", address=settings.admin.address, store=settings.store)
-    serve(create_app(settings, open_store(settings), keyring, log), sock, settings.admin)
+    app = create_app(settings, open_store(settings), keyring, log, __version__)
+    serve(app, sock, settings.admin)
 
 
 @main.command()
