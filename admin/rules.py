@@ -10,7 +10,8 @@ from admin.body import check_plain
 from sniproxy.errors import KeyringError, ObjectRefused
 from sniproxy.keyring import Keyring, is_encrypted
 from sniproxy.objects import KINDS, Ssl, describe, read
-from sniproxy.objects.pem import check_authorities, check_pair
+from sniproxy.objects.pem import check_authorities, check_certificate, check_key, check_pair
+from sniproxy.objects.references import is_reference
 from sniproxy.objects.secrets import map_secrets, without_secrets
 from sniproxy.store import Store
 
@@ -58,7 +59,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Checks an object on its own and returns the form to store, its private keys encrypted; ObjectRefused.
 
-    A key that is encrypted already (from a dump) is taken if the keyring opens it at this very place.
+    A key that is encrypted already (from a dump) is taken if the keyring opens it at this very place. References are stored
+    as they are.
     """
 
     def open_ours(text: str, place: str) -> str:
@@ -74,10 +76,17 @@ def prepare(
 
 
 def _check_ssl(ssl: Ssl) -> None:
+    """What a reference names may be nowhere but on the data planes: they check it."""
     try:
         for certificate, key in ssl.pairs:
-            check_pair(certificate, key)
-        if ssl.client is not None:
+            match is_reference(certificate), is_reference(key):
+                case False, False:
+                    check_pair(certificate, key)
+                case False, True:
+                    check_certificate(certificate)
+                case True, False:
+                    check_key(key)
+        if ssl.client is not None and not is_reference(ssl.client.ca):
             check_authorities(ssl.client.ca)
     except ValueError as error:
         raise ObjectRefused(f"invalid configuration: {error}") from None
