@@ -29,3 +29,7 @@ class SecretMount:
         draft = self.folder / "..data_tmp"
         draft.symlink_to(version.name)
         draft.rename(self.folder / "..data")
+
+    def write(self, name: str, content: str) -> None:
+        """One file in place, or beside the others, as tools do that know of no versions."""
+        (self.folder / name).write_text(content)
