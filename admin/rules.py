@@ -9,7 +9,8 @@ from admin.body import check_plain
 from sniproxy.errors import KeyringError, ObjectRefused
 from sniproxy.keyring import Keyring, is_encrypted
 from sniproxy.objects import Meta, Ssl, describe, read, refusal
-from sniproxy.objects.pem import check_authorities, check_pair
+from sniproxy.objects.pem import check_authorities, check_certificate, check_key, check_pair
+from sniproxy.objects.references import is_reference
 from sniproxy.objects.secrets import map_secrets, without_secrets
 
 PRIVATE = "PRIVATE KEY-----"  # in the first line of every private key in PEM
@@ -61,7 +62,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Checks an object on its own and returns the form to store, its private keys encrypted; ObjectRefused.
 
-    A key that is encrypted already (from a dump) is taken if the keyring opens it at this very place.
+    A key that is encrypted already (from a dump) is taken if the keyring opens it at this very place. References are stored
+    as they are.
     """
 
     def open_ours(text: str, place: str) -> str:
@@ -77,10 +79,16 @@ def prepare(
 
 
 def _check_ssl(ssl: Ssl) -> None:
-    """ValueError."""
+    """ValueError. What a reference names may be nowhere but on the data planes: they check it."""
     for certificate, key in ssl.pairs:
-        check_pair(certificate, key)
-    if ssl.client is not None:
+        match is_reference(certificate), is_reference(key):
+            case False, False:
+                check_pair(certificate, key)
+            case False, True:
+                check_certificate(certificate)
+            case True, False:
+                check_key(key)
+    if ssl.client is not None and not is_reference(ssl.client.ca):
         check_authorities(ssl.client.ca)
 
 

@@ -34,6 +34,7 @@ from sniproxy.networks import IpAddress, parse_address
 from sniproxy.operating import drain_command, upgrade_command
 from sniproxy.parent import check_settings, run_parent
 from sniproxy.quickstart import Quickstart
+from sniproxy.references import References
 from sniproxy.router import Arrival
 from sniproxy.settings import Listener, Settings, load_settings, split_address
 from sniproxy.snapshot import Snapshot
@@ -321,7 +322,7 @@ def explain_command(
     if explanation.refused is None:
         arrival = Arrival(server_name, remote, _address("--to", server or host), bound)
         snapshot = _run(_load_snapshot, settings)
-        explain(snapshot, listener, arrival, explanation)
+        explain(snapshot, listener, arrival, time.time(), explanation)
     click.echo(str(explanation))
     raise SystemExit(0 if explanation.refused is None else 1)
 
@@ -344,7 +345,7 @@ def _address(option: str, text: str) -> IpAddress:
 
 async def _load_snapshot(settings: Settings) -> Snapshot:
     async with open_resources(settings) as resources:
-        snapshot = Snapshot(resources.prefix, resources.keyring)
+        snapshot = Snapshot(resources.prefix, resources.keyring, References().resolve)
         for broken in snapshot.load(await resources.store.list(resources.prefix + "/")):
             click.echo(f"sniproxy: {broken.key} cannot be used: {broken.why}", err=True)
     return snapshot
