@@ -13,14 +13,15 @@ from admin.asking import Answer, Ask, NotOffered, Section
 from admin.auth import Authenticator, Unauthorized
 from admin.body import BadBody
 from admin.kinds import KindSection
+from admin.markers import write_markers
 from admin.nodes import NodesSection
 from admin.resources import NotFound, RaceLost, Resources
 from admin.waiting import DataPlanes
 from sniproxy.errors import KeyringError, ObjectRefused, StoreError
-from sniproxy.keyring import Keyring
+from sniproxy.keyring import Keyring, warn_of_published
 from sniproxy.logs import Log
 from sniproxy.objects import KINDS
-from sniproxy.settings import Admin, Settings
+from sniproxy.settings import Admin, EtcdUrl, Settings
 from sniproxy.store import Store
 
 API_VERSION = {"X-API-VERSION": "v3"}
@@ -29,6 +30,7 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 def create_app(settings: Settings, store: Store, keyring: Keyring, log: Log) -> Starlette:
     """The ASGI application. It closes the store when it stops."""
+    warn_of_published(keyring, log)
     prefix = settings.where.prefix
     data_planes = DataPlanes(store, prefix)
     resources = Resources(store, prefix, keyring)
@@ -52,8 +54,11 @@ def create_app(settings: Settings, store: Store, keyring: Keyring, log: Log) -> 
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with data_planes.followed():
+        async with anyio.create_task_group() as tasks, data_planes.followed():
+            if isinstance(settings.where, EtcdUrl):  # no APISIX reads another store
+                tasks.start_soon(write_markers, store, prefix, log)
             yield
+            tasks.cancel_scope.cancel()
         await store.aclose()
 
     app = Starlette(

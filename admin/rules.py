@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from admin.body import check_plain
 from sniproxy.errors import KeyringError, ObjectRefused
-from sniproxy.keyring import Keyring, is_encrypted
+from sniproxy.keyring import Keyring
 from sniproxy.objects import KINDS, Ssl, describe, read
 from sniproxy.objects.pem import check_authorities, check_pair
 from sniproxy.objects.secrets import map_secrets, without_secrets
@@ -58,15 +58,11 @@ def prepare(
 ) -> dict[str, Any]:
     """Checks an object on its own and returns the form to store, its private keys encrypted; ObjectRefused.
 
-    A key that is encrypted already (from a dump) is taken if the keyring opens it at this very place.
+    A key that is encrypted already (from a dump, or in APISIX's form) is taken if the keyring opens it at this very place.
     """
-
-    def open_ours(text: str, place: str) -> str:
-        return keyring.decrypt(text, place) if is_encrypted(text) else text
-
     try:
         check_plain(value)
-        clear = map_secrets(collection, object_id, value, open_ours)
+        clear = map_secrets(collection, object_id, value, keyring.decrypt)
     except (KeyringError, ValueError) as error:
         raise ObjectRefused(f"invalid configuration: {error}") from None
     check(collection, clear)

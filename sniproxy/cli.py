@@ -19,6 +19,7 @@ from admin.app import create_app
 from admin.backup import Dump, dump_api, dump_store, read_backup, restore
 from admin.backup_files import dump_until_signalled, write_whole
 from admin.bulk import Item, StoreDestination, apply, open_api, open_resources, read_items
+from admin.key_commands import keyring_group
 from admin.server import serve
 from sniproxy import __version__
 from sniproxy.conformance import Setup, render
@@ -391,6 +392,7 @@ def _run(work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
 
 
 main.add_command(drain_command)
+main.add_command(keyring_group)
 main.add_command(upgrade_command)
 
 if __name__ == "__main__":

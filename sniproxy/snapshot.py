@@ -64,7 +64,9 @@ class Snapshot:
     def __init__(self, prefix: str, keyring: Keyring) -> None:
         self._prefix = prefix + "/"
         self._keyring = keyring
-        self._seen: dict[str, tuple[int, int]] = {}  # every key that was looked at, broken ones too
+        self._seen: dict[
+            str, tuple[int, int | None]
+        ] = {}  # every key that was looked at, broken ones too
         self._loaded: dict[str, Any] = {}  # the last good version by key
         self._closed: dict[str, Closed] = {}  # names of broken ssl objects by key
         self._upstreams: dict[str, Target] = {}
@@ -73,6 +75,7 @@ class Snapshot:
         self.certificates = Certificates()
         self.broken: dict[str, Broken] = {}
         self.revision = 0
+        self.behind = False  # something may open by now that did not: a full list tells
         # called with every change, once it is in force
         self.on_change: Callable[[], None] = lambda: None
 
@@ -99,6 +102,13 @@ class Snapshot:
     def revisions(self) -> dict[str, int]:
         """Every key that was looked at, broken ones too, with the revision that wrote it."""
         return {key: revision for key, (revision, _) in self._seen.items()}
+
+    def take_keys(self, keyring: Keyring) -> None:
+        """Reads with these keys, too, from now on. What could not be used is read again with the next full list."""
+        self._keyring.succeed(keyring)
+        for key in self.broken:
+            self._seen[key] = (self._seen[key][0], None)
+            self.behind = True
 
     def load(self, listing: Listing) -> list[Broken]:
         """Takes over a full list: what is not in it goes, what has changed is read, the rest is left alone."""

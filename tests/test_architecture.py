@@ -19,6 +19,7 @@ LAYERS = (
         "objects",
         "store",
         "keyring",
+        "keyring_file",
         "logs",
         "log_queue",
         "corpus",

@@ -9,7 +9,7 @@ from typing import Any
 
 from sniproxy.objects.describing import describe
 from sniproxy.objects.fields import Meta
-from sniproxy.objects.plugins import IpRestriction, LimitConn, StreamPlugin, read_plugin
+from sniproxy.objects.plugins import IpRestriction, LimitConn, Prometheus, StreamPlugin, read_plugin
 from sniproxy.objects.service import Service
 from sniproxy.objects.ssl import Ssl
 from sniproxy.objects.stream_route import StreamRoute
@@ -23,6 +23,7 @@ __all__ = [
     "LimitConn",
     "Meta",
     "Node",
+    "Prometheus",
     "Service",
     "Ssl",
     "StreamPlugin",

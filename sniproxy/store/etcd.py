@@ -13,7 +13,7 @@ import anyio
 import httpx
 
 from sniproxy.errors import Conflict, StoreUnavailable
-from sniproxy.store import Batch, Entry, Listing
+from sniproxy.store import KEEP, Batch, Entry, Listing, Ttl
 from sniproxy.store.etcd_config import EtcdConfig
 from sniproxy.store.etcd_gateway import (
     MAYBE,
@@ -107,7 +107,7 @@ class EtcdStore:
         return Listing(tuple(entries), at)
 
     async def put(
-        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
+        self, key: str, value: bytes, *, expect: int | None = None, ttl: Ttl = None
     ) -> int:
         """Write and return the revision. Raises Conflict, StoreUnavailable, ValueError for a ttl below 1 second.
 
@@ -118,6 +118,8 @@ class EtcdStore:
         put = {"key": b64(encode(key)), "value": b64(value)}
         if ttl is None:
             return await self._put(key, put, expect, deadline)
+        if ttl is KEEP:
+            return await self._put(key, {**put, "ignore_lease": True}, expect, deadline)
         if (lease := await self._renewed(key, ttl, deadline)) is not None:
             try:
                 return await self._put(key, {**put, "lease": lease.id}, expect, deadline)

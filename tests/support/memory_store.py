@@ -6,7 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 import trio
 
 from sniproxy.errors import Compacted, Conflict, StoreUnavailable
-from sniproxy.store import Batch, Deleted, Entry, Event, Listing
+from sniproxy.store import Batch, Deleted, Entry, Event, Listing, Ttl
 
 SIGN_OF_LIFE = 0.05  # seconds
 
@@ -77,7 +77,7 @@ class MemoryStore:
         return self.listing
 
     async def put(
-        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
+        self, key: str, value: bytes, *, expect: int | None = None, ttl: Ttl = None
     ) -> int:
         await self._answering()
         raise Conflict(key)
