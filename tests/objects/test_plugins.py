@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sniproxy.objects import IpRestriction, LimitConn, read_plugin
+from sniproxy.objects import IpRestriction, LimitConn, Prometheus, read_plugin
 from tests.objects.reading import (
     ACCEPTED,
     NOT_A_STRING,
@@ -108,6 +108,28 @@ def without(conf: dict[str, Any], name: str) -> dict[str, Any]:
 def test_ip_restriction(collection: str, conf: Any, expected: str) -> None:
     value = {"plugins": {"ip-restriction": conf}}
     assert verdict(collection, value) == refused("ip-restriction", expected)
+
+
+@pytest.mark.parametrize("collection", ["services", "stream_routes"])
+@pytest.mark.parametrize(
+    ("conf", "expected"),
+    [
+        ({}, ACCEPTED),
+        ({"prefer_name": True}, ACCEPTED),
+        ({"prefer_name": False, "_meta": {"priority": 1}}, ACCEPTED),
+        ({"prefer_name": 1}, within("prefer_name", text=NOT_A_BOOLEAN)),
+        ({"prefer_name": None}, within("prefer_name", text=NOT_A_BOOLEAN)),
+        ([], no_object(Prometheus)),
+    ],
+)
+def test_prometheus(collection: str, conf: Any, expected: str) -> None:
+    assert verdict(collection, {"plugins": {"prometheus": conf}}) == refused("prometheus", expected)
+
+
+@pytest.mark.parametrize("name", ["syslog", "mqtt-proxy", "traffic-split"])
+def test_other_stream_plugins_of_an_apisix_are_refused(name: str) -> None:
+    text = f"unknown plugin [{name}]"
+    assert verdict("stream_routes", {"plugins": {name: {}}}) == within("plugins", text=text)
 
 
 @pytest.mark.parametrize("collection", ["services", "stream_routes"])
