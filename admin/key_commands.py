@@ -1,9 +1,9 @@
 """`sniproxy keyring status` and `sniproxy keyring rotate`: straight in the store, whoever runs beside them."""
 
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
@@ -17,7 +17,7 @@ from sniproxy.errors import SettingsError, SniproxyError
 from sniproxy.keyring import Key, key_file, open_keyring
 from sniproxy.settings import Settings, load_settings
 
-INTERRUPTED = 130  # the exit code of who was ended by Ctrl-C
+INTERRUPTED = 130  # the exit code of who was told to stop
 
 
 class NotRotated(SniproxyError):
@@ -85,10 +85,9 @@ def _foretell(found: Survey, new_key: bool) -> None:
 
 def _rotate(settings: Settings) -> None:
     writer = open_keyring(settings).writer
-    try:
-        with _shown() as progress:
-            left = anyio.run(partial(_rotate_in, settings, progress), backend="trio")
-    except KeyboardInterrupt:
+    with _shown() as progress:
+        left = anyio.run(_rotate_in, settings, progress, backend="trio")
+    if left is None:
         click.echo("stopped; what is done is done: run the same command again", err=True)
         sys.exit(INTERRUPTED)
     _tell_closed(left)
@@ -147,6 +146,29 @@ async def _survey(settings: Settings) -> Survey:
         return await survey(resources)
 
 
-async def _rotate_in(settings: Settings, progress: _Bar) -> Survey:
-    async with open_resources(settings) as resources:
-        return await rotate(resources, progress)
+async def _rotate_in(settings: Settings, progress: _Bar) -> Survey | None:
+    """What is in the store after that; None when it was told to stop."""
+    left = None
+    async with open_resources(settings) as resources, _stoppable():
+        left = await rotate(resources, progress)
+    return left
+
+
+@asynccontextmanager
+async def _stoppable() -> AsyncIterator[None]:
+    """Cancels the block at SIGTERM or Ctrl-C."""
+    try:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_cancel_at_first, signals, tasks.cancel_scope)
+                yield
+                tasks.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None  # the block's: nobody else has one
+
+
+async def _cancel_at_first(
+    signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope
+) -> None:
+    async for _ in signals:
+        scope.cancel()

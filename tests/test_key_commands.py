@@ -129,8 +129,9 @@ def test_what_cannot_be_used_is_refused(settings: Settings, command: str) -> Non
     assert refused(invoke(away, "keyring", command), code=1).startswith("etcd does not answer: ")
 
 
-def test_it_can_be_stopped_and_run_again(settings: Settings) -> None:
-    """Ctrl-C while an etcd is waited for that accepts and says nothing."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_can_be_stopped(settings: Settings, number: signal.Signals) -> None:
+    """While an etcd is waited for that accepts and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(PATIENCE)
         etcd = {
@@ -139,7 +140,7 @@ def test_it_can_be_stopped_and_run_again(settings: Settings) -> None:
         }
         rotating = start("keyring", "rotate", settings=settings | under(OURS) | etcd)
         with silent.accept()[0]:
-            rotating.send_signal(signal.SIGINT)
+            rotating.send_signal(number)
             _, said = rotating.communicate(timeout=PATIENCE)
-    assert rotating.returncode == 130
+    assert rotating.returncode == 130, said
     assert said == "stopped; what is done is done: run the same command again\n"
