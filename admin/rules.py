@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from admin.body import check_plain
 from sniproxy.errors import KeyringError, ObjectRefused
 from sniproxy.keyring import Keyring
-from sniproxy.objects import KINDS, Ssl, describe, read
+from sniproxy.objects import KINDS, OLD_TIMES, Ssl, describe, read
 from sniproxy.objects.pem import check_authorities, check_pair
 from sniproxy.objects.secrets import map_secrets, without_secrets
 from sniproxy.store import Store
@@ -22,8 +22,11 @@ Find = Callable[[str, str], Awaitable[dict[str, Any] | None]]  # (collection, id
 def reveal(
     collection: str, object_id: str, stored: dict[str, Any], keyring: Keyring
 ) -> dict[str, Any]:
-    """A stored object with its private keys in clear. KeyringError if one does not open."""
-    return map_secrets(collection, object_id, stored, keyring.decrypt)
+    """A stored object with its private keys in clear, as it may be written again. KeyringError if one does not open."""
+    clear = map_secrets(collection, object_id, stored, keyring.decrypt)
+    for member in OLD_TIMES if collection == "ssls" else ():
+        clear.pop(member, None)
+    return clear
 
 
 def refuse_times(value: dict[str, Any]) -> None:

@@ -19,7 +19,16 @@ from sniproxy.access import Plugins, enable
 from sniproxy.balancer import Target
 from sniproxy.errors import KeyringError
 from sniproxy.keyring import Keyring
-from sniproxy.objects import KINDS, InlineUpstream, Service, Ssl, StreamRoute, describe, read
+from sniproxy.objects import (
+    KINDS,
+    OLD_TIMES,
+    InlineUpstream,
+    Service,
+    Ssl,
+    StreamRoute,
+    describe,
+    read,
+)
 from sniproxy.objects.secrets import map_secrets
 from sniproxy.router import Route, Router
 from sniproxy.store import Deleted, Entry, Event, Listing
@@ -211,7 +220,7 @@ class Snapshot:
 
     def _open_ssl(self, object_id: str, stored: bytes) -> Ssl:
         value = _json_object(stored)
-        for member in ("validity_start", "validity_end"):  # of an APISIX before 3.7
+        for member in OLD_TIMES:
             value.pop(member, None)
         value = map_secrets("ssls", object_id, value, self._keyring.decrypt)
         ssl = read("ssls", value)

@@ -8,6 +8,10 @@ from sniproxy.objects.fields import HostPattern, Lenient, Meta
 
 Pem = Annotated[str, StringConstraints(min_length=128, max_length=65536)]
 KeyText = Annotated[str, StringConstraints(min_length=64, max_length=65536)]
+OLD_TIMES = (
+    "validity_start",
+    "validity_end",
+)  # that an APISIX before 3.7 has stored: nobody looks at them
 Protocol = Literal["TLSv1.1", "TLSv1.2", "TLSv1.3"]
 
 

@@ -41,7 +41,11 @@ async def raw(resources: Resources) -> dict[str, Any]:
 
 
 def in_clear(objects: dict[str, Any], keyring: Keyring) -> dict[str, Any]:
-    return {key: reveal(*key.split("/")[-2:], value, keyring) for key, value in objects.items()}
+    found = {}
+    for key, value in objects.items():
+        collection, object_id = key.split("/")[-2:]
+        found[key] = reveal(collection, object_id, value, keyring)
+    return found
 
 
 async def rotated(resources: Resources) -> Survey:
