@@ -20,12 +20,15 @@
     operations    ... its paths: methods, parameters, bodies
     answers       ... its answers: envelopes, errors, headers
     page          ... and the page that shows it
+    markers       what an APISIX expects in an etcd
     app           sections by path, errors -> answers
     server        uvicorn
     reading       whole configurations as YAML or JSON, and the objects in them
     bulk          apply: many objects at once, through the API or straight into the store
     backup        dump and restore: a whole store as a file, and back
     backup_files  dumps as files that are whole, and the newest of them
+    rotation      all private keys of a store under the first key
+    key_commands  `sniproxy keyring`
 
 Imports of `sniproxy` only what both share: objects, store, settings, keyring, errors, logs.
 """

@@ -18,6 +18,7 @@ from admin.configs import ConfigsSection
 from admin.foreign import COLLECTIONS, foreign
 from admin.kinds import KindSection
 from admin.listing import BadPage
+from admin.markers import write_markers
 from admin.nodes import NodesSection
 from admin.openapi import Description
 from admin.plugins import PluginsSection
@@ -25,10 +26,10 @@ from admin.resources import NotFound, RaceLost, Resources
 from admin.schemas import SchemaSection
 from admin.waiting import DataPlanes
 from sniproxy.errors import KeyringError, ObjectRefused, StoreError
-from sniproxy.keyring import Keyring
+from sniproxy.keyring import Keyring, warn_of_published
 from sniproxy.logs import Log
 from sniproxy.objects import KINDS
-from sniproxy.settings import Admin, Settings
+from sniproxy.settings import Admin, EtcdUrl, Settings
 from sniproxy.store import Store
 
 API_VERSION = {"X-API-VERSION": "v3"}
@@ -39,6 +40,7 @@ def create_app(
     settings: Settings, store: Store, keyring: Keyring, log: Log, version: str = "unknown"
 ) -> Starlette:
     """The ASGI application, which says of itself that it is `version`. It closes the store when it stops."""
+    warn_of_published(keyring, log)
     prefix = settings.where.prefix
     data_planes = DataPlanes(store, prefix)
     resources = Resources(store, prefix, keyring)
@@ -69,8 +71,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with data_planes.followed():
+        async with anyio.create_task_group() as tasks, data_planes.followed():
+            if isinstance(settings.where, EtcdUrl):  # no APISIX reads another store
+                tasks.start_soon(write_markers, store, prefix, log)
             yield
+            tasks.cancel_scope.cancel()
         await store.aclose()
 
     app = Starlette(

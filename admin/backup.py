@@ -24,7 +24,7 @@ from admin.references import Find
 from admin.resources import Resources
 from admin.rules import check, decode, encode, is_id, reveal
 from sniproxy.errors import Conflict, KeyringError, ObjectRefused, StoreUnavailable
-from sniproxy.keyring import Keyring, is_encrypted, sealed_under
+from sniproxy.keyring import MARK, Keyring, sealed_under
 from sniproxy.objects import KINDS
 from sniproxy.objects.secrets import map_secrets
 from sniproxy.store import Entry
@@ -49,15 +49,14 @@ async def dump_store(resources: Resources, version: str) -> Dump:
     listing = await resources.store.list(f"{resources.prefix}/")
     lists: Lists = {collection: [] for collection in KINDS}
     problems = []
-    key_ids = set()
+    key_ids: set[str] = set()
 
     def seal(text: str, place: str) -> str:
-        sealed = _sealed(resources.keyring, text, place)
-        if is_encrypted(sealed):
-            key_ids.add(sealed_under(sealed))
+        sealed, key_id = _sealed(resources.keyring, text, place)
+        key_ids.add(key_id)
         return sealed
 
-    for collection, object_id, entry in _objects(listing.entries, resources.prefix):
+    for collection, object_id, entry in stored_objects(listing.entries, resources.prefix):
         value = decode(entry.value)
         if value is None:
             problems.append(f"{entry.key} is no JSON object, so it is not in the file")
@@ -68,9 +67,8 @@ async def dump_store(resources: Resources, version: str) -> Dump:
         lists[collection].append(map_secrets(collection, object_id, value, seal))
     problems += await _refusals(lists, resources.keyring)
     about = [f"{_origin(version, resources.now())}, store revision {listing.revision}"]
-    if key_ids:
-        # Whoever wrote the store wrote these: nothing in them may end the comment.
-        names = ", ".join(sorted(filter(str.isalnum, key_ids)))
+    # Whoever wrote the store wrote these: nothing in them may end the comment.
+    if names := ", ".join(sorted(filter(str.isalnum, key_ids))):
         about.append(f"private keys are encrypted; encryption.keyring must have {names}")
     return _dump(lists, about, problems)
 
@@ -81,7 +79,7 @@ async def dump_api(api: ApiDestination, version: str, now: float) -> Dump:
     return _dump(lists, [f"{_origin(version, now)}, from an admin API: no private keys"], [])
 
 
-def _objects(entries: Iterable[Entry], prefix: str) -> Iterator[tuple[str, str, Entry]]:
+def stored_objects(entries: Iterable[Entry], prefix: str) -> Iterator[tuple[str, str, Entry]]:
     """(collection, id, entry) of what is ours: not other collections, nor `ssls/`, APISIX's mark of a directory."""
     for entry in entries:
         collection, _, object_id = entry.key.removeprefix(f"{prefix}/").partition("/")
@@ -89,14 +87,15 @@ def _objects(entries: Iterable[Entry], prefix: str) -> Iterator[tuple[str, str, 
             yield collection, object_id, entry
 
 
-def _sealed(keyring: Keyring, text: str, place: str) -> str:
-    """A private key under our keyring, also one that an APISIX wrote; one that does not open stays as it is."""
-    if is_encrypted(text):
-        return text
+def _sealed(keyring: Keyring, text: str, place: str) -> tuple[str, str]:
+    """A private key encrypted, and the id of the key that it is under. One that says it, or does not open, stays so."""
+    if text.startswith(MARK):
+        return text, sealed_under(text)
     try:
-        return keyring.encrypt(keyring.decrypt(text, place), place)
+        clear = keyring.decrypt(text, place)
     except KeyringError:
-        return text
+        return text, ""
+    return keyring.encrypt(clear, place), keyring.writer.id
 
 
 async def _refusals(lists: Lists, keyring: Keyring) -> list[str]:
@@ -205,7 +204,7 @@ async def _held(resources: Resources) -> dict[tuple[str, str], dict[str, Any] | 
     """What is in the store, keys in clear, by collection and id; None for what cannot be read."""
     listing = await resources.store.list(f"{resources.prefix}/")
     held = {}
-    for collection, object_id, entry in _objects(listing.entries, resources.prefix):
+    for collection, object_id, entry in stored_objects(listing.entries, resources.prefix):
         value = decode(entry.value)
         try:
             clear = value and reveal(collection, object_id, value, resources.keyring)

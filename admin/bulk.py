@@ -22,12 +22,12 @@ from admin.resources import NotFound, RaceLost, Resources
 from admin.rules import check, prepare
 from sniproxy.errors import ObjectRefused, SettingsError, StoreUnavailable
 from sniproxy.keyring import is_encrypted, open_keyring
-from sniproxy.objects import KINDS, Kind
+from sniproxy.objects import KINDS, OLD_TIMES, Kind
 from sniproxy.objects.secrets import map_secrets
 from sniproxy.settings import Settings
 from sniproxy.store.opening import open_store
 
-TIMES = ("create_time", "update_time")
+TIMES = ("create_time", "update_time", *OLD_TIMES)
 
 
 class Destination(Protocol):

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from admin.body import check_plain
 from sniproxy.errors import KeyringError, ObjectRefused
-from sniproxy.keyring import Keyring, is_encrypted
-from sniproxy.objects import Meta, Ssl, describe, read, refusal
+from sniproxy.keyring import Keyring
+from sniproxy.objects import OLD_TIMES, Meta, Ssl, describe, read, refusal
 from sniproxy.objects.pem import check_authorities, check_certificate, check_key, check_pair
 from sniproxy.objects.references import is_reference
 from sniproxy.objects.secrets import map_secrets, without_secrets
@@ -20,8 +20,11 @@ INVALID = refusal("")  # how most refusals of an object begin
 def reveal(
     collection: str, object_id: str, stored: dict[str, Any], keyring: Keyring
 ) -> dict[str, Any]:
-    """A stored object with its private keys in clear. KeyringError if one does not open."""
-    return map_secrets(collection, object_id, stored, keyring.decrypt)
+    """A stored object with its private keys in clear, as it may be written again. KeyringError if one does not open."""
+    clear = map_secrets(collection, object_id, stored, keyring.decrypt)
+    for member in OLD_TIMES if collection == "ssls" else ():
+        clear.pop(member, None)
+    return clear
 
 
 def refuse_times(value: dict[str, Any]) -> None:
@@ -62,16 +65,12 @@ def prepare(
 ) -> dict[str, Any]:
     """Checks an object on its own and returns the form to store, its private keys encrypted; ObjectRefused.
 
-    A key that is encrypted already (from a dump) is taken if the keyring opens it at this very place. References are stored
-    as they are.
+    A key that is encrypted already (from a dump, or in APISIX's form) is taken if the keyring opens it at this very place.
+    References are stored as they are.
     """
-
-    def open_ours(text: str, place: str) -> str:
-        return keyring.decrypt(text, place) if is_encrypted(text) else text
-
     try:
         check_plain(value)
-        clear = map_secrets(collection, object_id, value, open_ours)
+        clear = map_secrets(collection, object_id, value, keyring.decrypt)
     except (KeyringError, ValueError) as error:
         raise ObjectRefused(f"{INVALID}{error}") from None
     check(collection, clear)

@@ -6,10 +6,12 @@ At the end what nobody could serve by is written too, a key of another certifica
 and the last good one stays.
 """
 
+import itertools
 import ssl
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,12 +40,12 @@ class Seen:
     failures: list[str] = field(default_factory=list)
 
 
-async def _visit(port: int, context: ssl.SSLContext, seen: Seen) -> None:
+async def _visit(port: int, context: ssl.SSLContext, seen: Seen, name: str) -> None:
     begun = time.monotonic()
     try:
         with trio.fail_after(STEP):
             raw = await trio.open_tcp_stream("127.0.0.1", port)
-            stream = trio.SSLStream(raw, context, server_hostname=NAME, https_compatible=True)
+            stream = trio.SSLStream(raw, context, server_hostname=name, https_compatible=True)
             await stream.do_handshake()
             der = stream.getpeercert(binary_form=True)
             await stream.send_all(b"x")
@@ -61,11 +63,14 @@ async def _visit(port: int, context: ssl.SSLContext, seen: Seen) -> None:
         seen.handshakes.append((begun, x509.load_der_x509_certificate(der).serial_number))
 
 
-async def _visits(port: int, context: ssl.SSLContext, seen: Seen, rate: float) -> None:
+async def visits(
+    port: int, context: ssl.SSLContext, seen: Seen, rate: float, names: Sequence[str] = (NAME,)
+) -> None:
+    """For ever, so many a second, to one name after the other."""
     due = trio.current_time()
     async with trio.open_nursery() as nursery:
-        while True:
-            nursery.start_soon(_visit, port, context, seen)
+        for name in itertools.cycle(names):
+            nursery.start_soon(_visit, port, context, seen, name)
             due += 1 / rate
             await trio.sleep_until(due)
 
@@ -84,7 +89,7 @@ async def rotate(stack: Stack, game: int, seconds: float, rate: float, every: fl
     stack.put("/stream_routes/1?wait=all&timeout=10s", route)
     seen, written = Seen(), [(time.monotonic(), _serial(last))]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_visits, stack.port, context, seen, rate)
+        nursery.start_soon(visits, stack.port, context, seen, rate)
         ends = trio.current_time() + seconds
         while trio.current_time() < ends:
             last = await trio.to_thread.run_sync(pem_pair, authority, NAME)

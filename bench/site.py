@@ -24,8 +24,9 @@ DISK = "64m"  # for the state of a data plane
 
 
 def followed(key: str) -> bool:
-    """Whether a data plane follows this key."""
-    return key.removeprefix(PREFIX).partition("/")[0] in COLLECTIONS
+    """Whether a data plane follows this key; a mark of an empty collection, which an APISIX expects, is passed over."""
+    collection, _, object_id = key.removeprefix(PREFIX).partition("/")
+    return collection in COLLECTIONS and bool(object_id)
 
 
 class Plane:

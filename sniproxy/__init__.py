@@ -6,6 +6,7 @@ What all parts share (imports nothing of ours but what stands above it):
     settings        frozen settings, every limit with unit and default
     objects/        ssl, stream_route, upstream, service: APISIX's JSON as models
     keyring         private keys at rest
+    keyring_file    the key that is made and kept where none is set
     store/          etcd and SQLite behind one contract: bytes and revisions
     log_queue       lines on their way to a descriptor, written by a thread
     logs            JSON lines
@@ -69,7 +70,8 @@ The parent of the workers:
 Commands:
     quickstart      everything on one machine
     corpus/         first flights, sound and broken, as data for any proxy
-    conformance     plays the corpus against a proxy and judges it
+    conformance     plays the corpus against a proxy and judges it; conformance_command
+    running         runs what a command does
     operating       drain and upgrade, asked of a running data plane
     explain         what would become of a connection, and why
     cli             the commands; the only module that knows every other

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sniproxy.networks import IpAddress, Networks
-from sniproxy.objects import IpRestriction, LimitConn, read_plugin
+from sniproxy.objects import IpRestriction, LimitConn, Prometheus, read_plugin
 
 
 class AddressRule:
@@ -28,11 +28,12 @@ NONE: Plugins = {}
 
 
 def enable(plugins: Mapping[str, Any] | None) -> Plugins:
-    """The plugins of one object; ValueError for one that cannot be enforced."""
+    """The plugins of one object that change something; ValueError for one that cannot be enforced."""
     if not plugins:
         return NONE
     read = {name: read_plugin(name, conf) for name, conf in plugins.items()}
     return {
         name: AddressRule(conf) if isinstance(conf, IpRestriction) else conf
         for name, conf in read.items()
+        if not isinstance(conf, Prometheus)
     }

@@ -4,27 +4,24 @@ Exit codes: 0 done, 1 failed while running, 2 refused before anything was done (
 """
 
 import re
-import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import trio
 
 from admin.app import create_app
 from admin.backup import Dump, dump_api, dump_store, read_backup, restore
 from admin.backup_files import dump_until_signalled, write_whole
 from admin.bulk import StoreDestination, apply, open_api, open_resources, read_items
+from admin.key_commands import keyring_group
 from admin.reading import Item
 from admin.server import serve
 from sniproxy import __version__
-from sniproxy.conformance import Setup, render
-from sniproxy.conformance import run as play_corpus
-from sniproxy.corpus import load, names
+from sniproxy.conformance_command import conformance_command
 from sniproxy.errors import ObjectRefused, SettingsError, SniproxyError
 from sniproxy.explain import Explanation, explain, read_flight, read_name
 from sniproxy.keyring import open_keyring
@@ -36,6 +33,7 @@ from sniproxy.parent import check_settings, run_parent
 from sniproxy.quickstart import Quickstart
 from sniproxy.references import References
 from sniproxy.router import Arrival
+from sniproxy.running import run
 from sniproxy.settings import Listener, Settings, load_settings, split_address
 from sniproxy.snapshot import Snapshot
 from sniproxy.store.opening import open_store
@@ -86,7 +84,7 @@ def proxy(file: Path | None, check: bool) -> None:
         check_settings(settings)
         return
     log = open_log("proxy")
-    while estate := _run(run_parent, settings, partial(load_settings, file), log, left):
+    while estate := run(run_parent, settings, partial(load_settings, file), log, left):
         log.flush()  # what waits would be lost with this program
         try:
             estate.execute()
@@ -129,7 +127,7 @@ def admin(file: Path | None) -> None:
 )
 def quickstart(file: Path | None, data_dir: Path, games_from: int) -> None:
     """Everything on this machine: admin, data plane, three game servers, certificates and routes."""
-    raise SystemExit(_run(Quickstart(file, data_dir.absolute(), games_from).run))
+    raise SystemExit(run(Quickstart(file, data_dir.absolute(), games_from).run))
 
 
 def _destination(command: Callable[..., None]) -> Callable[..., None]:
@@ -160,7 +158,7 @@ _source = click.option(
 def apply_command(source: Any, file: Path | None, url: str | None, key: str | None) -> None:
     """Create or replace each object of a file; all are checked before the first is written."""
     items = read_items(source.read())
-    _run(_apply, items, file, url, key)
+    run(_apply, items, file, url, key)
     click.echo(f"{len(items)} objects applied")
 
 
@@ -207,15 +205,15 @@ def dump_command(
         if every is None or keep is None or target is None or url is not None:
             raise click.UsageError("--every, --keep and -o go together, and not with --admin")
         make = partial(_dump_store, load_settings(file))
-        _run(dump_until_signalled, every, make, target, keep, open_log("dump"))
+        run(dump_until_signalled, every, make, target, keep, open_log("dump"))
         return
     if url is None:
-        dump = _run(_dump_store, load_settings(file))
+        dump = run(_dump_store, load_settings(file))
     else:
         click.echo(
             "sniproxy: the API gives out no private keys: use -c to dump the store itself", err=True
         )
-        dump = _run(_dump_api, url, key)
+        dump = run(_dump_api, url, key)
     if target is None:
         click.echo(dump.text, nl=False)
     else:
@@ -235,52 +233,8 @@ def restore_command(source: Any, file: Path | None) -> None:
     are encrypted under an older key. Stop `sniproxy admin` until it is done.
     """
     items = read_backup(source.read())
-    written = _run(_restore, items, load_settings(file))
+    written = run(_restore, items, load_settings(file))
     click.echo(f"{len(items)} objects: {written} restored, {len(items) - written} there already")
-
-
-def _print_names(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        click.echo("\n".join(names(load())))
-        context.exit()
-
-
-@main.command()
-@click.argument("target", metavar="HOST:PORT")
-@click.option(
-    "--listen",
-    "named",
-    default="127.0.0.1:9101",
-    show_default=True,
-    help="Where this command listens as the server of every name of the corpus.",
-)
-@click.option(
-    "--default-listen",
-    "default",
-    default="127.0.0.1:9102",
-    show_default=True,
-    help="Where it listens as the server of the proxy's default route, if there is one.",
-)
-@click.option(
-    "--deadline",
-    type=click.FloatRange(0.01, 600),
-    default=1.0,
-    show_default=True,
-    help="Seconds for one row.",
-)
-@click.option(
-    "--names",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_print_names,
-    help="Print the names to route, and end.",
-)
-def conformance(target: str, named: str, default: str, deadline: float) -> None:
-    """Play the corpus of first flights against any SNI proxy. Exit code 0: every must row was answered rightly."""
-    report = _run(play_corpus, load(), Setup(target, named, default, deadline))
-    click.echo(render(report))
-    raise SystemExit(0 if report.passed else 1)
 
 
 @main.command(name="explain")
@@ -321,7 +275,7 @@ def explain_command(
             server_name = read_name(name or "", explanation)
     if explanation.refused is None:
         arrival = Arrival(server_name, remote, _address("--to", server or host), bound)
-        snapshot = _run(_load_snapshot, settings)
+        snapshot = run(_load_snapshot, settings)
         explain(snapshot, listener, arrival, time.time(), explanation)
     click.echo(str(explanation))
     raise SystemExit(0 if explanation.refused is None else 1)
@@ -380,20 +334,9 @@ def _show_progress(done: int, total: int) -> None:
         click.echo(f"{done} of {total} restored", err=True)
 
 
-def _run(work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-    """trio.run, with an error that is alone in its group given as that error, and Ctrl-C as a plain end."""
-    try:
-        return trio.run(partial(work, *args))
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        raise error from None
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
+main.add_command(conformance_command)
 main.add_command(drain_command)
+main.add_command(keyring_group)
 main.add_command(upgrade_command)
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import trio
 
+from sniproxy.following import OutOfStep
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
 from sniproxy.references import References
@@ -41,10 +42,13 @@ class InForce:
         return self._snapshot.revision
 
     async def load(self, listing: Listing) -> None:
+        self._snapshot.behind = False
         await self._take(self._snapshot.difference(listing), listing.revision)
         self._changed()
 
     async def apply(self, batch: Batch) -> None:
+        if self._snapshot.behind:
+            raise OutOfStep("another keyring may open what was skipped")
         await self._take(batch.events, max(self._snapshot.revision, batch.revision))
         if batch.events:
             self._changed()

@@ -27,7 +27,7 @@ from sniproxy.doors import Doors, addresses
 from sniproxy.drain import Drain, Phase, Terms
 from sniproxy.errors import SettingsError, UpgradeRefused
 from sniproxy.following import Freshness
-from sniproxy.keyring import open_keyring
+from sniproxy.keyring import open_keyring, warn_of_published
 from sniproxy.listener import bind, listen
 from sniproxy.logs import Log
 from sniproxy.member import Member
@@ -95,7 +95,7 @@ class DataPlane:
         self._log = log
         self._workers = worker_count(settings.proxy)
         self._moved_by = choose_relay(settings.proxy.relay)
-        open_keyring(settings)  # what the workers cannot use is said by us, once
+        warn_of_published(open_keyring(settings), log)  # what is wrong with it is said by us, once
         raise_descriptor_limit(-(-settings.proxy.max_sessions // self._workers), log)
         self._doors = stack.enter_context(
             Doors(settings.proxy, self._workers, left.doors if left else None)
@@ -246,13 +246,13 @@ class DataPlane:
     def reload(self) -> None:
         """Reads the settings again. Those that cannot be used change nothing."""
         try:
-            read = self._read_again()
+            settings, later = live(self.settings, self._read_again())
+            warn_of_published(open_keyring(settings), self._log)
         except SettingsError as error:
             self._log.error(
                 "settings not used", cause=str(error), advice="the old ones stay in force"
             )
             return
-        settings, later = live(self.settings, read)
         self.settings = self.crew.settings = settings
         self._doors.settle(settings.proxy)
         self.crew.order({"settings": settings.model_dump(mode="json")})

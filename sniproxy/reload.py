@@ -50,6 +50,7 @@ LIVE = frozenset(
         "overload.address_share",
         "overload.queue",
         "overload.queue_timeout",
+        "encryption.keyring",
     }
 )
 LISTENERS = "proxy.listeners"  # taken over only together: their addresses say which is which

@@ -20,7 +20,16 @@ from sniproxy.access import Plugins, enable
 from sniproxy.balancer import Target
 from sniproxy.errors import KeyringError
 from sniproxy.keyring import Keyring
-from sniproxy.objects import KINDS, InlineUpstream, Service, Ssl, StreamRoute, describe, read
+from sniproxy.objects import (
+    KINDS,
+    OLD_TIMES,
+    InlineUpstream,
+    Service,
+    Ssl,
+    StreamRoute,
+    describe,
+    read,
+)
 from sniproxy.objects.references import files, is_reference, map_texts, may_refer
 from sniproxy.objects.secrets import map_secrets
 from sniproxy.router import Route, Router
@@ -77,7 +86,9 @@ class Snapshot:
         self._prefix = prefix + "/"
         self._keyring = keyring
         self._resolve = resolve
-        self._seen: dict[str, tuple[int, int]] = {}  # every key that was looked at, broken ones too
+        self._seen: dict[
+            str, tuple[int, int | None]
+        ] = {}  # every key that was looked at, broken ones too
         self._loaded: dict[str, Any] = {}  # the last good version by key
         self._closed: dict[str, Closed] = {}  # names of broken ssl objects by key
         self._on_files: dict[str, tuple[Entry, frozenset[str]]] = {}  # ssl objects that name some
@@ -87,6 +98,7 @@ class Snapshot:
         self.certificates = Certificates()
         self.broken: dict[str, Broken] = {}
         self.revision = 0
+        self.behind = False  # something may open by now that did not: a full list tells
         # called with every change, once it is in force
         self.on_change: Callable[[], None] = lambda: None
 
@@ -118,6 +130,13 @@ class Snapshot:
     def files(self) -> frozenset[str]:
         """Every file that an ssl object names, be it broken or not."""
         return frozenset().union(*(named for _, named in self._on_files.values()))
+
+    def take_keys(self, keyring: Keyring) -> None:
+        """Reads with these keys, too, from now on. What could not be used is read again with the next full list."""
+        self._keyring.succeed(keyring)
+        for key in self.broken:
+            self._seen[key] = (self._seen[key][0], None)
+            self.behind = True
 
     def load(self, listing: Listing) -> list[Broken]:
         """Takes over a full list: what is not in it goes, what has changed is read, the rest is left alone."""
@@ -251,7 +270,7 @@ class Snapshot:
 
     def _open_ssl(self, object_id: str, stored: bytes) -> Ssl:
         value = _json_object(stored)
-        for member in ("validity_start", "validity_end"):  # of an APISIX before 3.7
+        for member in OLD_TIMES:
             value.pop(member, None)
         value = map_secrets("ssls", object_id, value, self._keyring.decrypt)
         ssl = read("ssls", value)

@@ -21,6 +21,7 @@ import trio
 
 from sniproxy.channel import Channel, Message
 from sniproxy.config import InForce
+from sniproxy.errors import SettingsError
 from sniproxy.following import Freshness, follow
 from sniproxy.keyring import open_keyring
 from sniproxy.limits import Limits
@@ -217,6 +218,10 @@ class Hand:
         self._accept([])
         self._settings = settings
         self._worker.settle(settings.proxy, settings.overload)
+        try:
+            self._worker.snapshot.take_keys(open_keyring(settings))
+        except SettingsError as error:  # its file cannot be read any more since the parent did
+            self._worker.log.error("keyring not used", cause=str(error))
         self._accept(slots)
 
     def _drained(self, routes: list[str]) -> None:

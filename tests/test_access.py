@@ -47,6 +47,11 @@ def test_each_plugin_becomes_what_is_asked_later() -> None:
     assert enabled["limit-conn"] == LimitConn.model_validate(LIMIT_CONN)
 
 
+def test_a_plugin_that_changes_nothing_is_left_out() -> None:
+    assert enable({"prometheus": {"prefer_name": True}}) == NONE
+    assert set(enable({"prometheus": {}, "limit-conn": LIMIT_CONN})) == {"limit-conn"}
+
+
 @pytest.mark.parametrize("name", ["ip-restriction", "limit-conn", "mqtt-proxy"])
 def test_a_disabled_plugin_is_named_and_asks_for_nothing(name: str) -> None:
     """Named, as it goes before the same plugin of the service."""

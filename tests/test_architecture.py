@@ -19,6 +19,7 @@ LAYERS = (
         "objects",
         "store",
         "keyring",
+        "keyring_file",
         "logs",
         "log_queue",
         "corpus",
@@ -43,7 +44,8 @@ LAYERS = (
     ("pressure",),
     ("control",),
     ("parent", "operating"),
-    ("quickstart", "conformance", "explain"),
+    ("quickstart", "conformance", "explain", "running"),
+    ("conformance_command",),
     ("cli",),
 )
 

@@ -1,6 +1,7 @@
 """Private keys at rest: ours, those of an APISIX, and everything that must not open."""
 
 import base64
+import io
 import os
 import stat
 import subprocess
@@ -14,7 +15,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sniproxy.errors import KeyringError, SettingsError
-from sniproxy.keyring import MARK, Keyring, is_encrypted, open_keyring, sealed_under
+from sniproxy.keyring import (
+    MARK,
+    Keyring,
+    is_encrypted,
+    open_keyring,
+    sealed_under,
+    warn_of_published,
+)
+from sniproxy.logs import open_log
 from sniproxy.settings import Encryption, Settings
 
 PEM = "-----BEGIN PRIVATE KEY-----\nsesame öffne dich\n-----END PRIVATE KEY-----\n"
@@ -47,7 +56,7 @@ def refusal(keyring: Keyring, value: str, place: str = PLACE) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("text", [PEM, "", "x", "ö\0\n", "k" * 65536])
+@pytest.mark.parametrize("text", [PEM, "", "x", "ö\0\n", "k" * 65537])
 def test_round_trip(text: str) -> None:
     keyring = Keyring([OURS])
     value = keyring.encrypt(text, PLACE)
@@ -166,14 +175,87 @@ def test_garbage_is_refused_and_nothing_else(value: str, place: str) -> None:
         text = keyring.decrypt(value, place)
     except KeyringError:
         return
-    assert text.startswith("---")
+    assert "---" in text
 
 
-@pytest.mark.parametrize("entries", [[], [APISIX_16], [APISIX_32, APISIX_16]])
-def test_a_keyring_that_cannot_write(entries: list[str]) -> None:
+def test_a_keyring_that_cannot_write() -> None:
     why = r"^the keyring needs a key that writes: openssl rand -base64 32$"
     with pytest.raises(ValueError, match=why):
-        Keyring(entries)
+        Keyring([])
+
+
+# In APISIX's form
+
+
+@pytest.mark.parametrize(
+    ("secret", "cipher"), [(APISIX_16, "aes-128-cbc"), (APISIX_32, "aes-256-cbc")]
+)
+def test_an_apisix_key_that_comes_first_writes_as_an_apisix_does(secret: str, cipher: str) -> None:
+    """OpenSSL opens it, which knows nothing of us."""
+    value = Keyring([secret, OURS]).encrypt(PEM, PLACE)
+    assert value == apisix(PEM.encode(), secret)
+    assert is_encrypted(value)
+    key, vector = secret.encode().hex(), secret.encode()[:16].hex()
+    command = ["openssl", "enc", "-d", f"-{cipher}", "-K", key, "-iv", vector, "-a", "-A"]
+    assert subprocess.run(command, input=value.encode(), capture_output=True).stdout.decode() == PEM
+
+
+@pytest.mark.parametrize("entries", [[APISIX_16], [APISIX_32, APISIX_16], [APISIX_16, OURS]])
+def test_the_first_key_writes_whatever_its_form(entries: list[str]) -> None:
+    keyring = Keyring(entries)
+    opened = keyring.open(keyring.encrypt(PEM, PLACE), PLACE)
+    assert (opened.text, opened.key) == (PEM, keyring.writer)
+    assert keyring.writer.form == "apisix"
+    assert "sesame" not in repr(opened)
+
+
+def test_each_value_tells_which_key_opens_it() -> None:
+    entries = [OURS, APISIX_16, OTHER, APISIX_32]
+    keyring = Keyring(entries)
+    found = [keyring.open(Keyring([one]).encrypt(PEM, PLACE), PLACE).key for one in entries]
+    assert found == list(keyring.keys)
+    assert keyring.open(PEM, PLACE).key is None
+    assert len({key.id for key in keyring.keys}) == 4
+
+
+def test_what_stands_before_a_pem_would_hide_it_from_an_apisix() -> None:
+    keyring = Keyring([APISIX_16])
+    value = keyring.encrypt(f"Bag Attributes\n{PEM}", PLACE)
+    assert keyring.decrypt(value, PLACE) == PEM
+    with pytest.raises(KeyringError, match=r"^ssls/1/key: no PEM, and in APISIX's form "):
+        keyring.encrypt("sesame", PLACE)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (apisix(b"x", APISIX_16), True),
+        (MARK, True),
+        (PEM, False),
+        ("", False),
+        ("AAAA", False),
+        ("$env://KEY", False),
+        (apisix(b"x", APISIX_16)[:-4], False),
+    ],
+)
+def test_the_form_of_an_encrypted_value(value: str, expected: bool) -> None:
+    assert is_encrypted(value) is expected
+
+
+@pytest.mark.parametrize(
+    ("entries", "warned"),
+    [
+        (["qeddd145sfvddff3", OURS], True),
+        (["edd1c9f0985e76a2"], True),
+        ([OURS, "qeddd145sfvddff3"], False),
+        ([APISIX_32], False),
+    ],
+)
+def test_a_key_that_everybody_knows(entries: list[str], warned: bool) -> None:
+    lines = io.StringIO()
+    warn_of_published(Keyring(entries), open_log("admin", lines))
+    assert ("which everybody knows" in lines.getvalue()) is warned
+    assert not any(one in lines.getvalue() for one in entries)
 
 
 # The keyring of the settings
@@ -262,7 +344,6 @@ def test_etcd_without_a_keyring_is_refused(tmp_path: Path) -> None:
     assert open_keyring(settings).decrypt(PEM, PLACE) == PEM
 
 
-def test_a_set_keyring_without_a_key_that_writes() -> None:
-    settings = Settings(encryption=Encryption(keyring=(APISIX_16,)))
-    with pytest.raises(SettingsError, match=r"^encryption\.keyring: the keyring needs a key"):
-        open_keyring(settings)
+def test_a_keyring_of_an_apisix_alone() -> None:
+    settings = Settings(store="etcd://h:2379", encryption=Encryption(keyring=(APISIX_16,)))
+    assert open_keyring(settings).encrypt(PEM, PLACE) == apisix(PEM.encode(), APISIX_16)

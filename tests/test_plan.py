@@ -183,6 +183,7 @@ CONFIGURED: dict[str, tuple[dict[str, dict[str, Any]], str | None]] = {
     # Plugins
     "a plugin": ({"1": HERE | {"plugins": RESTRICTION}}, None),
     "a plugin that counts": ({"1": HERE | {"plugins": COUNTED}}, None),
+    "a plugin that changes nothing": ({"1": HERE | {"plugins": {"prometheus": {}}}}, "1"),
     "no plugins": ({"1": HERE | {"plugins": {}}}, "1"),
     "a plugin of the service": (
         {"1": PASS | {"service_id": "1"}, "services/1": SERVICE | {"plugins": RESTRICTION}},

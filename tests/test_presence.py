@@ -16,7 +16,7 @@ from sniproxy.metrics import PodMetrics
 from sniproxy.objects.node_record import NodeRecord
 from sniproxy.presence import FAREWELL, LEAST_GAP, MOST_GAP, Presence, node_id
 from sniproxy.settings import Settings, Status
-from sniproxy.store import Batch, Changes, Entry, Listing
+from sniproxy.store import Batch, Changes, Entry, Listing, Ttl
 from tests.support.gateway import Lines, open_lines
 
 pytestmark = pytest.mark.anyio
@@ -44,7 +44,7 @@ class Recording:
     deletes: list[float] = field(default_factory=list)
 
     async def put(
-        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
+        self, key: str, value: bytes, *, expect: int | None = None, ttl: Ttl = None
     ) -> int:
         assert (key, expect, ttl) == (KEY, None, TTL)
         self.tries += 1

@@ -68,6 +68,7 @@ AT_ONCE: dict[str, Any] = {
     "overload.address_share": 0.25,
     "overload.queue": 4097,
     "overload.queue_timeout": 11.0,
+    "encryption.keyring": (KEY,),
 }
 LATER: dict[str, Any] = {
     "store": "etcd://h:2379/apisix",
@@ -94,7 +95,6 @@ LATER: dict[str, Any] = {
     "etcd.key_file": Path("/key"),
     "etcd.timeout": 6.0,
     "etcd.watch_silence": 11.0,
-    "encryption.keyring": (KEY,),
 }
 VALUES = AT_ONCE | LATER
 

@@ -9,20 +9,22 @@ from typing import Any
 
 from sniproxy.objects.describing import describe, refusal
 from sniproxy.objects.fields import Meta
-from sniproxy.objects.plugins import IpRestriction, LimitConn, StreamPlugin, read_plugin
+from sniproxy.objects.plugins import IpRestriction, LimitConn, Prometheus, StreamPlugin, read_plugin
 from sniproxy.objects.service import Service
-from sniproxy.objects.ssl import Ssl
+from sniproxy.objects.ssl import OLD_TIMES, Ssl
 from sniproxy.objects.stream_route import StreamRoute
 from sniproxy.objects.upstream import InlineUpstream, Node, Upstream
 
 __all__ = [
     "KINDS",
+    "OLD_TIMES",
     "InlineUpstream",
     "IpRestriction",
     "Kind",
     "LimitConn",
     "Meta",
     "Node",
+    "Prometheus",
     "Service",
     "Ssl",
     "StreamPlugin",

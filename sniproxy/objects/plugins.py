@@ -69,9 +69,19 @@ class LimitConn(Lenient):
         return tuple(found["bare"] or found["braced"] for found in VARIABLE.finditer(self.key))
 
 
-StreamPlugin = IpRestriction | LimitConn
+class Prometheus(Lenient):
+    """Metrics of a route. It changes nothing here: every route is counted."""
 
-MODELS: dict[str, type[StreamPlugin]] = {"ip-restriction": IpRestriction, "limit-conn": LimitConn}
+    prefer_name: bool = False
+
+
+StreamPlugin = IpRestriction | LimitConn | Prometheus
+
+MODELS: dict[str, type[StreamPlugin]] = {
+    "ip-restriction": IpRestriction,
+    "limit-conn": LimitConn,
+    "prometheus": Prometheus,
+}
 
 
 def read_plugin(name: str, conf: Any) -> StreamPlugin | None:

@@ -25,6 +25,10 @@ def _or_reference(value: Any, literal: ValidatorFunctionWrapHandler) -> Any:
 MayRefer = WrapValidator(_or_reference)
 Pem = Annotated[str, StringConstraints(min_length=128, max_length=65536), MayRefer]
 KeyText = Annotated[str, StringConstraints(min_length=64, max_length=65536), MayRefer]
+OLD_TIMES = (
+    "validity_start",
+    "validity_end",
+)  # that an APISIX before 3.7 has stored: nobody looks at them
 Protocol = Literal["TLSv1.1", "TLSv1.2", "TLSv1.3"]
 
 

@@ -18,7 +18,7 @@ def _keyring_entry(entry: str) -> str:
 
 
 def keyring_secret(entry: str) -> bytes:
-    """The bytes of a keyring entry: base64 of 32 bytes (ours), or 16 or 32 characters (an APISIX key, for reading)."""
+    """The bytes of a keyring entry: base64 of 32 bytes (ours), or 16 or 32 characters (an APISIX key)."""
     try:
         secret = base64.b64decode(entry, validate=True)
     except ValueError:  # not base64, or not even ASCII
@@ -43,7 +43,7 @@ class Etcd(Section):
 
 
 class Encryption(Section):
-    """Private keys at rest: the first key writes, all of them read."""
+    """Private keys at rest: the first key writes, in the form that goes with it; all of them read."""
 
     keyring: tuple[Annotated[str, AfterValidator(_keyring_entry)], ...] = Field(
         default=(), repr=False

@@ -8,7 +8,8 @@ Both stores run on trio and on asyncio and can be cancelled anywhere. `tests/sto
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from enum import Enum
+from typing import Final, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,16 @@ class Deleted:
 Event = Entry | Deleted
 
 
+class Keep(Enum):
+    """Says `KEEP` in place of a time to live."""
+
+    KEEP = "what the key has"
+
+
+KEEP: Final = Keep.KEEP
+Ttl = int | Literal[Keep.KEEP] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Events in order of revision; one revision is never split over two batches.
@@ -87,13 +98,13 @@ class Store(Protocol):
         ...
 
     async def put(
-        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
+        self, key: str, value: bytes, *, expect: int | None = None, ttl: Ttl = None
     ) -> int:
         """Write and return the revision.
 
         expect: the mod_revision that the key must have now, 0 for a key that must not exist, None for any; else Conflict.
-        ttl: seconds (>= 1) after which the key is deleted by itself, if not put again; None takes it away. A third of it may
-        be gone already when the key was put not long ago.
+        ttl: seconds (>= 1) after which the key is deleted by itself, if not put again; None takes it away, KEEP leaves it as
+        it is (of a key that must be there). A third of it may be gone already when the key was put not long ago.
         """
         ...
 

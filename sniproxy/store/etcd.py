@@ -13,7 +13,7 @@ import anyio
 import httpx
 
 from sniproxy.errors import Compacted, Conflict, StoreUnavailable
-from sniproxy.store import Batch, Changes, Entry, Listing
+from sniproxy.store import KEEP, Batch, Changes, Entry, Listing, Ttl
 from sniproxy.store.etcd_config import EtcdConfig
 from sniproxy.store.etcd_gateway import (
     MAYBE,
@@ -103,7 +103,7 @@ class EtcdStore:
             return Changes(entries, int(page.get("count", 0)), at)
 
     async def put(
-        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
+        self, key: str, value: bytes, *, expect: int | None = None, ttl: Ttl = None
     ) -> int:
         """Write and return the revision. Raises Conflict, StoreUnavailable, ValueError for a ttl below 1 second.
 
@@ -114,6 +114,8 @@ class EtcdStore:
         put = {"key": b64(encode(key)), "value": b64(value)}
         if ttl is None:
             return await self._put(key, put, expect, deadline)
+        if ttl is KEEP:
+            return await self._put(key, {**put, "ignore_lease": True}, expect, deadline)
         if (lease := await self._renewed(key, ttl, deadline)) is not None:
             try:
                 return await self._put(key, {**put, "lease": lease.id}, expect, deadline)

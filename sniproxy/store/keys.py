@@ -3,6 +3,8 @@
 Keys are UTF-8. One that somebody else wrote in other bytes survives the way through `str` (surrogate escapes).
 """
 
+from sniproxy.store import Ttl
+
 
 def encode(key: str) -> bytes:
     """The bytes of a key; ordering by them equals etcd's order and SQLite's order of BLOBs."""
@@ -20,7 +22,7 @@ def prefix_end(prefix: bytes) -> bytes | None:
     return head[:-1] + bytes([head[-1] + 1]) if head else None
 
 
-def check_ttl(ttl: int | None) -> None:
+def check_ttl(ttl: Ttl) -> None:
     """Raise ValueError for a time to live that the contract does not allow."""
-    if ttl is not None and ttl < 1:
+    if isinstance(ttl, int) and ttl < 1:
         raise ValueError(f"ttl is {ttl}; it must be at least 1 second")

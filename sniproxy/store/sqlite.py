@@ -29,7 +29,7 @@ import anyio
 import anyio.to_thread
 
 from sniproxy.errors import Compacted, StoreUnavailable
-from sniproxy.store import Batch, Changes, Entry, Listing
+from sniproxy.store import KEEP, Batch, Changes, Entry, Listing, Ttl
 from sniproxy.store.bell import Bell, ring
 from sniproxy.store.keys import check_ttl, encode
 from sniproxy.store.sqlite_file import Identity, identity, open_file, transaction, translated
@@ -96,7 +96,7 @@ class SqliteStore:
         return await self._run(lambda conn: self._changes(conn, prefix, after))
 
     async def put(
-        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
+        self, key: str, value: bytes, *, expect: int | None = None, ttl: Ttl = None
     ) -> int:
         """Write and return the revision. Raises Conflict, StoreUnavailable, ValueError for a ttl below 1 second."""
         check_ttl(ttl)
@@ -202,17 +202,18 @@ class SqliteStore:
         ring(self._path)
 
     def _put(
-        self, conn: sqlite3.Connection, key: str, value: bytes, expect: int | None, ttl: int | None
+        self, conn: sqlite3.Connection, key: str, value: bytes, expect: int | None, ttl: Ttl
     ) -> int:
         now = self._sweep(conn)
         with self._writing(conn):
             before = expected(conn, key, now, expect)
             revision = last_revision(conn) + 1
             created = before.create_revision if before else revision
-            expires = None if ttl is None else now + ttl
+            expires = now + ttl if isinstance(ttl, int) else None
             conn.execute(
-                "INSERT OR REPLACE INTO kv VALUES (?, ?, ?, ?, ?)",
-                (encode(key), value, created, revision, expires),
+                "INSERT OR REPLACE INTO kv VALUES (?1, ?2, ?3, ?4,"
+                " iif(?6, (SELECT expires_at FROM kv WHERE key = ?1), ?5))",
+                (encode(key), value, created, revision, expires, ttl is KEEP),
             )
             self._record(conn, revision, encode(key), value, created)
         return revision

@@ -15,7 +15,7 @@ from sniproxy.errors import StoreUnavailable
 from sniproxy.keyring import Keyring
 from sniproxy.logs import open_log
 from sniproxy.settings import Settings
-from sniproxy.store import Batch, Changes, Entry, Listing, Store
+from sniproxy.store import Batch, Changes, Entry, Listing, Store, Ttl
 from tests.support.certificates import authority_pem, pair
 
 T = TypeVar("T")
@@ -97,10 +97,12 @@ class Gateway:
         return why
 
     async def keys(self) -> list[str]:
-        """Every key in the store, the counter of POST and what other tests wrote left out."""
+        """Every key in the store; the counter of POST, marks of an APISIX and what other tests wrote left out."""
         entries = (await self.store.list("")).entries
         names = [entry.key for entry in entries]
-        return [name for name in names if name.startswith("/") and not name.endswith("/gen_id")]
+        return [
+            name for name in names if name.startswith("/") and not name.endswith(("/gen_id", "/"))
+        ]
 
 
 class Doubtful:
@@ -125,7 +127,7 @@ class Doubtful:
         return await self.real.changes(prefix, after=after)
 
     async def put(
-        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
+        self, key: str, value: bytes, *, expect: int | None = None, ttl: Ttl = None
     ) -> int:
         self._count("put")
         if self.before_put is not None:

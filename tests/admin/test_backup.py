@@ -54,6 +54,8 @@ async def clear(resources: Resources) -> dict[str, Any]:
     found = {}
     for entry in (await resources.store.list(resources.prefix + "/")).entries:
         collection, object_id = entry.key.removeprefix(resources.prefix + "/").split("/")
+        if not object_id:  # an APISIX's mark of a directory
+            continue
         found[f"{collection}/{object_id}"] = reveal(
             collection, object_id, json.loads(entry.value), resources.keyring
         )

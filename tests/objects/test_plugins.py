@@ -106,6 +106,28 @@ def test_ip_restriction(collection: str, conf: Any, expected: str) -> None:
 @pytest.mark.parametrize(
     ("conf", "expected"),
     [
+        ({}, ACCEPTED),
+        ({"prefer_name": True}, ACCEPTED),
+        ({"prefer_name": False, "_meta": {"priority": 1}}, ACCEPTED),
+        ({"prefer_name": 1}, within("prefer_name", text=wrong("boolean", "number"))),
+        ({"prefer_name": None}, within("prefer_name", text=wrong("boolean", "userdata"))),
+        ([], wrong("object", "table")),
+    ],
+)
+def test_prometheus(collection: str, conf: Any, expected: str) -> None:
+    assert verdict(collection, {"plugins": {"prometheus": conf}}) == refused("prometheus", expected)
+
+
+@pytest.mark.parametrize("name", ["syslog", "mqtt-proxy", "traffic-split"])
+def test_other_stream_plugins_of_an_apisix_are_refused(name: str) -> None:
+    text = f"unknown plugin [{name}]"
+    assert verdict("stream_routes", {"plugins": {name: {}}}) == within("plugins", text=text)
+
+
+@pytest.mark.parametrize("collection", ["services", "stream_routes"])
+@pytest.mark.parametrize(
+    ("conf", "expected"),
+    [
         (LIMIT_CONN, ACCEPTED),
         ({}, required("conn")),
         (without(LIMIT_CONN, "conn"), required("conn")),

@@ -5,7 +5,7 @@ import anyio.abc
 import pytest
 
 from sniproxy.errors import Compacted, Conflict, StoreUnavailable
-from sniproxy.store import Deleted, Entry, Store
+from sniproxy.store import KEEP, Deleted, Entry, Store
 from tests.support.stores import PATIENCE, Source, next_batch, take, told
 
 pytestmark = pytest.mark.anyio
@@ -184,6 +184,20 @@ async def test_a_later_put_sets_the_time_anew(source: Source) -> None:
         assert told(await take(watch, 1)) == [(witness, None)]
     entries = (await store.list(source.prefix)).entries
     assert sorted((e.key, e.mod_revision) for e in entries) == sorted(kept)
+
+
+async def test_a_put_may_leave_the_time_as_it_is(source: Source) -> None:
+    store = source.open()
+    short, long, none = (source.prefix + name for name in ("short", "long", "none"))
+    await store.put(long, b"a", ttl=60)
+    first = await store.put(none, b"a")
+    revision = await store.put(short, b"a", ttl=1)
+    for key, expect in ((short, revision), (long, None), (none, first)):
+        last = await store.put(key, b"b", expect=expect, ttl=KEEP)
+    async with store.watch(source.prefix, after=last) as watch:
+        source.pass_time(1.1)
+        assert told(await take(watch, 1)) == [(short, None)]
+    assert [one.key for one in (await store.list(source.prefix)).entries] == sorted([long, none])
 
 
 async def test_a_key_with_a_time_can_be_expected(source: Source) -> None:

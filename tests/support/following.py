@@ -18,7 +18,7 @@ from sniproxy.logs import open_log
 from sniproxy.metrics import Metrics, PodMetrics
 from sniproxy.settings import Proxy
 from sniproxy.snapshot import Snapshot
-from sniproxy.store import Batch, Deleted, Entry, Event, Listing
+from sniproxy.store import Batch, Deleted, Entry, Event, Listing, Ttl
 
 AWAY = StoreUnavailable("away")
 BOUND = 10.0  # seconds without a sign of life
@@ -61,7 +61,7 @@ class ScriptedStore:
         raise AssertionError(key)
 
     async def put(
-        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
+        self, key: str, value: bytes, *, expect: int | None = None, ttl: Ttl = None
     ) -> int:
         raise AssertionError(key)
 

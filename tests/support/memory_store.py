@@ -6,7 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 import trio
 
 from sniproxy.errors import Compacted, Conflict, StoreUnavailable
-from sniproxy.store import Batch, Changes, Deleted, Entry, Event, Listing
+from sniproxy.store import Batch, Changes, Deleted, Entry, Event, Listing, Ttl
 
 SIGN_OF_LIFE = 0.05  # seconds
 
@@ -80,7 +80,7 @@ class MemoryStore:
         raise AssertionError("a data plane watches")
 
     async def put(
-        self, key: str, value: bytes, *, expect: int | None = None, ttl: int | None = None
+        self, key: str, value: bytes, *, expect: int | None = None, ttl: Ttl = None
     ) -> int:
         await self._answering()
         raise Conflict(key)
