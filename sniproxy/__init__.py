@@ -70,7 +70,8 @@ The parent of the workers:
 Commands:
     quickstart      everything on one machine
     corpus/         first flights, sound and broken, as data for any proxy
-    conformance     plays the corpus against a proxy and judges it; conformance_command
+    conformance     plays the corpus against a proxy and judges it
+    conformance_command  ... as a command
     running         runs what a command does
     operating       drain and upgrade, asked of a running data plane
     explain         what would become of a connection, and why

@@ -120,7 +120,7 @@ def test_without_a_resolver_no_reference_is_read() -> None:
         ({}, {"/crt": CHAIN, "/key": "$file:///key"}, "the key is not PEM that can be read"),
         ({"cert": "$env://"}, {}, "a reference $env:// needs a name"),
         ({"cert": "$file://crt"}, {"/key": KEY}, "a reference $file:// needs an absolute path"),
-        ({"key": "$env://" + KEY}, {}, "ssls/1/key: neither PEM nor an encrypted value"),
+        ({"key": "$env://" + KEY}, {}, "$file:///crt: absent"),
         ({"key": "$secret://vault/1/k"}, {"/crt": CHAIN}, "$secret://vault/1/k: absent"),
         ({"client": {"ca": "$env://CA"}}, {"/crt": CHAIN, "/key": KEY}, "$env://CA: absent"),
         ({"client": {"ca": "$env://CA"}}, {"/crt": CHAIN, "/key": KEY, "CA": "c" * 128}, "client.ca is not PEM"),
