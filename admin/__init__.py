@@ -6,6 +6,7 @@
     references    what objects refer to
     catalog       all objects as the store has them, kept at hand
     listing       which of them a list shows: filters and pages
+    details       ?detail=true: what a certificate says, and which routes use it
     resources     the requests themselves: one store write each, and the answers
     waiting       ?wait=all: where a write is in force
     asking        a request and its answer, as the sections see them

@@ -27,6 +27,9 @@ class Item:
     name: str | None
     labels: frozenset[str]
     references: tuple[Reference, ...]
+    tls_names: tuple[
+        str, ...
+    ]  # lower-case server names that an ssl object, or a route, ends TLS for
 
     @classmethod
     def of(cls, object_id: str, entry: Entry, value: dict[str, Any]) -> "Item":
@@ -37,7 +40,16 @@ class Item:
             name if isinstance(name, str) else None,
             frozenset(labels if isinstance(labels, dict) else ()),
             tuple(references(value)),
+            _tls_names(value),
         )
+
+
+def _tls_names(value: dict[str, Any]) -> tuple[str, ...]:
+    if value.get("type") == "client" or value.get("status") == 0 or value.get("tls_passthrough"):
+        return ()
+    names = value.get("snis", [value.get("sni")])
+    texts = names if isinstance(names, list) else ()
+    return tuple(one.lower().removesuffix(".") for one in texts if isinstance(one, str))
 
 
 class Collection:

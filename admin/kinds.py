@@ -38,7 +38,9 @@ class KindSection:
     async def _read(self, ask: Ask) -> Answer:
         if ask.object_id is None:
             return Answer(200, await timely(ask, self._resources.list(self._kind, ask.query)))
-        return Answer(200, await timely(ask, self._resources.get(self._kind, ask.object_id)))
+        return Answer(
+            200, await timely(ask, self._resources.get(self._kind, ask.object_id, ask.query))
+        )
 
     async def _delete(self, ask: Ask) -> Answer:
         if ask.object_id is None:

@@ -6,13 +6,16 @@ stored, and private keys are stored and answered as ciphertext only.
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import anyio.to_thread
+
 from admin.body import MAX_DEPTH
-from admin.catalog import Catalog
+from admin.catalog import Catalog, Item
+from admin.details import Users, describe_ssl
 from admin.listing import select
 from admin.references import check_references
 from admin.rules import (
@@ -83,14 +86,34 @@ class Resources:
         """The objects of a kind that the query asks for. BadPage, ObjectRefused."""
         collection = await self.catalog.collection(kind.collection)
         items, total = select(collection, kind.collection, query)
-        return {"list": [_envelope(kind, item.entry) for item in items], "total": total}
+        shown = [_envelope(kind, item.entry) for item in items]
+        if _wants_detail(kind, query):
+            await self._add_details(shown, items)
+        return {"list": shown, "total": total}
 
-    async def get(self, kind: Kind, object_id: str) -> dict[str, Any]:
+    async def get(
+        self, kind: Kind, object_id: str, query: Mapping[str, str] = NO_QUERY
+    ) -> dict[str, Any]:
         """One object; NotFound."""
         entry = await self.store.get(self.key(kind.collection, object_id))
-        if entry is None or not object_id or decode(entry.value) is None:
+        value = decode(entry.value) if entry is not None and object_id else None
+        if entry is None or value is None:
             raise NotFound
-        return _envelope(kind, entry)
+        shown = _envelope(kind, entry)
+        if _wants_detail(kind, query):
+            await self._add_details([shown], [Item.of(object_id, entry, value)])
+        return shown
+
+    async def _add_details(self, shown: Sequence[dict[str, Any]], items: Sequence[Item]) -> None:
+        ssls = await self.catalog.collection("ssls")
+        routes = await self.catalog.collection("stream_routes")
+
+        def describe() -> None:
+            users, now = Users(ssls.items(), routes.items()), self.now()
+            for one, item in zip(shown, items, strict=True):
+                one["detail"] = describe_ssl(item, one["value"], users, now)
+
+        await anyio.to_thread.run_sync(describe)  # 50 us for each certificate
 
     async def create(self, kind: Kind, value: dict[str, Any], ttl: int | None) -> Written:
         """A new object under an id of ours: a revision of the store, so it sorts by age.
@@ -206,6 +229,10 @@ def _new(
         return {"id": object_id} | value | {"create_time": now, "update_time": now}
 
     return made
+
+
+def _wants_detail(kind: Kind, query: Mapping[str, str]) -> bool:
+    return kind.collection == "ssls" and query.get("detail") == "true"
 
 
 def _envelope(kind: Kind, entry: Entry) -> dict[str, Any]:
