@@ -13,8 +13,16 @@
     kinds         the sections of ssls, stream_routes, upstreams and services
     nodes         the section of the data planes
     foreign       the sections of APISIX's HTTP collections, of which there is nothing here
+    schemas       /schema: JSON Schema of the kinds, and objects tried against it
+    plugins       /plugins: names and schemas of the plugins
+    configs       /configs/validate: whole configurations tried, all errors told
+    openapi       /openapi.json and /docs: the API described, made from the models
+    operations    ... its paths: methods, parameters, bodies
+    answers       ... its answers: envelopes, errors, headers
+    page          ... and the page that shows it
     app           sections by path, errors -> answers
     server        uvicorn
+    reading       whole configurations as YAML or JSON, and the objects in them
     bulk          apply: many objects at once, through the API or straight into the store
     backup        dump and restore: a whole store as a file, and back
     backup_files  dumps as files that are whole, and the newest of them

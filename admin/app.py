@@ -14,11 +14,15 @@ from starlette.routing import Route
 from admin.asking import Answer, Ask, NotOffered, Section
 from admin.auth import Authenticator, Unauthorized
 from admin.body import BadBody
+from admin.configs import ConfigsSection
 from admin.foreign import COLLECTIONS, foreign
 from admin.kinds import KindSection
 from admin.listing import BadPage
 from admin.nodes import NodesSection
+from admin.openapi import Description
+from admin.plugins import PluginsSection
 from admin.resources import NotFound, RaceLost, Resources
+from admin.schemas import SchemaSection
 from admin.waiting import DataPlanes
 from sniproxy.errors import KeyringError, ObjectRefused, StoreError
 from sniproxy.keyring import Keyring
@@ -31,15 +35,23 @@ API_VERSION = {"X-API-VERSION": "v3"}
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 
-def create_app(settings: Settings, store: Store, keyring: Keyring, log: Log) -> Starlette:
-    """The ASGI application. It closes the store when it stops."""
+def create_app(
+    settings: Settings, store: Store, keyring: Keyring, log: Log, version: str = "unknown"
+) -> Starlette:
+    """The ASGI application, which says of itself that it is `version`. It closes the store when it stops."""
     prefix = settings.where.prefix
     data_planes = DataPlanes(store, prefix)
     resources = Resources(store, prefix, keyring)
+    description = Description(settings, version)
     sections: dict[str, Section] = {
         **{name: KindSection(kind, resources, log) for name, kind in KINDS.items()},
         **dict.fromkeys(COLLECTIONS, foreign),
         "nodes": NodesSection(data_planes),
+        "schema": SchemaSection(),
+        "configs": ConfigsSection(keyring),
+        "plugins": PluginsSection(),
+        "openapi.json": description.openapi,
+        "docs": description.docs,
     }
     api = Api(settings.admin, sections, data_planes, log)
     routes = [

@@ -18,7 +18,8 @@ from typing import Any
 
 import yaml
 
-from admin.bulk import ApiDestination, Item, check_item, read_items
+from admin.bulk import ApiDestination, check_item, read_items
+from admin.reading import Item
 from admin.references import Find
 from admin.resources import Resources
 from admin.rules import check, decode, encode, is_id, reveal
@@ -101,7 +102,7 @@ def _sealed(keyring: Keyring, text: str, place: str) -> str:
 async def _refusals(lists: Lists, keyring: Keyring) -> list[str]:
     """What restore would say of each object."""
     items = [
-        Item(KINDS[collection], str(value["id"]), value, f"{collection}[{index}]")
+        Item(KINDS[collection], str(value["id"]), value, index)
         for collection, values in lists.items()
         for index, value in enumerate(values)
     ]

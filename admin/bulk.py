@@ -8,18 +8,15 @@ file or at the destination already. Objects that the file does not name are left
 has them) are left out: when an object was written is the destination's to say.
 """
 
-import io
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import anyio
 import httpx
-import yaml
 
-from admin.body import check_plain
+from admin.reading import Item, read_yaml, sort_out
 from admin.references import Find, check_references
 from admin.resources import NotFound, RaceLost, Resources
 from admin.rules import check, prepare
@@ -31,16 +28,6 @@ from sniproxy.settings import Settings
 from sniproxy.store.opening import open_store
 
 TIMES = ("create_time", "update_time")
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One object of a file and where it stands there, such as "stream_routes[2]"."""
-
-    kind: Kind
-    object_id: str
-    value: dict[str, Any]
-    place: str
 
 
 class Destination(Protocol):
@@ -61,49 +48,13 @@ class Destination(Protocol):
 
 def read_items(text: str) -> list[Item]:
     """The objects of a YAML or JSON file, in the order in which they can be written; ObjectRefused."""
-    stream = io.StringIO(text)  # of a stream YAML's errors quote nothing, so no key
-    try:
-        data = yaml.safe_load(stream)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ObjectRefused(f"neither YAML nor JSON: {' '.join(str(error).split())}") from None
+    data = read_yaml(text)
     if not isinstance(data, dict):
         raise ObjectRefused(f"expected lists named {', '.join(KINDS)}")
-    for collection in data:
-        if collection not in KINDS:
-            raise ObjectRefused(f"{collection}: unknown; expected {', '.join(KINDS)}")
-    items = [item for kind in KINDS.values() for item in _items_of(kind, data)]
-    seen: set[tuple[str, str]] = set()
-    for item in items:
-        name = (item.kind.collection, item.object_id)
-        if name in seen:
-            raise ObjectRefused(f"{item.place}: the id {item.object_id} stands there twice")
-        seen.add(name)
+    items, problems = sort_out(data)
+    if problems:
+        raise ObjectRefused(str(problems[0]))
     return items
-
-
-def _items_of(kind: Kind, data: dict[str, Any]) -> list[Item]:
-    values = data.get(kind.collection) or []
-    if not isinstance(values, list):
-        raise ObjectRefused(f"{kind.collection}: expected a list")
-    items = []
-    for index, value in enumerate(values):
-        place = f"{kind.collection}[{index}]"
-        if not isinstance(value, dict):
-            raise ObjectRefused(f"{place}: expected an object")
-        if value.get("id") is None:
-            raise ObjectRefused(f"{place}: missing {kind.title} id")
-        items.append(Item(kind, str(value["id"]), _as_json(value, place), place))
-    return items
-
-
-def _as_json(value: dict[str, Any], place: str) -> dict[str, Any]:
-    """The object as it would have come through the API; YAML knows more than JSON, such as dates and loops."""
-    try:
-        check_plain(value)
-        as_json: dict[str, Any] = json.loads(json.dumps(value))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ObjectRefused(f"{place}: cannot be written as JSON: {error}") from None
-    return as_json
 
 
 async def check_item(item: Item, check_alone: Callable[[Item], None], find: Find) -> None:

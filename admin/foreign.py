@@ -24,8 +24,13 @@ async def foreign(ask: Ask) -> Answer:
         case "GET" | "DELETE" if ask.object_id is not None:
             raise NotFound
         case "PUT" | "POST" | "PATCH" | "DELETE":
-            raise ObjectRefused(
-                f"{ask.section} belong to APISIX's HTTP side, which this gateway has not: it serves ssls, "
-                "stream_routes, upstreams and services"
-            )
+            raise ObjectRefused(not_ours(ask.section))
     raise NotOffered
+
+
+def not_ours(collection: str) -> str:
+    """Why nothing of a collection is taken."""
+    return (
+        f"{collection} belong to APISIX's HTTP side, which this gateway has not: it serves ssls, "
+        "stream_routes, upstreams and services"
+    )

@@ -8,11 +8,13 @@ from pydantic import ValidationError
 from admin.body import check_plain
 from sniproxy.errors import KeyringError, ObjectRefused
 from sniproxy.keyring import Keyring, is_encrypted
-from sniproxy.objects import Ssl, describe, read, refusal
-from sniproxy.objects.pem import check_authorities, check_pair
+from sniproxy.objects import Meta, Ssl, describe, read, refusal
+from sniproxy.objects.pem import check_authorities, check_certificate, check_key, check_pair
+from sniproxy.objects.references import is_reference
 from sniproxy.objects.secrets import map_secrets, without_secrets
 
 PRIVATE = "PRIVATE KEY-----"  # in the first line of every private key in PEM
+INVALID = refusal("")  # how most refusals of an object begin
 
 
 def reveal(
@@ -35,18 +37,24 @@ def is_id(given: Any, object_id: str) -> bool:
     return given is not None and str(given) == object_id
 
 
+def check_schema(collection: str, clear: dict[str, Any]) -> Meta:
+    """The model of an object with its keys in clear; ObjectRefused with the path and the reason, and no private key."""
+    if PRIVATE in json.dumps(without_secrets(collection, clear)):
+        raise ObjectRefused("a private key stands where it would be stored in clear")
+    try:
+        return read(collection, clear)
+    except ValidationError as error:
+        raise ObjectRefused(describe(error)) from None
+
+
 def check(collection: str, clear: dict[str, Any]) -> None:
     """Schema and certificates of an object with its keys in clear; ObjectRefused with the path and the reason."""
-    if PRIVATE in json.dumps(without_secrets(collection, clear)):
-        raise ObjectRefused(
-            "invalid configuration: a private key stands where it would be stored in clear"
-        )
     try:
-        model = read(collection, clear)
-    except ValidationError as error:
-        raise ObjectRefused(refusal(describe(error))) from None
-    if isinstance(model, Ssl):
-        _check_ssl(model)
+        model = check_schema(collection, clear)
+        if isinstance(model, Ssl):
+            _check_ssl(model)
+    except (ObjectRefused, ValueError) as error:
+        raise ObjectRefused(refusal(str(error))) from None
 
 
 def prepare(
@@ -54,7 +62,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Checks an object on its own and returns the form to store, its private keys encrypted; ObjectRefused.
 
-    A key that is encrypted already (from a dump) is taken if the keyring opens it at this very place.
+    A key that is encrypted already (from a dump) is taken if the keyring opens it at this very place. References are stored
+    as they are.
     """
 
     def open_ours(text: str, place: str) -> str:
@@ -64,19 +73,23 @@ def prepare(
         check_plain(value)
         clear = map_secrets(collection, object_id, value, open_ours)
     except (KeyringError, ValueError) as error:
-        raise ObjectRefused(f"invalid configuration: {error}") from None
+        raise ObjectRefused(f"{INVALID}{error}") from None
     check(collection, clear)
     return map_secrets(collection, object_id, clear, keyring.encrypt)
 
 
 def _check_ssl(ssl: Ssl) -> None:
-    try:
-        for certificate, key in ssl.pairs:
-            check_pair(certificate, key)
-        if ssl.client is not None:
-            check_authorities(ssl.client.ca)
-    except ValueError as error:
-        raise ObjectRefused(f"invalid configuration: {error}") from None
+    """ValueError. What a reference names may be nowhere but on the data planes: they check it."""
+    for certificate, key in ssl.pairs:
+        match is_reference(certificate), is_reference(key):
+            case False, False:
+                check_pair(certificate, key)
+            case False, True:
+                check_certificate(certificate)
+            case True, False:
+                check_key(key)
+    if ssl.client is not None and not is_reference(ssl.client.ca):
+        check_authorities(ssl.client.ca)
 
 
 def decode(raw: bytes) -> dict[str, Any] | None:

@@ -89,7 +89,7 @@ def measure(file: Path) -> Costs:
 
 def _handshake_ms(snapshot: Snapshot, name: str) -> float:
     begun = time.thread_time()
-    certificate = snapshot.certificates.choose(name.replace("*", "star"))
+    certificate = snapshot.certificates.choose(name.replace("*", "star"), time.time())
     assert certificate is not None
     server_context(certificate.server_tls)
     return (time.thread_time() - begun) * 1e3
@@ -107,6 +107,7 @@ def _look_up(
     def below(depth: int) -> str:
         return "player." * (depth - 1) + random.choice(wildcards).replace("*", "server")
 
+    now = time.time()
     names: dict[str, Callable[[], str]] = {
         "exact": lambda: random.choice(exact),
         "wildcard": lambda: below(random.randint(1, 3)),
@@ -114,7 +115,7 @@ def _look_up(
     }
     ways: dict[str, Callable[[str], object]] = {
         "route": find,
-        "certificate": snapshot.certificates.choose,
+        "certificate": lambda name: snapshot.certificates.choose(name, now),
     }
     for way, find_one in ways.items():
         for kind, name in names.items():

@@ -36,6 +36,7 @@ Doing:
     upstream        upstream -> connected socket
     following       store -> whoever is kept equal to it, for ever; and how sure that is
     metrics         counters of a worker, and of the parent of all
+    references      what ssl objects name in files and variables, and what has changed of it
     agent           remote store -> the local copy that workers follow
     config          local copy, or local store -> snapshot
     presence        what this data plane says of itself in the store

@@ -18,7 +18,8 @@ import trio
 from admin.app import create_app
 from admin.backup import Dump, dump_api, dump_store, read_backup, restore
 from admin.backup_files import dump_until_signalled, write_whole
-from admin.bulk import Item, StoreDestination, apply, open_api, open_resources, read_items
+from admin.bulk import StoreDestination, apply, open_api, open_resources, read_items
+from admin.reading import Item
 from admin.server import serve
 from sniproxy import __version__
 from sniproxy.conformance import Setup, render
@@ -33,6 +34,7 @@ from sniproxy.networks import IpAddress, parse_address
 from sniproxy.operating import drain_command, upgrade_command
 from sniproxy.parent import check_settings, run_parent
 from sniproxy.quickstart import Quickstart
+from sniproxy.references import References
 from sniproxy.router import Arrival
 from sniproxy.settings import Listener, Settings, load_settings, split_address
 from sniproxy.snapshot import Snapshot
@@ -105,7 +107,8 @@ def admin(file: Path | None) -> None:
     listen(sock, "admin.address", backlog=128)
     log = open_log("admin")
     log.info("ready", address=settings.admin.address, store=settings.store)
-    serve(create_app(settings, open_store(settings), keyring, log), sock, settings.admin)
+    app = create_app(settings, open_store(settings), keyring, log, __version__)
+    serve(app, sock, settings.admin)
 
 
 @main.command()
@@ -319,7 +322,7 @@ def explain_command(
     if explanation.refused is None:
         arrival = Arrival(server_name, remote, _address("--to", server or host), bound)
         snapshot = _run(_load_snapshot, settings)
-        explain(snapshot, listener, arrival, explanation)
+        explain(snapshot, listener, arrival, time.time(), explanation)
     click.echo(str(explanation))
     raise SystemExit(0 if explanation.refused is None else 1)
 
@@ -342,7 +345,7 @@ def _address(option: str, text: str) -> IpAddress:
 
 async def _load_snapshot(settings: Settings) -> Snapshot:
     async with open_resources(settings) as resources:
-        snapshot = Snapshot(resources.prefix, resources.keyring)
+        snapshot = Snapshot(resources.prefix, resources.keyring, References().resolve)
         for broken in snapshot.load(await resources.store.list(resources.prefix + "/")):
             click.echo(f"sniproxy: {broken.key} cannot be used: {broken.why}", err=True)
     return snapshot

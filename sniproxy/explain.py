@@ -10,6 +10,7 @@ from sniproxy.refusals import hello_refusal
 from sniproxy.router import Arrival, Match, Route
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
+from sniproxy.tls import Certificate
 
 VERSIONS = {0x0301: "1.0", 0x0302: "1.1", 0x0303: "1.2", 0x0304: "1.3"}
 
@@ -63,10 +64,10 @@ def read_name(name: str, to: Explanation) -> str | None:
 
 
 def explain(
-    snapshot: Snapshot, listener: Listener, arrival: Arrival, to: Explanation
+    snapshot: Snapshot, listener: Listener, arrival: Arrival, now: float, to: Explanation
 ) -> Explanation:
     """What would become of a connection with that name, client and listening address. Limits that depend on who else
-    is connected are named, not counted.
+    is connected are named, not counted. now: Unix seconds, for certificates.
     """
     if not listener.is_tls:
         arrival = replace(arrival, server_name=None)
@@ -80,7 +81,7 @@ def explain(
     if match is not None:
         _explain_plugins(snapshot, match.route, arrival, to)
     if match is not None and to.refused is None:
-        _explain_tls(snapshot, listener, match.route, arrival, to)
+        _explain_tls(snapshot, listener, match.route, arrival, now, to)
     if match is not None and to.refused is None:
         _explain_upstream(snapshot, match.route, to)
     return to
@@ -119,21 +120,40 @@ def _explain_plugins(snapshot: Snapshot, route: Route, arrival: Arrival, to: Exp
 
 
 def _explain_tls(
-    snapshot: Snapshot, listener: Listener, route: Route, arrival: Arrival, to: Explanation
+    snapshot: Snapshot,
+    listener: Listener,
+    route: Route,
+    arrival: Arrival,
+    now: float,
+    to: Explanation,
 ) -> None:
     if not listener.is_tls:
         return
     if listener.passes_through(asked=route.tls_passthrough):
         to.say("tls", "passed through: the game server answers the hello")
         return
-    chosen = snapshot.certificates.choose(arrival.server_name)
+    chosen = snapshot.certificates.choose(arrival.server_name, now)
     if chosen is None:
         to.refuse(CloseReason.NO_CERTIFICATE, "tls", "no ssl object has that name")
         return
+    _explain_choice(snapshot, chosen, arrival, now, to)
     policy = chosen.server_tls
     protocols = ", ".join(policy.protocols or ("TLSv1.2", "TLSv1.3"))
     client = f"wanted, depth {policy.client_depth}" if policy.client_ca else "not asked for"
-    to.say("tls", f"terminated with ssl {chosen.id}; {protocols}; client certificate {client}")
+    flaw = chosen.flaw(now)
+    text = f"terminated with ssl {chosen.id}; {protocols}; client certificate {client}"
+    to.say("tls", f"{text}; {flaw}" if flaw else text)
+
+
+def _explain_choice(
+    snapshot: Snapshot, chosen: Certificate, arrival: Arrival, now: float, to: Explanation
+) -> None:
+    """Which ones were written later, and why they are not served."""
+    for one in snapshot.certificates.candidates(arrival.server_name):
+        if one is chosen:
+            return
+        if isinstance(one, Certificate) and one.asks == chosen.asks:
+            to.say("passed over", f"ssl {one.id}: {one.flaw(now)}")
 
 
 def _explain_upstream(snapshot: Snapshot, route: Route, to: Explanation) -> None:

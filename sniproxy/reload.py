@@ -39,6 +39,7 @@ LIVE = frozenset(
         "proxy.keepalive_idle",
         "proxy.notsent_lowat",
         "proxy.refused_log_interval",
+        "proxy.file_poll",
         "drain.accept",
         "drain.deadline",
         "drain.spread",

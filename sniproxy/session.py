@@ -143,7 +143,7 @@ async def _terminate(
     if listener.passes_through(asked=match.route.tls_passthrough):
         account.tls = "passthrough"
         return None
-    certificate = worker.snapshot.certificates.choose(hello.server_name)
+    certificate = worker.snapshot.certificates.choose(hello.server_name, time.time())
     if certificate is None:
         raise SessionEnded(CloseReason.NO_CERTIFICATE)
     seconds = worker.settings.handshake_timeout

@@ -4,7 +4,8 @@ A change touches only its own entries, so its cost does not grow with what is lo
 and takes what time there is to take, and then put in force together, which cannot and does not: the worker's loop never sees
 half of a revision, may turn while a large one is read, and an object that is broken leaves its last good version in force.
 References (upstream_id, service_id) are looked up when a connection asks, so a
-changed upstream costs nothing on the routes that name it.
+changed upstream costs nothing on the routes that name it. What an ssl object refers to elsewhere (a file, a variable) is
+resolved when the object is read, and held from then on like an object that had it inside, its keys encrypted.
 """
 
 import json
@@ -20,6 +21,7 @@ from sniproxy.balancer import Target
 from sniproxy.errors import KeyringError
 from sniproxy.keyring import Keyring
 from sniproxy.objects import KINDS, InlineUpstream, Service, Ssl, StreamRoute, describe, read
+from sniproxy.objects.references import files, is_reference, map_texts, may_refer
 from sniproxy.objects.secrets import map_secrets
 from sniproxy.router import Route, Router
 from sniproxy.store import Deleted, Entry, Event, Listing
@@ -45,6 +47,7 @@ class Change:
     object_id: str
     new: Any = None
     why: str | None = None
+    files: frozenset[str] = frozenset()  # that it names
 
 
 class _Service:
@@ -58,15 +61,26 @@ class _Service:
         self.plugins = enable(service.plugins)
 
 
+def _refuse(text: str) -> str:
+    if is_reference(text):
+        raise ValueError(f"{text}: no references are resolved here")
+    return text
+
+
 class Snapshot:
     """The objects under one prefix of a store."""
 
-    def __init__(self, prefix: str, keyring: Keyring) -> None:
+    def __init__(
+        self, prefix: str, keyring: Keyring, resolve: Callable[[str], str] = _refuse
+    ) -> None:
+        """resolve: gives what a reference names, and any other text as it is; ValueError."""
         self._prefix = prefix + "/"
         self._keyring = keyring
+        self._resolve = resolve
         self._seen: dict[str, tuple[int, int]] = {}  # every key that was looked at, broken ones too
         self._loaded: dict[str, Any] = {}  # the last good version by key
         self._closed: dict[str, Closed] = {}  # names of broken ssl objects by key
+        self._on_files: dict[str, tuple[Entry, frozenset[str]]] = {}  # ssl objects that name some
         self._upstreams: dict[str, Target] = {}
         self._services: dict[str, _Service] = {}
         self.router = Router()
@@ -100,6 +114,11 @@ class Snapshot:
         """Every key that was looked at, broken ones too, with the revision that wrote it."""
         return {key: revision for key, (revision, _) in self._seen.items()}
 
+    @property
+    def files(self) -> frozenset[str]:
+        """Every file that an ssl object names, be it broken or not."""
+        return frozenset().union(*(named for _, named in self._on_files.values()))
+
     def load(self, listing: Listing) -> list[Broken]:
         """Takes over a full list: what is not in it goes, what has changed is read, the rest is left alone."""
         return self.enforce([*self.read(self.difference(listing))], listing.revision)
@@ -125,6 +144,25 @@ class Snapshot:
             if kind in KINDS and object_id and event.key.startswith(self._prefix):
                 yield self._read(kind, object_id, event)
 
+    def names_files(self, event: Event) -> bool:
+        """Whether whoever reads it may have to wait for a disk."""
+        ours = event.key.startswith(f"{self._prefix}ssls/")
+        return ours and isinstance(event, Entry) and bool(_files(event))
+
+    def reread(self, changed: Iterable[str]) -> Iterator[Change]:
+        """Reads the ssl objects that name one of these files, one for each step; what is known of one is left out."""
+        given = set(changed)
+        naming = [entry for entry, named in self._on_files.values() if not named.isdisjoint(given)]
+        return (change for change in self.read(naming) if not self._is_known(change))
+
+    def _is_known(self, change: Change) -> bool:
+        broken = self.broken.get(change.event.key)
+        if broken is not None or change.why is not None:
+            return broken is not None and broken.why == change.why
+        held: Certificate = self._loaded[change.event.key]
+        new: Certificate = change.new
+        return held.content == new.content
+
     def enforce(self, changes: Sequence[Change], revision: int) -> list[Broken]:
         """Puts what was read in force, in order and in one step; returns the objects that cannot be used."""
         found = [problem for one in changes if (problem := self._put(one)) is not None]
@@ -134,23 +172,28 @@ class Snapshot:
     def _read(self, kind: str, object_id: str, event: Event) -> Change:
         if isinstance(event, Deleted):
             return Change(event, kind, object_id)
+        named = _files(event) if kind == "ssls" else frozenset[str]()
+        new = why = None
         try:
-            return Change(event, kind, object_id, _READERS[kind](self, object_id, event))
+            new = _READERS[kind](self, object_id, event)
         except ValidationError as error:
             why = describe(error)
         except (ValueError, RecursionError, KeyringError) as error:
             why = str(error)
-        return Change(event, kind, object_id, why=why)
+        return Change(event, kind, object_id, new, why, named)
 
     def _put(self, change: Change) -> Broken | None:
         event, kind = change.event, change.kind
         self.broken.pop(event.key, None)
+        self._on_files.pop(event.key, None)
         if (closed := self._closed.pop(event.key, None)) is not None:
             self.certificates.remove(closed)
         if isinstance(event, Deleted):
             self._seen.pop(event.key, None)
         else:
             self._seen[event.key] = _version(event)
+            if change.files:
+                self._on_files[event.key] = event, change.files
             if change.why is not None:
                 kept = event.key in self._loaded
                 if kind == "ssls" and not kept:
@@ -195,9 +238,16 @@ class Snapshot:
         return None if object_id is None else self._upstreams.get(str(object_id))
 
     def _read_ssl(self, object_id: str, entry: Entry) -> Certificate:
+        stored = self._filled_in(object_id, entry.value) if may_refer(entry.value) else entry.value
         return Certificate(
-            object_id, entry.mod_revision, partial(self._open_ssl, object_id, entry.value)
+            object_id, entry.mod_revision, partial(self._open_ssl, object_id, stored)
         )
+
+    def _filled_in(self, object_id: str, stored: bytes) -> bytes:
+        """An object with what it refers to inside, so that what is opened later is what was checked."""
+        clear = map_secrets("ssls", object_id, _json_object(stored), self._keyring.decrypt)
+        filled = map_texts(clear, self._resolve)
+        return json.dumps(map_secrets("ssls", object_id, filled, self._keyring.encrypt)).encode()
 
     def _open_ssl(self, object_id: str, stored: bytes) -> Ssl:
         value = _json_object(stored)
@@ -244,6 +294,14 @@ def _exchange(
 def _version(entry: Entry) -> tuple[int, int]:
     """What tells two writes of a key apart. In a store that was restored a revision may be another value than it was."""
     return entry.mod_revision, hash(entry.value)
+
+
+def _files(entry: Entry) -> frozenset[str]:
+    """What an ssl object names, sound or not, so that it can be tried again."""
+    try:
+        return files(_json_object(entry.value)) if may_refer(entry.value) else frozenset()
+    except (ValueError, RecursionError):
+        return frozenset()
 
 
 def _json_object(value: bytes) -> dict[str, Any]:

@@ -2,17 +2,21 @@
 
 The name's own certificate, then that of `*.x` (one label, as RFC 6125 section 6.4.3 has it), then that of `*`, unless a
 certificate `*.y` further up wants client certificates. A client
-without a name is served by `*` only. Of two ssl objects for one name the one that was written last wins, which every
-pod knows from the store's revision.
+without a name is served by `*` only.
+
+Of the ssl objects for one name the one that was written last wins, which every pod knows from the store's revision; but as
+long as its certificate is not valid, another stands in: the last one whose certificate is, if it asks of clients what the
+last one does. No certificate that has expired is replaced by one that lets in who shows none.
 """
 
 import bisect
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sniproxy.errors import CloseReason, KeyringError, SessionEnded
 from sniproxy.objects import Ssl
-from sniproxy.objects.pem import check_authorities, check_pair
+from sniproxy.objects.pem import check_authorities, check_pair, validity
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -35,7 +39,7 @@ class Certificate:
     one worker: until one is, nothing of it is kept in clear.
     """
 
-    __slots__ = ("_read", "_server_tls", "id", "names", "rank", "wants_client")
+    __slots__ = ("_read", "_server_tls", "asks", "begins", "content", "ends", "id", "names", "rank")
 
     def __init__(self, ssl_id: str, revision: int, read: Callable[[], Ssl]) -> None:
         """`read` gives the object, its keys in clear: now, and once more at the first handshake."""
@@ -47,9 +51,22 @@ class Certificate:
         self.id = ssl_id
         self.names = ssl.names if ssl.type == "server" and ssl.status else ()
         self.rank = (-revision, ssl_id)
-        self.wants_client = ssl.client is not None
+        self.begins, self.ends = validity(ssl.cert)  # Unix seconds; of the main pair
+        self.asks = None if ssl.client is None else (_digest(ssl.client.ca), ssl.client.depth)
+        self.content = hash((ssl.pairs, self.asks))  # tells two readings of one object apart
         self._read = read
         self._server_tls: ServerTls | None = None
+
+    @property
+    def wants_client(self) -> bool:
+        """Whether clients have to show a certificate."""
+        return self.asks is not None
+
+    def flaw(self, now: float) -> str | None:
+        """Why it is not valid at a time in Unix seconds; None when it is."""
+        if now < self.begins:
+            return "not valid yet"
+        return "expired" if now >= self.ends else None
 
     @property
     def server_tls(self) -> ServerTls:
@@ -108,23 +125,35 @@ class Certificates:
             if not bucket:
                 del self._by_name[name]
 
-    def choose(self, server_name: str | None) -> Certificate | None:
-        """The certificate for a lower-case server name, or None."""
-        found = self._first("*") if server_name is None else self._by_pattern(server_name)
-        return found if isinstance(found, Certificate) else None
+    def choose(self, server_name: str | None, now: float) -> Certificate | None:
+        """The certificate for a lower-case server name at a time in Unix seconds, or None."""
+        candidates = self.candidates(server_name)
+        last = candidates[0] if candidates else None
+        if not isinstance(last, Certificate):
+            return None
+        if len(candidates) == 1 or last.flaw(now) is None:
+            return last
+        for other in candidates:
+            if isinstance(other, Certificate) and other.asks == last.asks and not other.flaw(now):
+                return other
+        return last
 
-    def _by_pattern(self, name: str) -> Certificate | Closed | None:
-        parent = name.partition(".")[2]
-        found = self._first(name) or self._first("*." + parent)
+    def candidates(self, server_name: str | None) -> Sequence[Certificate | Closed]:
+        """All objects for the pattern that a name gets its certificate by, the one written last first."""
+        by_name = self._by_name
+        if server_name is None:
+            return by_name.get("*", ())
+        parent = server_name.partition(".")[2]
+        found = by_name.get(server_name) or by_name.get("*." + parent)
         while found is None and parent:
             # `*.x` is for one label more. But where it wants client certificates, a route `*.x`, which is for any depth,
             # must not be reached through a certificate that wants none.
             parent = parent.partition(".")[2]
-            passed_over = self._first("*." + parent)
-            if passed_over is not None and passed_over.wants_client:
-                return None
-        return found or self._first("*")
+            passed_over = by_name.get("*." + parent)
+            if passed_over is not None and passed_over[0].wants_client:
+                return ()
+        return found or by_name.get("*") or ()
 
-    def _first(self, pattern: str) -> Certificate | Closed | None:
-        bucket = self._by_name.get(pattern)
-        return bucket[0] if bucket else None
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -27,6 +27,7 @@ from sniproxy.limits import Limits
 from sniproxy.logs import Log, open_log
 from sniproxy.orders import REPORT_EVERY, REPORT_EVERY_LEAVING, Begin, Report, settings_of
 from sniproxy.reception import Reception
+from sniproxy.references import References
 from sniproxy.relay.opening import open_relay
 from sniproxy.scrape import export
 from sniproxy.settings import Listener, Settings
@@ -48,7 +49,8 @@ GRAIN = 2.0  # seconds by which a relay may end a session late
 async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
     """Until it is told to end, or its parent is gone and the last session too."""
     settings = begin.settings
-    snapshot = Snapshot(settings.where.prefix, open_keyring(settings))
+    references = References()
+    snapshot = Snapshot(settings.where.prefix, open_keyring(settings), references.resolve)
     async with AsyncExitStack() as stack:
         store: Store = open_store(settings) if begin.copy is None else Copy(Path(begin.copy))
         stack.push_async_callback(_close, store)
@@ -80,6 +82,7 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
         telling = log if begin.worker == 0 else None
         in_force = InForce(snapshot, worker.metrics, telling, hand.report)
         await nursery.start(following, store, settings.where.prefix, in_force)
+        nursery.start_soon(in_force.look_after_files, references, lambda: worker.settings.file_poll)
         keep_out_of_collections()
         hand.ready = True
         hand.report()

@@ -27,7 +27,7 @@ LAYERS = (
     ("fair_queue", "forecast", "reload"),
     ("access", "router", "limits", "snapshot"),
     ("plan", "following"),
-    ("_relay", "relay", "deadline", "cgroup", "turns", "metrics", "defects"),
+    ("_relay", "relay", "deadline", "cgroup", "turns", "metrics", "defects", "references"),
     ("upstream",),
     ("config", "agent", "presence"),
     ("first_flight",),

@@ -1,5 +1,6 @@
 """What the bench of the configuration is made of: objects that a worker takes, and bars that can be missed."""
 
+import time
 from ipaddress import ip_address
 from typing import Any
 
@@ -23,7 +24,8 @@ def test_every_object_is_taken_and_every_name_has_its_own() -> None:
         assert match is not None
         assert (match.route.id, match.pattern) == (str(number), name)
         assert snapshot.target(match.route) is not None
-    served = [snapshot.certificates.choose(name.replace("*", "a")) for name in made.certified]
+    names = [name.replace("*", "a") for name in made.certified]
+    served = [snapshot.certificates.choose(name, time.time()) for name in names]
     assert [one and one.id for one in served] == [str(number) for number in range(50)]
     assert len({one.server_tls.pairs for one in served if one}) == 50
 

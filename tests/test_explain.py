@@ -1,6 +1,7 @@
 """What `sniproxy explain` says, and that the data plane does what it says."""
 
 import ipaddress
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from sniproxy.errors import CloseReason
 from sniproxy.explain import Explanation, explain
 from sniproxy.router import Arrival
 from sniproxy.settings import Listener
-from tests.support.certificates import NAME, authority_pem
+from tests.support.certificates import NAME, authority_pem, dated
 from tests.support.gateway import Objects, certificate, fill, open_gateway, route
 from tests.support.hellos import message, record, server_name
 
@@ -21,6 +22,7 @@ TERMINATE = Listener(address="127.0.0.1:0", tls=True)
 PASSTHROUGH = Listener(address="127.0.0.1:0", tls_passthrough=True)
 PLAIN = Listener(address="127.0.0.1:0")
 HOME = ipaddress.ip_address("127.0.0.1")
+NOW = time.time()
 
 Lines = list[tuple[str, str]]
 NODE = ("upstream", "127.0.0.1:9 weight 1")
@@ -58,6 +60,8 @@ class Case:
         return {**{f"stream_routes/{key}": one for key, one in self.routes.items()}, **self.others}
 
 
+UNASKED = "TLSv1.2, TLSv1.3; client certificate not asked for"
+EXPIRED, EARLY = dated(NAME, NOW - 2, NOW - 1), dated(NAME, NOW + 1e6, NOW + 2e6)
 DENIED, NO_UPSTREAM = CloseReason.ADDRESS_DENIED, CloseReason.NO_UPSTREAM
 RESTRICTED = {"ip-restriction": {"blacklist": ["127.0.0.0/8"]}}
 ELSEWHERE = {"ip-restriction": {"blacklist": ["10.0.0.0/8"]}}
@@ -193,7 +197,7 @@ CASES = [
         {"1": route(9, sni=NAME)},
         [
             won(),
-            ("tls", "terminated with ssl one; TLSv1.2, TLSv1.3; client certificate not asked for"),
+            ("tls", f"terminated with ssl one; {UNASKED}"),
             NODE,
         ],
         others={"ssls/one": certificate()},
@@ -207,6 +211,30 @@ CASES = [
             NODE,
         ],
         others={"ssls/m": MUTUAL, "ssls/any": certificate("any.test", sni="*")},
+    ),
+    Case(
+        "of two certificates the last one is not valid",
+        {"1": route(9, sni=NAME)},
+        [
+            won(),
+            ("passed over", "ssl c: not valid yet"),
+            ("passed over", "ssl b: expired"),
+            ("tls", f"terminated with ssl a; {UNASKED}"),
+            NODE,
+        ],
+        others={
+            "ssls/z": certificate(),
+            "ssls/m": MUTUAL,
+            "ssls/a": certificate(),
+            "ssls/b": {"sni": NAME, **EXPIRED},
+            "ssls/c": {"sni": NAME, **EARLY},
+        },
+    ),
+    Case(
+        "no valid certificate that asks the same",
+        {"1": route(9, sni=NAME)},
+        [won(), ("tls", f"terminated with ssl b; {UNASKED}; expired"), NODE],
+        others={"ssls/m": MUTUAL, "ssls/b": {"sni": NAME, **EXPIRED}},
     ),
     Case(
         "no upstream",
@@ -281,7 +309,7 @@ CASES = [
 def ask(case: Case) -> Explanation:
     """What is said."""
     arrival = Arrival(case.asked, HOME, HOME, 4242)
-    return explain(fill(case.objects), case.listener, arrival, Explanation())
+    return explain(fill(case.objects), case.listener, arrival, NOW, Explanation())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -337,5 +365,5 @@ async def test_the_data_plane_does_what_is_said(case: Case) -> None:
     ],
 )
 def test_what_a_listener_does(listener: Listener, mode: str) -> None:
-    said = explain(fill({}), listener, Arrival(None, HOME, HOME, 1), Explanation())
+    said = explain(fill({}), listener, Arrival(None, HOME, HOME, 1), NOW, Explanation())
     assert said.lines[0] == ("listener", f"127.0.0.1:0, {mode}")

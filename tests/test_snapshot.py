@@ -19,6 +19,7 @@ from tests.support.certificates import pair
 KEYRING = Keyring(["a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s=", "qeddd145sfvddff3"])
 FOREIGN = Keyring(["bGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGw="])
 CHAIN, KEY = pair()
+NOW = 1_800_000_000.0  # Unix seconds; these certificates are valid then
 ROUTE, SSL = "stream_routes/1", "ssls/1"
 
 
@@ -57,7 +58,7 @@ def node_for(snapshot: Snapshot, name: str | None) -> str | None:
 
 def ssl_id(snapshot: Snapshot, name: str) -> str | None:
     """The ssl object that serves a name."""
-    certificate = snapshot.certificates.choose(name)
+    certificate = snapshot.certificates.choose(name, NOW)
     return None if certificate is None else certificate.id
 
 
@@ -86,7 +87,7 @@ def test_the_four_kinds() -> None:
     assert [node_for(snapshot, name) for name in names] == [
         *("own", "by-upstream", "by-service", None, "")
     ]
-    certificate = snapshot.certificates.choose("a.x.com")
+    certificate = snapshot.certificates.choose("a.x.com", NOW)
     assert certificate is not None
     assert certificate.server_tls.pairs == ((CHAIN, KEY), (CHAIN, KEY))
     assert (snapshot.revision, snapshot.broken) == (100, {})
@@ -220,7 +221,7 @@ def test_a_deleted_object_is_gone() -> None:
     ],
 )
 def test_keys_in_clear_and_encrypted(value: dict[str, Any]) -> None:
-    certificate = loaded(entry(SSL, value | {"sni": "x"})).certificates.choose("x")
+    certificate = loaded(entry(SSL, value | {"sni": "x"})).certificates.choose("x", NOW)
     assert certificate is not None
     assert {key for _, key in certificate.server_tls.pairs} == {KEY}
 

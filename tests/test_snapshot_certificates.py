@@ -1,8 +1,6 @@
 """Certificates in the configuration in force: checked when they come, opened when first needed, shared from then on."""
 
-import gc
 import json
-import types
 import weakref
 from typing import Any
 
@@ -13,10 +11,12 @@ from sniproxy.snapshot import Broken, Snapshot
 from sniproxy.store import Deleted, Entry, Listing
 from sniproxy.tls import Certificate, ServerTls
 from tests.support.certificates import authority_pem, pair
+from tests.support.reachable import holds
 
 KEYRING = Keyring(["a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="])
 FOREIGN = Keyring(["bGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGw="])
 CHAIN, KEY = pair()
+NOW = 1_800_000_000.0  # Unix seconds; these certificates are valid then
 OTHER_CHAIN, OTHER_KEY = pair("other.example.com")
 MUTUAL: dict[str, Any] = {"client": {"ca": authority_pem()}}
 
@@ -41,25 +41,9 @@ def loaded(*entries: Entry) -> Snapshot:
 
 def chosen(snapshot: Snapshot, name: str) -> Certificate:
     """What a name is served with."""
-    found = snapshot.certificates.choose(name)
+    found = snapshot.certificates.choose(name, NOW)
     assert found is not None
     return found
-
-
-def holds(root: object, text: str) -> bool:
-    """Whether text, or bytes, with that in it can be reached from an object, but through no module, class or function."""
-    seen, left = set[int](), [root]
-    while left:
-        one = left.pop()
-        if id(one) in seen or isinstance(one, types.ModuleType | types.FunctionType | type):
-            continue
-        seen.add(id(one))
-        if (isinstance(one, str) and text in one) or (
-            isinstance(one, bytes) and text.encode() in one
-        ):
-            return True
-        left += gc.get_referents(one)
-    return False
 
 
 def test_nothing_is_kept_in_clear_until_it_is_asked_for() -> None:
@@ -166,7 +150,7 @@ def test_a_broken_one_is_found_when_it_comes_and_not_at_a_handshake(
     assert broken == Broken("/apisix/ssls/1", 1, broken.why, kept=False)
     assert snapshot.broken == {"/apisix/ssls/1": broken}
     for name in ("a.x.com", "b.y.com"):
-        found = snapshot.certificates.choose(name)
+        found = snapshot.certificates.choose(name, NOW)
         assert (found and found.id) == (None if mutual and readable else "wide")
     assert chosen(snapshot, "b.x.com").server_tls.pairs == ((CHAIN, KEY),)
 

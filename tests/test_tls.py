@@ -11,6 +11,8 @@ from sniproxy.objects import Ssl
 from sniproxy.tls import Certificate, Certificates, Closed
 from tests.support.certificates import authority_pem, pair
 
+NOW = 1_800_000_000.0  # Unix seconds; all certificates of these tests are valid then
+
 
 def certificate(ssl_id: str, *names: str, revision: int = 1, **members: Any) -> Certificate:
     """An ssl object for these names; which certificate is in it does not matter here."""
@@ -29,7 +31,7 @@ def index(*certificates: Certificate) -> Certificates:
 
 def chosen(certificates: Certificates, name: str | None) -> str | None:
     """The id of what a name gets."""
-    found = certificates.choose(name)
+    found = certificates.choose(name, NOW)
     return None if found is None else found.id
 
 
@@ -92,7 +94,7 @@ def test_of_two_objects_for_one_name_the_last_written_wins(order: tuple[int, ...
     certificates = index(*(made[position] for position in order))
     winners = []
     for _ in made:
-        winner = certificates.choose("x.com")
+        winner = certificates.choose("x.com", NOW)
         assert winner is not None
         winners.append(winner.id)
         certificates.remove(winner)

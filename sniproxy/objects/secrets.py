@@ -1,8 +1,13 @@
-"""Where private keys stand inside objects, so that whoever encrypts, decrypts or hides them cannot forget one."""
+"""Where private keys stand inside objects, so that whoever encrypts, decrypts or hides them cannot forget one.
+
+A reference in the place of a key is none.
+"""
 
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from sniproxy.objects.references import is_reference
 
 
 def map_secrets(
@@ -33,11 +38,11 @@ def drop_secrets(collection: str, value: dict[str, Any]) -> dict[str, Any]:
 
 def _secrets(collection: str, value: dict[str, Any]) -> Iterator[tuple[Any, Any, str]]:
     if collection == "ssls":
-        if isinstance(value.get("key"), str):
+        if _is_key(value.get("key")):
             yield value, "key", "key"
         keys = value.get("keys")
         for index, key in enumerate(keys if isinstance(keys, list) else ()):
-            if isinstance(key, str):
+            if _is_key(key):
                 yield keys, index, f"keys/{index}"
     elif collection == "upstreams":
         yield from _client_key(value, "")
@@ -45,6 +50,10 @@ def _secrets(collection: str, value: dict[str, Any]) -> Iterator[tuple[Any, Any,
         upstream = value.get("upstream")
         if isinstance(upstream, dict):
             yield from _client_key(upstream, "upstream/")
+
+
+def _is_key(text: Any) -> bool:
+    return isinstance(text, str) and not is_reference(text)
 
 
 def _client_key(upstream: dict[str, Any], path: str) -> Iterator[tuple[Any, Any, str]]:

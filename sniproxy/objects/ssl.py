@@ -1,13 +1,30 @@
 """The ssl object: a certificate, its key and the names it is served for."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from sniproxy.objects.fields import HostPattern, Lenient, Meta
+from sniproxy.objects.references import parse
 
-Pem = Annotated[str, StringConstraints(min_length=128, max_length=65536)]
-KeyText = Annotated[str, StringConstraints(min_length=64, max_length=65536)]
+
+def _or_reference(value: Any, literal: ValidatorFunctionWrapHandler) -> Any:
+    """A reference is as long as it is; what it names is looked at by whoever resolves it."""
+    if isinstance(value, str) and parse(value) is not None:
+        return value
+    return literal(value)
+
+
+MayRefer = WrapValidator(_or_reference)
+Pem = Annotated[str, StringConstraints(min_length=128, max_length=65536), MayRefer]
+KeyText = Annotated[str, StringConstraints(min_length=64, max_length=65536), MayRefer]
 Protocol = Literal["TLSv1.1", "TLSv1.2", "TLSv1.3"]
 
 
@@ -28,7 +45,7 @@ class SslClient(Lenient):
 
 
 class Ssl(Meta):
-    """APISIX's ssl. `key` and `keys` hold PEM text here; at rest they are encrypted."""
+    """APISIX's ssl. `key` and `keys` hold PEM text here, or references; at rest the former are encrypted."""
 
     type: Literal["server", "client"] = "server"
     cert: Pem

@@ -41,6 +41,11 @@ def _node(name: str, weight: Any) -> dict[str, Any]:
     return node if match["port"] is None else node | {"port": int(match["port"])}
 
 
+Nodes = Annotated[
+    list[Node], BeforeValidator(_node_list, json_schema_input_type=dict[str, Weight] | list[Node])
+]
+
+
 class Timeout(Lenient):
     """Seconds, all three required."""
 
@@ -146,7 +151,7 @@ class KeepalivePool(Lenient):
 class InlineUpstream(NamedMeta):
     """An upstream inside a route or service: what stands on its own, or here, is the same."""
 
-    nodes: Annotated[list[Node], BeforeValidator(_node_list)] | None = None
+    nodes: Nodes | None = None
     service_name: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
     discovery_type: str | None = None
     discovery_args: dict[str, Any] | None = None

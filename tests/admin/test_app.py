@@ -106,7 +106,7 @@ async def test_an_id_that_prefixes_another_one_shows_nothing_of_it(gateway: Gate
         assert answer.text == '{"message":"Key not found"}'
 
 
-@pytest.mark.parametrize("name", ["route", "SSLS", "ssl", "gen_id", "plugins", "a b", "日本", ".."])
+@pytest.mark.parametrize("name", ["route", "SSLS", "ssl", "gen_id", "plugin", "a b", "日本", ".."])
 @pytest.mark.parametrize("rest", ["", "/1", "/1/nodes"])
 async def test_an_unknown_kind(gateway: Gateway, name: str, rest: str) -> None:
     for method in ("GET", "PUT", "POST", "DELETE"):

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from admin.backup import dump_api
-from admin.bulk import ApiDestination, Destination, Item, StoreDestination, apply, read_items
+from admin.bulk import ApiDestination, Destination, StoreDestination, apply, read_items
+from admin.reading import Item
 from admin.resources import Resources
 from admin.rules import reveal
 from sniproxy.errors import ObjectRefused, StoreUnavailable

@@ -16,7 +16,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from sniproxy.objects.pem import check_authorities, check_pair
+from sniproxy.objects.pem import (
+    check_authorities,
+    check_certificate,
+    check_key,
+    check_pair,
+    validity,
+)
 from tests.support.certificates import authority_pem, pair
 
 PrivateKey = (
@@ -145,11 +151,17 @@ def test_not_a_certificate(text: str) -> None:
     refuses(text, private(key_of("p256")), NOT_A_CERTIFICATE)
     with pytest.raises(ValueError, match=r"^client\.ca is not PEM that can be read$"):
         check_authorities(text)
+    with pytest.raises(ValueError, match=f"^{NOT_A_CERTIFICATE}$"):
+        check_certificate(text)
+    with pytest.raises(ValueError, match=r"^the certificate's validity cannot be read$"):
+        validity(text)
 
 
 @pytest.mark.parametrize("text", [*NOT_KEYS.values()], ids=[*NOT_KEYS])
 def test_not_a_key(text: str) -> None:
     refuses(certificate(key_of("p256")), text, NOT_A_KEY)
+    with pytest.raises(ValueError, match=f"^{NOT_A_KEY}$"):
+        check_key(text)
 
 
 def test_a_damaged_certificate_inside_a_chain() -> None:
@@ -159,3 +171,16 @@ def test_a_damaged_certificate_inside_a_chain() -> None:
 
 def test_authorities() -> None:
     check_authorities(authority_pem() + authority_pem("other"))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_one_half_of_a_pair(algorithm: str) -> None:
+    key = key_of(algorithm)
+    assert check_certificate(certificate(key)) == check_key(private(key)) == key.public_key()
+
+
+def test_validity_is_that_of_the_first_certificate() -> None:
+    begins = int(datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp())
+    chain = certificate(key_of("p256")) + authority_pem()
+    assert validity(chain) == (begins, begins + 24 * 60 * 60)
+    assert validity(authority_pem() + chain) != validity(chain)

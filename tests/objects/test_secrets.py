@@ -19,6 +19,9 @@ BARE = {"client_cert": "c", "verify": True}
         ("ssls", {"key": 5, "keys": "k"}, [], {}),
         ("ssls", {"keys": ["k", 5, None]}, ["keys/0"], {}),
         ("ssls", {"tls": TLS}, [], {"tls": TLS}),
+        ("ssls", {"key": "$env://K", "keys": ["$file:///k", "k"]}, ["keys/1"], {}),
+        ("ssls", {"key": "$env://k k"}, ["key"], {}),  # no reference: what it is, nobody knows
+        ("upstreams", {"tls": {"client_key": "$env://k"}}, ["tls/client_key"], {"tls": {}}),
         ("upstreams", {"tls": TLS}, ["tls/client_key"], {"tls": BARE}),
         ("upstreams", {"tls": {"client_key": 5}}, [], {"tls": {"client_key": 5}}),
         ("upstreams", {"tls": "k"}, [], {"tls": "k"}),

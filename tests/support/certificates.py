@@ -47,6 +47,15 @@ def pair(name: str = NAME, which: str = "ours") -> tuple[str, str]:
     return chain.decode(), made.private_key_pem.bytes().decode()
 
 
+@cache
+def dated(name: str, begins: float, ends: float) -> dict[str, str]:
+    """`cert` and `key` of an ssl object, valid between two times in Unix seconds."""
+    times = [datetime.fromtimestamp(moment, UTC) for moment in (begins, ends)]
+    made = authority().issue_cert(name, not_before=times[0], not_after=times[1])
+    chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
+    return {"cert": chain.decode(), "key": made.private_key_pem.bytes().decode()}
+
+
 def authority_pem(which: str = "ours") -> str:
     """The CA's own certificate."""
     return authority(which).cert_pem.bytes().decode()
