@@ -12,7 +12,7 @@ from tests.admin.gateway import CA, client_ssl, ssl_object
 from tests.support.certificates import pair
 
 # Parts of the API whose requests are asked. A step of another part waits until the part is there.
-OFFERED = frozenset({"kinds", "lists"})
+OFFERED = frozenset({"kinds", "lists", "schemas"})
 
 
 @dataclass(frozen=True, slots=True)
