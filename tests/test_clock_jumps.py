@@ -79,6 +79,7 @@ READERS = {
     "sniproxy/cli.py": "the heading of a dump",
     "sniproxy/logs.py": "the time of a line",
     "sniproxy/parent.py": "when the data plane began, in its record",
+    "sniproxy/references.py": "whether a file was written just now, as file systems say it",
     "sniproxy/session.py": "the time in the list of refusals",
     "sniproxy/store/sqlite.py": "time to live, which outlives processes",
 }

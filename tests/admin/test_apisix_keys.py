@@ -59,7 +59,6 @@ def test_a_value_of_an_apisix_is_taken_and_stored_in_the_form_of_the_first_key(
         (THEIRS[:-24], CLOSED),
         ("c29tZWJvZHkgZWxzZQ==" * 10, NEITHER),
         ("sesame " * 20, NEITHER),
-        ("$secret://vault/1/" + "x" * 64, NEITHER),
         ("", CLOSED),
     ],
 )
