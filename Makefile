@@ -12,7 +12,8 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
 # What a relay has no part in, or what starts both by itself, and so is not run for each of them.
 ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py \
   test_outages.py test_broken_objects.py test_kills.py test_side_by_side.py test_workers.py test_stop.py \
-  test_upgrade.py test_leaving.py test_rotation.py test_blocked_log.py test_admin_api_bench.py)
+  test_upgrade.py test_leaving.py test_rotation.py test_blocked_log.py test_admin_api_bench.py \
+  test_key_rotation.py test_certificate_files.py test_apisix_compatibility.py)
 # Much of the tests' time is waiting, so there is one more at once than CI has cores. A file stays in one process, for
 # what its tests share; files start in the order of their names, as those that take long are not those of many tests.
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'

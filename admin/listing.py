@@ -35,8 +35,8 @@ def select(collection: Collection, kind: str, query: Mapping[str, str]) -> tuple
     """What is shown of a collection, and how many there are on all pages. BadPage, ObjectRefused."""
     page, tests = read_page(query), read_filters(kind, query)
     items = collection.items() if page is None else collection.items_by_age()
-    if tests:
-        items = [item for item in items if all(test(item) for test in tests)]
+    for test in tests:
+        items = [item for item in items if test(item)]
     if page is None:
         return items, len(items)
     first = (page.number - 1) * page.size
@@ -85,11 +85,13 @@ def _pattern(member: str, text: str) -> Callable[[str], bool]:
         raise ObjectRefused(f"invalid argument {member}: longer than {MAX_PATTERN} characters")
     options = re2.Options()
     options.log_errors = False  # to stderr
+    found = re2.Set.SearchSet(options)  # of one: it only says whether, in half the time
     try:
-        compiled = re2.compile(text, options)
+        found.Add(text)
     except (re2.error, UnicodeError):
         raise ObjectRefused(f"invalid argument {member}: no regular expression") from None
-    return lambda searched: compiled.search(searched) is not None
+    found.Compile()
+    return lambda searched: bool(found.Match(searched))
 
 
 def _number(text: str) -> int:

@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ PAGE = 100  # objects
 LIST = 100.0  # ms at the 99th percentile
 WRITE = {"sqlite": 10.0, "etcd": 25.0}  # ms at the 99th percentile
 MEMORY = 300.0  # MiB
-AT_ONCE = 20  # objects that are being written while loading
+TRANSACTION = 100  # objects that are written at once while loading
 
 Request = Callable[[int], httpx.Response]
 
@@ -53,27 +54,38 @@ def opened(store: str, folder: Path) -> Iterator[str]:
         server.stop()
 
 
+def objects(routes: int) -> Iterator[tuple[str, bytes]]:
+    """Upstreams, and routes that refer to them: keys and values."""
+    for number in range(UPSTREAMS):
+        value: dict[str, object] = {"id": str(number), "nodes": {f"10.0.{number % 250}.1:7777": 1}}
+        yield f"/apisix/upstreams/{number}", json.dumps(value).encode()
+    for number in range(routes):
+        yield f"/apisix/stream_routes/{number}", json.dumps(route(number)).encode()
+
+
 async def fill(url: str, routes: int) -> None:
-    """Upstreams, and routes that refer to them, straight into the store."""
+    """Straight into the file."""
     store = open_store(Settings.model_validate({"store": url}))
-    pending = iter(
-        [
-            *(
-                (f"upstreams/{n}", {"id": str(n), "nodes": {f"10.0.{n % 250}.1:7777": 1}})
-                for n in range(UPSTREAMS)
-            ),
-            *((f"stream_routes/{n}", route(n)) for n in range(routes)),
-        ]
-    )
-
-    async def write() -> None:
-        for name, value in pending:
-            await store.put(f"/apisix/{name}", json.dumps(value).encode())
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(AT_ONCE):
-            tasks.start_soon(write)
+    for key, value in objects(routes):
+        await store.put(key, value)
     await store.aclose()
+
+
+def fill_etcd(url: str, routes: int) -> None:
+    """Straight into etcd, in transactions."""
+    puts = [
+        {
+            "request_put": {
+                "key": b64encode(key.encode()).decode(),
+                "value": b64encode(value).decode(),
+            }
+        }
+        for key, value in objects(routes)
+    ]
+    with httpx.Client(base_url=url, timeout=30) as client:
+        for first in range(0, len(puts), TRANSACTION):
+            body = {"success": puts[first : first + TRANSACTION]}
+            client.post("/v3/kv/txn", json=body).raise_for_status()
 
 
 def route(number: int, **members: object) -> dict[str, object]:
@@ -163,7 +175,10 @@ def run(store: str, folder: Path, routes: int, count: int) -> list[str]:
     with ExitStack() as stack:
         url = stack.enter_context(opened(store, folder))
         begun = time.monotonic()
-        anyio.run(fill, url, routes)
+        if store == "etcd":
+            fill_etcd(url.replace("etcd", "http").removesuffix("/apisix"), routes)
+        else:
+            anyio.run(fill, url, routes)
         click.echo(
             f"{store}: {routes} stream routes and {UPSTREAMS} upstreams, loaded in {time.monotonic() - begun:.0f} s"
         )

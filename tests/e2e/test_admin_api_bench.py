@@ -10,5 +10,5 @@ def test_it_runs_on_both_stores() -> None:
     assert result.exit_code == 0, result.output
     for store in ("sqlite: 300 stream routes", "etcd: 300 stream routes"):
         assert store in result.output
-    assert result.output.count("PUT of a route") == 2
+    assert result.output.count("  PUT of a route ") == 2
     assert result.output.count("memory of the admin") == 2

@@ -22,7 +22,7 @@ from tests.support.keyrings import roll, set_keyring, sniproxy
 from tests.support.players import pem_pair, trusting
 from tests.support.stack import Stack, stores
 
-pytestmark = [pytest.mark.anyio, pytest.mark.alone]
+pytestmark = pytest.mark.anyio
 
 RATE = 30.0  # handshakes a second
 NAMES = [f"game-{number}.example.com" for number in range(15)]  # each with a certificate
