@@ -33,6 +33,18 @@ from sniproxy.settings import Admin, EtcdUrl, Settings
 from sniproxy.store import Store
 
 API_VERSION = {"X-API-VERSION": "v3"}
+PATHS = tuple(
+    base + path
+    for base in ("/apisix/admin", "/admin")
+    for path in (
+        "",
+        "/",
+        "/{section}",
+        "/{section}/",
+        "/{section}/{object_id}",
+        "/{section}/{object_id}/{path:path}",
+    )
+)
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 
@@ -56,18 +68,6 @@ def create_app(
         "docs": description.docs,
     }
     api = Api(settings.admin, sections, data_planes, log)
-    routes = [
-        Route(base + path, api.endpoint, methods=METHODS)
-        for base in ("/apisix/admin", "/admin")
-        for path in (
-            "",
-            "/",
-            "/{section}",
-            "/{section}/",
-            "/{section}/{object_id}",
-            "/{section}/{object_id}/{path:path}",
-        )
-    ]
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -79,7 +79,7 @@ def create_app(
         await store.aclose()
 
     app = Starlette(
-        routes=routes,
+        routes=[Route(path, api.endpoint, methods=METHODS) for path in PATHS],
         middleware=_cors(settings.admin),
         exception_handlers={404: _no_such_path, 405: _no_such_path},
         lifespan=lifespan,
