@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -61,20 +60,25 @@ class Estate:
 
     def execute(self) -> None:
         """Becomes the new program. OSError if it cannot be executed: this one may go on with what it has left."""
-        text = json.dumps(_plain(self)).encode()
-        number = os.memfd_create("sniproxy-estate")
-        os.write(number, text)
-        for one in (number, *self.descriptors):
-            os.set_inheritable(one, True)
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         sys.stdout.flush()
         sys.stderr.flush()
-        while _unheard:  # sent to this thread they wait, also while the program changes
-            signal.pthread_kill(threading.get_ident(), _unheard.pop())
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        late, noted = os.pipe()
+        os.set_blocking(noted, False)
+        # This thread gets none any more, but others may until the very end, when no code of ours runs after them: the
+        # interpreter itself notes those.
+        signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
+        os.write(noted, bytes(_unheard))
+        number = os.memfd_create("sniproxy-estate")
+        os.write(number, json.dumps({**_plain(self), "signals": late}).encode())
+        for one in (number, late, *self.descriptors):
+            os.set_inheritable(one, True)
         try:
             os.execve(sys.executable, command(), {**os.environ, LEFT: str(number)})
         finally:  # it has failed
-            os.close(number)
+            signal.set_wakeup_fd(-1)
+            for one in (number, late, noted):
+                os.close(one)
 
     @classmethod
     def inherited(cls) -> Self | None:
@@ -96,6 +100,9 @@ class Estate:
         )
         for one in estate.descriptors:
             os.set_inheritable(one, False)
+        if "signals" in left:
+            with os.fdopen(left["signals"], "rb") as file:
+                _unheard.update(file.read())  # to its end: who wrote went with the old program
         return estate
 
 

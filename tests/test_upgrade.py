@@ -135,6 +135,13 @@ def test_signals_that_come_before_it_leaves_are_heard_by_the_next_version(heir: 
     assert heir.ask("hear") == {"heard": sorted(SIGNALS)}
 
 
+def test_signals_that_come_at_the_last_moment_are_heard_by_the_next_version(heir: Heir) -> None:
+    """When nothing of the old program's runs any more, another thread may still get them."""
+    heir.ask("hold")
+    heir.ask("late")
+    assert heir.ask("hear") == {"heard": sorted(SIGNALS)}
+
+
 def test_signals_that_come_before_anybody_hears_are_heard(heir: Heir) -> None:
     heir.ask("hold")
     for one in SIGNALS:

@@ -13,13 +13,17 @@ from sniproxy.errors import CloseReason
 from tests.support.ports import free_ports
 from tests.support.stack import Stack, retry_until, stores
 
-HELLO_TIMEOUT = 3.0  # seconds; a row that never ends is closed after this
-DEADLINE = 20.0  # seconds per row, beyond what any of them needs
+# Seconds; a row that never ends is closed after this. Some hellos come byte by byte, on machines that do much else.
+HELLO_TIMEOUT = 10.0
+DEADLINE = 30.0  # seconds per row, beyond what any of them needs
+AT_ONCE = 40  # rows: those that never end wait together
 
 
 def setup(port: int, deadline: float) -> Setup:
     named, default = free_ports(2)
-    return Setup(f"127.0.0.1:{port}", f"127.0.0.1:{named}", f"127.0.0.1:{default}", deadline)
+    return Setup(
+        f"127.0.0.1:{port}", f"127.0.0.1:{named}", f"127.0.0.1:{default}", deadline, AT_ONCE
+    )
 
 
 def route(stack: Stack, plan: Setup) -> None:

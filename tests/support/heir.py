@@ -3,6 +3,7 @@
 python heir.py CHANNEL        asks its standard input what to do, a word per line
 
 leave       becomes the next version, with a listening socket and the channel
+late        as leave, but all signals come to another thread at the last moment
 hold, hear  as the data plane does at its start; what is heard is told
 accept      lets one in, and tells what he has said
 read        tells the next message of the channel
@@ -29,6 +30,20 @@ heard: list[int] = []
 def tell(**members: Any) -> None:
     """A line."""
     print(json.dumps(members), flush=True)
+
+
+def come_late() -> None:
+    """When nothing but the call of the kernel is left to do, signals come."""
+    execute = os.execve
+    (other,) = (one.ident for one in threading.enumerate() if one.ident != threading.get_ident())
+    assert other is not None
+
+    def last_moment(*args: Any) -> None:
+        for one in SIGNALS:
+            signal.pthread_kill(other, one)
+        execute(*args)
+
+    os.execve = last_moment  # type: ignore[assignment]
 
 
 async def read(channel: Channel) -> dict[str, Any]:
@@ -80,7 +95,9 @@ def main() -> None:
                 sock.close()
             case "read":
                 tell(message=trio.run(read, channel))
-            case "leave":
+            case "leave" | "late" as how:
+                if how == "late":
+                    come_late()
                 Estate(
                     version=f"v{generation}",
                     doors={"127.0.0.1:0": [os.dup(doors.fileno())]},
