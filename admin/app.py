@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from admin.asking import Answer, Ask, NotOffered, Section
+from admin.allowing import AllowedOnly
+from admin.asking import API_VERSION, Answer, Ask, NotOffered, Section
 from admin.auth import Authenticator, Unauthorized
 from admin.body import BadBody
 from admin.configs import ConfigsSection
@@ -28,11 +29,11 @@ from admin.waiting import DataPlanes
 from sniproxy.errors import KeyringError, ObjectRefused, StoreError
 from sniproxy.keyring import Keyring, warn_of_published
 from sniproxy.logs import Log
+from sniproxy.networks import Networks
 from sniproxy.objects import KINDS
 from sniproxy.settings import Admin, EtcdUrl, Settings
 from sniproxy.store import Store
 
-API_VERSION = {"X-API-VERSION": "v3"}
 PATHS = tuple(
     base + path
     for base in ("/apisix/admin", "/admin")
@@ -80,7 +81,7 @@ def create_app(
 
     app = Starlette(
         routes=[Route(path, api.endpoint, methods=METHODS) for path in PATHS],
-        middleware=_cors(settings.admin),
+        middleware=_allowed(settings.admin) + _cors(settings.admin),
         exception_handlers={404: _no_such_path, 405: _no_such_path},
         lifespan=lifespan,
     )
@@ -151,6 +152,10 @@ class Api:
         if section is None:
             raise NotOffered(f"Unsupported resource type: {ask.section}")
         return await section(ask)
+
+
+def _allowed(settings: Admin) -> list[Middleware]:
+    return [Middleware(AllowedOnly, networks=Networks(settings.allow))] if settings.allow else []
 
 
 def _cors(settings: Admin) -> list[Middleware]:

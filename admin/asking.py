@@ -11,6 +11,8 @@ from admin.waiting import read_wait
 from sniproxy.errors import ObjectRefused
 from sniproxy.settings import Admin
 
+API_VERSION = {"X-API-VERSION": "v3"}  # in every answer
+
 
 class NotOffered(Exception):
     """404: nothing is offered under this path by this method."""

@@ -1,4 +1,4 @@
-"""Runs the application under uvicorn on a socket that is bound already."""
+"""Runs the application under uvicorn on a socket that is bound already, with TLS or without."""
 
 import signal
 import socket
@@ -7,16 +7,21 @@ import sys
 import uvicorn
 from starlette.applications import Starlette
 
+from admin.tls import Certificate
 from sniproxy.settings import Admin
 
 
-def serve(app: Starlette, sock: socket.socket, settings: Admin) -> None:
-    """Until SIGTERM or SIGINT; requests in flight get `shutdown_timeout` seconds."""
+def serve(
+    app: Starlette, sock: socket.socket, settings: Admin, certificate: Certificate | None
+) -> None:
+    """Until SIGTERM or SIGINT; requests in flight get `shutdown_timeout` seconds. certificate: with it HTTPS."""
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who asks is whoever connects
+        ssl_context_factory=(lambda *_: certificate.listening()) if certificate else None,
         headers=[("Server", settings.server_header)] if settings.server_header else [],
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )

@@ -20,6 +20,7 @@ from admin.bulk import StoreDestination, apply, open_api, open_resources, read_i
 from admin.key_commands import keyring_group
 from admin.reading import Item
 from admin.server import serve
+from admin.tls import Certificate
 from sniproxy import __version__
 from sniproxy.conformance_command import conformance_command
 from sniproxy.errors import ObjectRefused, SettingsError, SniproxyError
@@ -101,12 +102,13 @@ def admin(file: Path | None) -> None:
     if not settings.admin.keys:
         raise SettingsError(NO_ADMIN_KEY)
     keyring = open_keyring(settings)
+    log = open_log("admin")
+    certificate = Certificate(settings.admin, log) if settings.admin.cert_file else None
     sock = bind(settings.admin.address, "admin.address")
     listen(sock, "admin.address", backlog=128)
-    log = open_log("admin")
     log.info("ready", address=settings.admin.address, store=settings.store)
     app = create_app(settings, open_store(settings), keyring, log, __version__)
-    serve(app, sock, settings.admin)
+    serve(app, sock, settings.admin, certificate)
 
 
 @main.command()

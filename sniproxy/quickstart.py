@@ -103,6 +103,11 @@ class Quickstart:
         try:
             self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             settings = load_settings(file, self._own_settings(load_settings(file)))
+            if settings.admin.cert_file is not None:
+                raise SettingsError(
+                    "admin.cert_file: quickstart asks the admin API without TLS: leave it out, "
+                    "or start `sniproxy admin` and `sniproxy proxy` by themselves"
+                )
             _write_private(self._settings_file, yaml.safe_dump(_plain(settings)))
             wanted = [
                 self._certs / f"{game.sni}.{end}" for game in self._games for end in ("crt", "key")

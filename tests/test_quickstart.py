@@ -34,7 +34,7 @@ class Quickstart:
         self.games = free_run(3)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, **more: str) -> subprocess.Popen[bytes]:
         settings = {
             "SNIPROXY_PROXY__LISTENERS": json.dumps(
                 [
@@ -44,6 +44,7 @@ class Quickstart:
             ),
             "SNIPROXY_ADMIN__ADDRESS": f"127.0.0.1:{self.admin}",
             "SNIPROXY_STATUS__ADDRESS": f"127.0.0.1:{self.status}",
+            **more,
         }
         where = ["--data-dir", str(self.data), "--games-from", str(self.games)]
         with self.output.open("wb") as output:
@@ -238,6 +239,15 @@ def test_a_port_that_is_taken(quickstart: Quickstart, kind: str, setting: str) -
         f"sniproxy: {setting}: port {port} is taken (127.0.0.1:{port}): "
         "end the program that uses it, or choose another port"
     ]
+    assert quickstart.parts() == {}
+
+
+def test_an_admin_that_speaks_tls(quickstart: Quickstart) -> None:
+    """It is not asked without: nobody would ever answer."""
+    more = {"SNIPROXY_ADMIN__CERT_FILE": "cert.pem", "SNIPROXY_ADMIN__KEY_FILE": "key.pem"}
+    assert quickstart.start(**more).wait(PATIENCE) == 2
+    (line,) = quickstart.said()
+    assert line.startswith("sniproxy: admin.cert_file: quickstart asks the admin API without TLS")
     assert quickstart.parts() == {}
 
 

@@ -120,6 +120,7 @@ MAY_BE_OFF = {
     "defer_accept",
 }  # by 0
 NOT_AN_ADDRESS = "expected HOST:PORT, such as 127.0.0.1:8888 or [::]:8888"
+NOT_A_NETWORK = "does not appear to be an IPv4 or IPv6 network"
 OURS = "/sniproxy/ is where sniproxy keeps its own keys: name another prefix"
 NOT_A_STORE = "expected sqlite:///PATH, etcd://HOST:PORT/PREFIX or etcds://HOST:PORT/PREFIX"
 
@@ -157,6 +158,13 @@ NOT_A_STORE = "expected sqlite:///PATH, etcd://HOST:PORT/PREFIX or etcds://HOST:
             "admin.keys.0.role: Input should be 'admin' or 'viewer'",
         ),
         ({"admin": {"keys": [{"name": "ops", "key": "k" * 16}, {"key": "k" * 16}]}}, "admin.keys.1.name: Field required"),
+        ({"admin": {"allow": ["10.0.0.0/33"]}}, f"admin.allow.0: '10.0.0.0/33' {NOT_A_NETWORK}"),
+        ({"admin": {"cert_file": "c.pem"}}, "admin: cert_file and key_file are given together, or neither"),
+        ({"admin": {"key_file": "k.pem"}}, "admin: cert_file and key_file are given together, or neither"),
+        (
+            {"admin": {"client_ca_file": "ca.pem"}},
+            "admin: client_ca_file needs cert_file and key_file: without them it is HTTP",
+        ),
         ({"status": {"address": "h"}}, f"status.address: {NOT_AN_ADDRESS}"),
         ({"store": "redis://h"}, f"store: {NOT_A_STORE}"),
         ({"store": 5}, "store: Input should be a valid string"),

@@ -1,10 +1,11 @@
 """The admin API's section and the status port's."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from sniproxy.settings.fields import KIB, SECOND, Address, PositiveSeconds, Section
+from sniproxy.settings.fields import KIB, SECOND, Address, NetworkText, PositiveSeconds, Section
 
 # Keys that APISIX published as defaults: whoever scans for APISIX tries them first (CVE-2020-13945).
 PUBLISHED_KEYS = frozenset({"edd1c9f034335f136f87ad84b625c8f1", "4054f7cf07e344346cd3f287985e76a2"})
@@ -34,6 +35,10 @@ class Admin(Section):
 
     address: Address = "127.0.0.1:9180"
     keys: tuple[AdminKey, ...] = ()
+    allow: tuple[NetworkText, ...] = ()  # addresses that may ask at all; none named: any
+    cert_file: Path | None = None  # PEM, the chain after it; with its key: HTTPS, and no HTTP
+    key_file: Path | None = None
+    client_ca_file: Path | None = None  # with it a client needs a certificate by one of these
     max_body: Annotated[int, Field(ge=1)] = 1536 * KIB  # bytes of a request
     body_timeout: PositiveSeconds = 30 * SECOND  # to send a request's body
     store_timeout: PositiveSeconds = 10 * SECOND  # for all that one request asks of the store
@@ -45,6 +50,14 @@ class Admin(Section):
         str, ...
     ] = ()  # pages that may call, such as https://dash.example.com; "*": all
     max_wait: PositiveSeconds = 60 * SECOND  # for all data planes, by ?wait=all
+
+    @model_validator(mode="after")
+    def _certificate_is_whole(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file are given together, or neither")
+        if self.client_ca_file is not None and self.cert_file is None:
+            raise ValueError("client_ca_file needs cert_file and key_file: without them it is HTTP")
+        return self
 
 
 class Status(Section):
