@@ -20,7 +20,7 @@ from admin.reading import Item, read_yaml, sort_out
 from admin.references import Find, check_references
 from admin.resources import NotFound, RaceLost, Resources
 from admin.rules import check, prepare
-from sniproxy.errors import ObjectRefused, SettingsError, StoreUnavailable
+from sniproxy.errors import ObjectRefused, SettingsError, StoreUnavailable, os_cause
 from sniproxy.keyring import is_encrypted, open_keyring
 from sniproxy.objects import KINDS, OLD_TIMES, Kind
 from sniproxy.objects.secrets import map_secrets
@@ -171,7 +171,8 @@ class ApiDestination:
             return await self._client.request(method, path, json=json)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             where = self._client.base_url
-            raise StoreUnavailable(f"{where}: {str(error) or type(error).__name__}") from error
+            cause = os_cause(error) or str(error) or type(error).__name__
+            raise StoreUnavailable(f"{where}: {cause}") from error
 
 
 @asynccontextmanager

@@ -136,3 +136,13 @@ class Compacted(StoreError):
     def __init__(self, revision: int) -> None:
         super().__init__(f"history before revision {revision} was compacted")
         self.revision = revision
+
+
+def os_cause(error: BaseException) -> str:
+    """What TLS or the kernel said, which libraries keep as the cause of their own error; "" if neither said anything."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and str(cause):  # ssl.SSLError is one
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return ""

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import anyio
 import httpx
 
-from sniproxy.errors import SettingsError, StoreUnavailable
+from sniproxy.errors import SettingsError, StoreUnavailable, os_cause
 from sniproxy.store.etcd_config import EtcdConfig, base_url, tls_context
 
 T = TypeVar("T")
@@ -365,9 +365,5 @@ def _edge(endpoint: str) -> Iterator[None]:
 
 def _reason(error: Exception, what: str) -> str:
     """What TLS or the kernel said, which httpx keeps as causes. Never httpx's own words: they may quote a header."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and str(cause):  # ssl.SSLError is one
-            return f"{what}: {cause}"[:MAX_REASON]
-        cause = cause.__cause__ or cause.__context__
-    return f"{what} ({type(error).__name__})"
+    cause = os_cause(error)
+    return f"{what}: {cause}"[:MAX_REASON] if cause else f"{what} ({type(error).__name__})"
