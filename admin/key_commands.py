@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from admin.bulk import open_resources
 from admin.rotation import CLEAR, Survey, rotate, survey
+from sniproxy.commands import config_option
 from sniproxy.errors import SettingsError, SniproxyError
 from sniproxy.keyring import Key, key_file, open_keyring
 from sniproxy.settings import Settings, load_settings
@@ -24,22 +25,13 @@ class NotRotated(SniproxyError):
     """Private keys are left that are not under the first key; the message says how many, and what to do."""
 
 
-_config = click.option(
-    "-c",
-    "--config",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Settings file (YAML). SNIPROXY_... environment variables override it.",
-)
-
-
 @click.group(name="keyring")
 def keyring_group() -> None:
     """The keys that private keys are encrypted with in the store."""
 
 
 @keyring_group.command(name="status")
-@_config
+@config_option
 def status_command(file: Path | None) -> None:
     """How many private keys are under which key, in clear, or under one that is not there."""
     settings = load_settings(file)
@@ -49,7 +41,7 @@ def status_command(file: Path | None) -> None:
 
 
 @keyring_group.command(name="rotate")
-@_config
+@config_option
 @click.option(
     "--new-key", is_flag=True, help="Make one first, in the key file in state_dir (SQLite)."
 )

@@ -72,7 +72,7 @@ Commands:
     corpus/         first flights, sound and broken, as data for any proxy
     conformance     plays the corpus against a proxy and judges it
     conformance_command  ... as a command
-    running         runs what a command does
+    commands        what commands share
     operating       drain and upgrade, asked of a running data plane
     explain         what would become of a connection, and why
     cli             the commands; the only module that knows every other

@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 failed while running, 2 refused before anything was done (a setting, a file, a port).
 """
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +21,7 @@ from admin.reading import Item
 from admin.server import serve
 from admin.tls import Certificate
 from sniproxy import __version__
+from sniproxy.commands import Duration, config_option, run
 from sniproxy.conformance_command import conformance_command
 from sniproxy.errors import ObjectRefused, SettingsError, SniproxyError
 from sniproxy.explain import Explanation, explain, read_flight, read_name
@@ -34,7 +34,6 @@ from sniproxy.parent import check_settings, run_parent
 from sniproxy.quickstart import Quickstart
 from sniproxy.references import References
 from sniproxy.router import Arrival
-from sniproxy.running import run
 from sniproxy.settings import Listener, Settings, load_settings, split_address
 from sniproxy.snapshot import Snapshot
 from sniproxy.store.opening import open_store
@@ -59,15 +58,6 @@ class _Group(click.Group):
             raise SystemExit(2 if refused else 1) from None
 
 
-_config = click.option(
-    "-c",
-    "--config",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Settings file (YAML). SNIPROXY_... environment variables override it.",
-)
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
@@ -75,7 +65,7 @@ def main() -> None:
 
 
 @main.command()
-@_config
+@config_option
 @click.option("--check", is_flag=True, help="Only look whether the settings can be used.")
 def proxy(file: Path | None, check: bool) -> None:
     """The data plane: follows the store and serves players."""
@@ -95,7 +85,7 @@ def proxy(file: Path | None, check: bool) -> None:
 
 
 @main.command()
-@_config
+@config_option
 def admin(file: Path | None) -> None:
     """The admin API: writes the store."""
     settings = load_settings(file)
@@ -112,7 +102,7 @@ def admin(file: Path | None) -> None:
 
 
 @main.command()
-@_config
+@config_option
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -139,7 +129,7 @@ def _destination(command: Callable[..., None]) -> Callable[..., None]:
             "--key", envvar="SNIPROXY_KEY", help="Admin key; better given as SNIPROXY_KEY."
         ),
         click.option("--admin", "url", help="The admin API, such as http://127.0.0.1:9180."),
-        _config,
+        config_option,
     ):
         command = option(command)
     return command
@@ -164,14 +154,6 @@ def apply_command(source: Any, file: Path | None, url: str | None, key: str | No
     click.echo(f"{len(items)} objects applied")
 
 
-def _duration(text: str) -> int:
-    """Seconds."""
-    found = re.fullmatch("([1-9][0-9]{0,4})([smhd])", text)
-    if found is None:
-        raise click.BadParameter(f"{text!r}: expected such as 90s, 15m, 1h or 1d")
-    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
-
-
 @main.command(name="dump")
 @_destination
 @click.option(
@@ -183,7 +165,7 @@ def _duration(text: str) -> int:
 )
 @click.option(
     "--every",
-    type=_duration,
+    type=Duration(least=1),
     metavar="DURATION",
     help="Until SIGTERM or Ctrl-C, such as 15m or 1h; the time goes into each file's name.",
 )
@@ -227,7 +209,7 @@ def dump_command(
 
 @main.command(name="restore")
 @_source
-@_config
+@config_option
 def restore_command(source: Any, file: Path | None) -> None:
     """Fill an empty store with what `dump -c` has written. A restore that broke off can be run again.
 
@@ -240,7 +222,7 @@ def restore_command(source: Any, file: Path | None) -> None:
 
 
 @main.command(name="explain")
-@_config
+@config_option
 @click.argument("name", required=False)
 @click.option(
     "--hello",

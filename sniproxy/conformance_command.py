@@ -2,10 +2,10 @@
 
 import click
 
+from sniproxy.commands import run
 from sniproxy.conformance import Setup, render
 from sniproxy.conformance import run as play
 from sniproxy.corpus import load, names
-from sniproxy.running import run
 
 
 def _print_names(context: click.Context, _: click.Parameter, value: bool) -> None:

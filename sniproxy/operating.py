@@ -1,7 +1,6 @@
 """`sniproxy drain` and `sniproxy upgrade`: what an operator asks a data plane on this machine, by its control socket."""
 
 import json
-import re
 import sys
 import time
 from contextlib import suppress
@@ -12,6 +11,7 @@ from urllib.parse import quote
 import click
 import httpx
 
+from sniproxy.commands import Duration, config_option
 from sniproxy.control import FILE
 from sniproxy.drain import Phase
 from sniproxy.errors import SniproxyError
@@ -63,36 +63,13 @@ class Plane:
         return content
 
 
-_config = click.option(
-    "-c",
-    "--config",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Settings file (YAML) of the data plane. SNIPROXY_... environment variables override it.",
-)
-
-
-class _Duration(click.ParamType[float]):
-    """Seconds of 90s, 15m or 2h."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, context: click.Context | None
-    ) -> float:
-        found = re.fullmatch("([0-9]{1,5})([smh])", str(value))
-        if found is None:
-            self.fail(f"{value!r}: expected such as 90s, 15m or 2h", param, context)
-        return float(int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]])
-
-
 @click.command(name="drain")
-@_config
+@config_option
 @click.option("--route", metavar="ID", help="Only this stream_route.")
 @click.option("--undo", is_flag=True, help="Let players in again.")
 @click.option(
     "--deadline",
-    type=_Duration(),
+    type=Duration(),
     metavar="DURATION",
     help="End those who still play then, one by one over drain.spread. Without it nobody is ended.",
 )
@@ -170,7 +147,7 @@ def _phase(state: dict[str, Any]) -> str:
 
 
 @click.command(name="upgrade")
-@_config
+@config_option
 def upgrade_command(file: Path | None) -> None:
     """Become the version that is installed now, on the same sockets, without losing anybody.
 

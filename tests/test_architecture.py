@@ -43,8 +43,8 @@ LAYERS = (
     ("crew",),
     ("pressure",),
     ("control",),
-    ("parent", "operating"),
-    ("quickstart", "conformance", "explain", "running"),
+    ("parent", "commands"),
+    ("quickstart", "conformance", "explain", "operating"),
     ("conformance_command",),
     ("cli",),
 )
@@ -52,7 +52,8 @@ LAYERS = (
 ADMIN_MAY_IMPORT = (
     "admin.",
     *("sniproxy.objects", "sniproxy.store", "sniproxy.settings"),
-    *("sniproxy.errors", "sniproxy.keyring", "sniproxy.logs"),
+    *("sniproxy.errors", "sniproxy.keyring", "sniproxy.logs", "sniproxy.networks"),
+    "sniproxy.commands",
 )
 OURS = ("sniproxy", "admin", "certs", "examples")
 
