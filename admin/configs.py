@@ -15,7 +15,9 @@ from sniproxy.errors import ObjectRefused
 from sniproxy.keyring import Keyring
 from sniproxy.objects.fields import ID_PATTERN
 
-MAX_TOLD = 1000  # errors in an answer: a body has room for half a million objects, each of them wrong
+MAX_TOLD = (
+    1000  # errors in an answer: a body has room for half a million objects, each of them wrong
+)
 YAML = frozenset({"application/yaml", "application/x-yaml"})
 
 

@@ -138,8 +138,8 @@ class Resources:
         self, kind: Kind, path_id: str | None, value: dict[str, Any], ttl: int | None
     ) -> Written:
         """Creates or replaces. The id stands in the path or in the body, or is the same in both."""
-        refuse_times(value)
         object_id = _one_id(kind, path_id, value)
+        refuse_times(value)
         value = {"id": object_id} | {m: v for m, v in value.items() if (m, v) != ("id", None)}
 
         def renewed(old: dict[str, Any] | None, now: int) -> dict[str, Any]:

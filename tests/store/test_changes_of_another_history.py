@@ -25,6 +25,12 @@ async def assert_both_are_told(store: Store, after: int) -> None:
         assert (await store.changes(prefix, after=listing.revision)).count == 1
 
 
+def replace(path: Path, by: Path) -> None:
+    for tail in ("-wal", "-shm"):
+        Path(f"{path}{tail}").unlink(missing_ok=True)
+    os.replace(by, path)
+
+
 async def test_another_lineage_in_sqlite(tmp_path: Path) -> None:
     path = tmp_path / "config.db"
     async with opened(path) as store:
@@ -50,9 +56,7 @@ async def test_another_file(tmp_path: Path) -> None:
         await store.put("/a/1", b"lost")
         await store.put("/b/1", b"lost")
         after = max([(await store.list(prefix)).revision for prefix in ("/a/", "/b/")])
-        for tail in ("-wal", "-shm"):
-            Path(f"{path}{tail}").unlink(missing_ok=True)
-        os.replace(tmp_path / "backup.db", path)
+        replace(path, tmp_path / "backup.db")
         await assert_both_are_told(store, after)
 
 
