@@ -82,7 +82,9 @@ class SqliteStore:
         self._turn: anyio.CapacityLimiter | None = None
         self._closed = False
         self._lineage: int | None = None  # the file's at the last list, or else at the first watch
-        self._listed: dict[str, int] = {}  # the lineage at the last list of each prefix of this file
+        self._listed: dict[
+            str, int
+        ] = {}  # the lineage at the last list of each prefix of this file
 
     async def get(self, key: str) -> Entry | None:
         """The entry, or None. Raises StoreUnavailable."""
