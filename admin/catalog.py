@@ -52,6 +52,15 @@ def _tls_names(value: dict[str, Any]) -> tuple[str, ...]:
     return tuple(one.lower().removesuffix(".") for one in texts if isinstance(one, str))
 
 
+def _can_be_told(object_id: str) -> bool:
+    """False for APISIX's marker, and for a key that is no UTF-8: no answer could name it, and nobody ask for it."""
+    try:
+        object_id.encode()
+    except UnicodeEncodeError:
+        return False
+    return object_id != ""
+
+
 class Collection:
     """One kind of objects: equal to the store's after each `refresh`."""
 
@@ -134,7 +143,7 @@ class Collection:
             self._keys.add(entry.key)
             self._remove(entry.key)
             object_id = entry.key.removeprefix(self._prefix)
-            value = decode(entry.value) if object_id else None
+            value = decode(entry.value) if _can_be_told(object_id) else None
             if value is not None:
                 self._add(Item.of(object_id, entry, value))
 

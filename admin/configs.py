@@ -15,6 +15,9 @@ from sniproxy.errors import ObjectRefused
 from sniproxy.keyring import Keyring
 from sniproxy.objects.fields import ID_PATTERN
 
+MAX_TOLD = (
+    1000  # errors in an answer: a body has room for half a million objects, each of them wrong
+)
 YAML = frozenset({"application/yaml", "application/x-yaml"})
 
 
@@ -33,7 +36,7 @@ class ConfigsSection:
         problems = await anyio.to_thread.run_sync(self._problems, await ask.raw(), media in YAML)
         if not problems:
             return Answer(200, {})
-        errors = [_told(one) for one in problems]
+        errors = [_told(one) for one in problems[:MAX_TOLD]]
         return Answer(400, {"error_msg": "Configuration validation failed", "errors": errors})
 
     def _problems(self, raw: bytes, is_yaml: bool) -> list[Problem]:

@@ -15,6 +15,8 @@ from sniproxy.errors import ObjectRefused
 
 PAGE_SIZES = range(10, 501)
 MAX_PATTERN = 1024  # characters of a regular expression
+MAX_COMPILED = 2 * 2**20  # bytes; at RE2's own limit of 8 MiB compiling takes up to 20 s
+LAST_PAGE = 10**9
 
 Test = Callable[[Item], bool]
 
@@ -85,15 +87,22 @@ def _pattern(member: str, text: str) -> Callable[[str], bool]:
         raise ObjectRefused(f"invalid argument {member}: longer than {MAX_PATTERN} characters")
     options = re2.Options()
     options.log_errors = False  # to stderr
+    options.max_mem = MAX_COMPILED
     found = re2.Set.SearchSet(options)  # of one: it only says whether, in half the time
     try:
         found.Add(text)
     except (re2.error, UnicodeError):
         raise ObjectRefused(f"invalid argument {member}: no regular expression") from None
-    found.Compile()
+    try:
+        found.Compile()
+    except re2.error:
+        raise ObjectRefused(f"invalid argument {member}: it repeats too much") from None
     return lambda searched: bool(found.Match(searched))
 
 
 def _number(text: str) -> int:
-    """0 for what is no number."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+    """0 for what is no number. A large one is as good as the last."""
+    if not (text.isascii() and text.isdecimal()):
+        return 0
+    digits = text.lstrip("0")
+    return int(digits or "0") if len(digits) < 10 else LAST_PAGE

@@ -22,6 +22,7 @@ from sniproxy.objects import KINDS, Kind
 MAX_ALIASED = (
     16 * 2**20
 )  # characters that aliases (`*name`) may add to a text once they are written out
+MAX_DIGITS = 1000  # of a whole number; in hexadecimal YAML has no limit, and Python cannot print it
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,25 @@ class Problem:
         return f"{place}: {self.text}"
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain types, and whole numbers that can be printed."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > MAX_DIGITS:
+            raise yaml.constructor.ConstructorError(
+                None, None, "a number has too many digits", node.start_mark
+            )
+        return super().construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
 def read_yaml(text: str) -> Any:
     """The value of a text in YAML, and so of JSON too; ObjectRefused."""
     stream = io.StringIO(text)  # of a stream YAML's errors quote nothing, so no key
     try:
-        value = yaml.safe_load(stream)
+        value = yaml.load(stream, _Loader)
         size = _written_out(value, {})
     except (yaml.YAMLError, RecursionError) as error:
         raise ObjectRefused(f"neither YAML nor JSON: {' '.join(str(error).split())}") from None
@@ -72,7 +87,7 @@ def _written_out(value: Any, known: dict[int, int]) -> int:
     """About how many characters a value has without aliases, which make the same object stand in many places."""
     if isinstance(value, str):
         return len(value)
-    if not isinstance(value, dict | list):
+    if not isinstance(value, dict | list | tuple):  # YAML's `!!pairs` are tuples
         return 1
     if id(value) not in known:
         known[id(value)] = 0  # for a loop, which is refused where it stands
@@ -122,8 +137,8 @@ def _id_of(kind: Kind, value: Any) -> str:
 def _as_json(value: dict[str, Any]) -> dict[str, Any]:
     """The object as it would have come through the API; YAML knows more than JSON, such as dates and loops."""
     try:
-        check_plain(value)
         as_json: dict[str, Any] = json.loads(json.dumps(value))
+        check_plain(as_json)
     except (TypeError, ValueError, RecursionError) as error:
         raise ObjectRefused(f"cannot be written as JSON: {error}") from None
     return as_json

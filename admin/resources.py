@@ -105,11 +105,12 @@ class Resources:
         return shown
 
     async def _add_details(self, shown: Sequence[dict[str, Any]], items: Sequence[Item]) -> None:
-        ssls = await self.catalog.collection("ssls")
-        routes = await self.catalog.collection("stream_routes")
+        # The lists are made here: a collection may change while a thread goes through it.
+        ssls = (await self.catalog.collection("ssls")).items()
+        routes = (await self.catalog.collection("stream_routes")).items()
 
         def describe() -> None:
-            users, now = Users(ssls.items(), routes.items()), self.now()
+            users, now = Users(ssls, routes), self.now()
             for one, item in zip(shown, items, strict=True):
                 one["detail"] = describe_ssl(item, one["value"], users, now)
 
@@ -137,8 +138,8 @@ class Resources:
         self, kind: Kind, path_id: str | None, value: dict[str, Any], ttl: int | None
     ) -> Written:
         """Creates or replaces. The id stands in the path or in the body, or is the same in both."""
-        refuse_times(value)
         object_id = _one_id(kind, path_id, value)
+        refuse_times(value)
         value = {"id": object_id} | {m: v for m, v in value.items() if (m, v) != ("id", None)}
 
         def renewed(old: dict[str, Any] | None, now: int) -> dict[str, Any]:

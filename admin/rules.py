@@ -8,12 +8,14 @@ from pydantic import ValidationError
 from admin.body import check_plain
 from sniproxy.errors import KeyringError, ObjectRefused
 from sniproxy.keyring import Keyring
-from sniproxy.objects import OLD_TIMES, Meta, Ssl, describe, read, refusal
+from sniproxy.objects import OLD_TIMES, InlineUpstream, Meta, Ssl, describe, read, refusal
+from sniproxy.objects.describing import shown
 from sniproxy.objects.pem import check_authorities, check_certificate, check_key, check_pair
 from sniproxy.objects.references import is_reference
 from sniproxy.objects.secrets import map_secrets, without_secrets
 
 PRIVATE = "PRIVATE KEY-----"  # in the first line of every private key in PEM
+FREE = frozenset({"metadata", "discovery_args"})  # members that hold whatever their owner likes
 INVALID = refusal("")  # how most refusals of an object begin
 
 
@@ -56,6 +58,8 @@ def check(collection: str, clear: dict[str, Any]) -> None:
         model = check_schema(collection, clear)
         if isinstance(model, Ssl):
             _check_ssl(model)
+        elif isinstance(upstream := getattr(model, "upstream", model), InlineUpstream):
+            _check_tls(upstream)
     except (ObjectRefused, ValueError) as error:
         raise ObjectRefused(refusal(str(error))) from None
 
@@ -80,7 +84,20 @@ def prepare(
     except (KeyringError, ValueError) as error:
         raise ObjectRefused(f"{INVALID}{error}") from None
     check(collection, clear)
-    return map_secrets(collection, object_id, clear, keyring.encrypt)
+    return map_secrets(collection, object_id, _without_nulls(clear), keyring.encrypt)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A member that is null is as good as none here, and in what an APISIX reads it is of the wrong type."""
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        member: content if member in FREE else _without_nulls(content)
+        for member, content in value.items()
+        if content is not None
+    }
 
 
 def _check_ssl(ssl: Ssl) -> None:
@@ -95,6 +112,14 @@ def _check_ssl(ssl: Ssl) -> None:
                 check_key(key)
     if ssl.client is not None and not is_reference(ssl.client.ca):
         check_authorities(ssl.client.ca)
+
+
+def _check_tls(upstream: InlineUpstream) -> None:
+    """ValueError. Not for a pair that does not fit: an APISIX has taken it, and its objects stay good here."""
+    tls = upstream.tls
+    if tls is not None and tls.client_cert is not None and tls.client_key is not None:
+        check_certificate(tls.client_cert)
+        check_key(tls.client_key)
 
 
 def decode(raw: bytes) -> dict[str, Any] | None:
@@ -126,12 +151,17 @@ def merge(under: Any, over: Any) -> Any:
 
 
 def merge_at(under: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
-    """APISIX's PATCH of one member: it is replaced, parents that are missing are made, `null` removes it."""
+    """APISIX's PATCH of one member: it is replaced, parents that are missing are made, `null` removes it.
+
+    ObjectRefused where a parent is a list or a text: what it holds would be lost.
+    """
     step, rest = path[0], path[1:]
     merged = dict(under)
     if rest:
         below = merged.get(step)
-        merged[step] = merge_at(below if isinstance(below, dict) else {}, rest, value)
+        if not isinstance(below, dict | None):
+            raise ObjectRefused(f"invalid sub-path: {shown(step)} is no object")
+        merged[step] = merge_at(below or {}, rest, value)
     elif value is None:
         merged.pop(step, None)
     else:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from sniproxy.objects.describing import describe, not_one_of, shown
-from sniproxy.objects.fields import AddressOrNetwork, Lenient
+from sniproxy.objects.fields import AddressOrNetwork, Items, Lenient
 
 # What `key` of limit-conn may name.
 VARIABLES = frozenset(
@@ -18,7 +18,7 @@ VARIABLES = frozenset(
 )
 VARIABLE = re.compile(r"\$(?:(?P<bare>\w+)|\{(?P<braced>\w+)\})")
 
-NetworkList = Annotated[list[AddressOrNetwork], Field(min_length=1)]
+NetworkList = Annotated[Items[AddressOrNetwork], Field(min_length=1)]
 
 
 class IpRestriction(Lenient):

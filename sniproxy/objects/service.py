@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sniproxy.objects.fields import HostPattern, Id, NamedMeta
+from sniproxy.objects.fields import HostPattern, Id, Items, NamedMeta
 from sniproxy.objects.plugins import Plugins
 from sniproxy.objects.upstream import InlineUpstream
 
@@ -15,6 +15,6 @@ class Service(NamedMeta):
     upstream: InlineUpstream | None = None
     upstream_id: Id | None = None
     plugins: Plugins | None = None
-    hosts: Annotated[list[HostPattern], Field(min_length=1)] | None = None
+    hosts: Annotated[Items[HostPattern], Field(min_length=1)] | None = None
     script: str | None = None
     enable_websocket: bool | None = None

@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from sniproxy.objects.fields import HostPattern, Lenient, Meta
+from sniproxy.objects.fields import HostPattern, Items, Lenient, Meta
 from sniproxy.objects.references import parse
 
 
@@ -45,7 +45,7 @@ class SslClient(Lenient):
 
     ca: Pem
     depth: Annotated[int, Field(ge=0)] = 1
-    skip_mtls_uri_regex: list[str] | None = None
+    skip_mtls_uri_regex: Items[str] | None = None
 
 
 class Ssl(Meta):
@@ -54,14 +54,15 @@ class Ssl(Meta):
     type: Literal["server", "client"] = "server"
     cert: Pem
     key: KeyText
-    certs: list[Pem] | None = None
-    keys: list[KeyText] | None = None
+    certs: Items[Pem] | None = None
+    keys: Items[KeyText] | None = None
     sni: HostPattern | None = None
-    snis: Annotated[list[HostPattern], Field(min_length=1)] | None = None
+    snis: Annotated[Items[HostPattern], Field(min_length=1)] | None = None
     client: SslClient | None = None
     status: Literal[0, 1] = 1
     ssl_protocols: (
-        Annotated[list[Protocol], Field(min_length=1, max_length=3), AfterValidator(_unique)] | None
+        Annotated[Items[Protocol], Field(min_length=1, max_length=3), AfterValidator(_unique)]
+        | None
     ) = None
 
     @model_validator(mode="after")

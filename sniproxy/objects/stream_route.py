@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from sniproxy.objects.describing import shown
-from sniproxy.objects.fields import AddressOrNetwork, HostPattern, Id, NamedMeta, Port
+from sniproxy.objects.fields import AddressOrNetwork, HostPattern, Id, Items, NamedMeta, Port
 from sniproxy.objects.plugins import Plugins
 from sniproxy.objects.upstream import InlineUpstream
 
@@ -21,7 +21,7 @@ class StreamRoute(NamedMeta):
     server_addr: AddressOrNetwork | None = None
     server_port: Port | None = None
     sni: HostPattern | None = None
-    snis: Annotated[list[HostPattern], Field(min_length=1)] | None = None
+    snis: Annotated[Items[HostPattern], Field(min_length=1)] | None = None
     tls_passthrough: bool = False
     upstream: InlineUpstream | None = None
     upstream_id: Id | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from sniproxy.objects.describing import not_one_of, not_with, shown
-from sniproxy.objects.fields import HostPattern, Id, Lenient, NamedMeta, Port, Seconds
+from sniproxy.objects.fields import HostPattern, Id, Items, Lenient, NamedMeta, Port, Seconds
 
 Weight = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=254)]
@@ -42,7 +42,7 @@ def _node(name: str, weight: Any) -> dict[str, Any]:
 
 
 Nodes = Annotated[
-    list[Node], BeforeValidator(_node_list, json_schema_input_type=dict[str, Weight] | list[Node])
+    Items[Node], BeforeValidator(_node_list, json_schema_input_type=dict[str, Weight] | list[Node])
 ]
 
 
@@ -81,7 +81,7 @@ class ActiveHealthy(Lenient):
 
     interval: Annotated[int, Field(ge=1)] = 1
     successes: Count = 2
-    http_statuses: list[Status] = Field(default=[200, 302])
+    http_statuses: Items[Status] = Field(default=[200, 302])
 
 
 class ActiveUnhealthy(Lenient):
@@ -91,7 +91,7 @@ class ActiveUnhealthy(Lenient):
     http_failures: Count = 5
     tcp_failures: Count = 2
     timeouts: Count = 3
-    http_statuses: list[Status] = Field(default=[429, 404, 500, 501, 502, 503, 504, 505])
+    http_statuses: Items[Status] = Field(default=[429, 404, 500, 501, 502, 503, 504, 505])
 
 
 class Active(Lenient):
@@ -104,7 +104,7 @@ class Active(Lenient):
     port: Port | None = None
     http_path: str = "/"
     https_verify_certificate: bool = True
-    req_headers: Annotated[list[str], Field(min_length=1)] | None = None
+    req_headers: Annotated[Items[str], Field(min_length=1)] | None = None
     healthy: ActiveHealthy = ActiveHealthy()
     unhealthy: ActiveUnhealthy = ActiveUnhealthy()
 
@@ -113,7 +113,7 @@ class PassiveHealthy(Lenient):
     """Real sessions: when a node counts as healthy again."""
 
     successes: CountOrOff = 5
-    http_statuses: list[Status] = Field(default=[*range(200, 209), 226, *range(300, 309)])
+    http_statuses: Items[Status] = Field(default=[*range(200, 209), 226, *range(300, 309)])
 
 
 class PassiveUnhealthy(Lenient):
@@ -122,7 +122,7 @@ class PassiveUnhealthy(Lenient):
     tcp_failures: CountOrOff = 2
     timeouts: CountOrOff = 7
     http_failures: CountOrOff = 5
-    http_statuses: list[Status] = Field(default=[429, 500, 503])
+    http_statuses: Items[Status] = Field(default=[429, 500, 503])
 
 
 class Passive(Lenient):

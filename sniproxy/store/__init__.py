@@ -93,7 +93,8 @@ class Store(Protocol):
     async def changes(self, prefix: str, *, after: int) -> Changes:
         """What was written under `prefix` since it was listed at revision `after`.
 
-        Raises Compacted when the history is not the one that was listed (a store restored from a backup): list again.
+        Raises Compacted when the history is not the one in which this prefix was listed last (a store restored from a
+        backup), or it never was: list again.
         """
         ...
 

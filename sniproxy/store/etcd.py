@@ -68,6 +68,7 @@ class EtcdStore:
         self._gateway = Gateway(config, transport)
         self._leases: dict[str, _Lease] = {}  # by key, of its last put with a time to live
         self._lineage = Lineage()  # of the last list, and of the watches since
+        self._listed: dict[str, Lineage] = {}  # by prefix, of its last list
         self._landmarks: dict[tuple[str, int], Landmarks] = {}  # by prefix and revision
 
     async def get(self, key: str) -> Entry | None:
@@ -85,6 +86,7 @@ class EtcdStore:
             # another object: the watches of before keep theirs, and notice
             self._lineage = Lineage()
             self._lineage.continues(page)
+        self._listed[prefix] = self._lineage
         with understood("a range"):
             at, entries = revision(page), tuple(map(entry, page["kvs"]))
         self._keep_landmarks(prefix, at, Landmarks.of(entries))
@@ -98,7 +100,8 @@ class EtcdStore:
             page = await self._range(prefix, {"min_mod_revision": str(after + 1)})
         with understood("a range"):
             at, entries = revision(page), tuple(map(entry, page["kvs"]))
-            if at < after or not self._lineage.continues(page):
+            lineage = self._listed.get(prefix)
+            if at < after or lineage is None or not lineage.continues(page):
                 raise Compacted(at)
             return Changes(entries, int(page.get("count", 0)), at)
 

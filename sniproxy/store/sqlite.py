@@ -82,6 +82,9 @@ class SqliteStore:
         self._turn: anyio.CapacityLimiter | None = None
         self._closed = False
         self._lineage: int | None = None  # the file's at the last list, or else at the first watch
+        self._listed: dict[
+            str, int
+        ] = {}  # the lineage at the last list of each prefix of this file
 
     async def get(self, key: str) -> Entry | None:
         """The entry, or None. Raises StoreUnavailable."""
@@ -161,6 +164,7 @@ class SqliteStore:
         if self._conn is not None and identity(self._path) != self._identity:
             self._conn.close()
             self._conn = None
+            self._listed.clear()
         if self._conn is None:
             self._conn, self._identity = self.open_own()
         return self._conn
@@ -174,14 +178,14 @@ class SqliteStore:
     def _list(self, conn: sqlite3.Connection, prefix: str) -> Listing:
         condition, bounds = self._living(conn, prefix)
         with transaction(conn, "DEFERRED"):
-            self._lineage = lineage_of(conn)
+            self._lineage = self._listed[prefix] = lineage_of(conn)
             return Listing(_entries(conn, condition, bounds), last_revision(conn))
 
     def _changes(self, conn: sqlite3.Connection, prefix: str, after: int) -> Changes:
         condition, bounds = self._living(conn, prefix)
         with transaction(conn, "DEFERRED"):
             revision = last_revision(conn)
-            if revision < after or self._lineage != lineage_of(conn):
+            if revision < after or self._listed.get(prefix) != lineage_of(conn):
                 raise Compacted(revision)
             (count,) = conn.execute(f"SELECT count(*) FROM kv WHERE {condition}", bounds).fetchone()
             written = _entries(conn, f"{condition} AND mod_revision > ?", (*bounds, after))

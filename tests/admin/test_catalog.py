@@ -12,7 +12,7 @@ from admin.catalog import Catalog, Collection
 from admin.rules import encode
 from sniproxy.errors import Compacted, ObjectRefused, StoreUnavailable
 from sniproxy.store import Changes, Entry, Listing, Store
-from tests.admin.gateway import Doubtful, Gateway
+from tests.admin.gateway import NODES, Doubtful, Gateway
 
 pytestmark = pytest.mark.anyio
 PREFIX = "/apisix/upstreams/"
@@ -232,6 +232,17 @@ async def test_whoever_asked_and_left_takes_nothing_with_him(store: Store) -> No
     await put(store, "1")
     await collection.refresh()
     assert ids(collection) == ["1"]
+
+
+async def test_a_key_that_is_no_text_hides_no_other(gateway: Gateway) -> None:
+    """Any tool can write one into an etcd; an answer that held it could not be sent."""
+    await gateway.store.put("/apisix/services/\udcff", b'{"upstream_id":"1"}')
+    await gateway.put("/upstreams/1", {"nodes": NODES})
+    await gateway.put("/services/1", {"upstream_id": "1"})
+    code, body = await gateway.ask("GET", "/services")
+    assert (code, body["total"]) == (200, 1)
+    await gateway.ask("DELETE", "/services/1")
+    assert (await gateway.ask("DELETE", "/upstreams/1"))[0] == 200
 
 
 async def test_by_age_and_by_key(store: Store) -> None:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 import yaml
 
+from admin.configs import MAX_TOLD
 from admin.foreign import COLLECTIONS
 from admin.reading import MAX_ALIASED
 from sniproxy.store import Store
@@ -180,10 +181,26 @@ async def test_aliases_are_written_out_but_not_without_end(gateway: Gateway) -> 
     assert (answer.status_code, answer.json()) == (200, {})
     levels = "".join(f"l{n + 1}: &l{n + 1} [{', '.join([f'*l{n}'] * 10)}]\n" for n in range(8))
     long = f"x: &x {'x' * 1000}\ny: [{', '.join(['*x'] * (MAX_ALIASED // 1000 + 1000))}]\n"
-    for bomb in (f"l0: &l0 x\n{levels}", long):
+    pairs = "".join(
+        f"l{n + 1}: &l{n + 1} !!pairs [{', '.join([f'x: *l{n}'] * 10)}]\n" for n in range(8)
+    )
+    in_pairs = f"l0: &l0 x\n{pairs}upstreams: [{{id: a, nodes: *l8}}]"
+    for bomb in (f"l0: &l0 x\n{levels}", long, in_pairs):
         answer = await tried(gateway, bomb, "application/yaml")
         assert answer.status_code == 400
         assert answer.json() == {"error_msg": "far larger once its aliases are written out"}
+
+
+@pytest.mark.parametrize("number", ["0x" + "f" * 5000, "-0b" + "1" * 20000, "1:" * 3000 + "1"])
+@pytest.mark.parametrize("text", ["upstreams: [{{id: {}}}]", "? {}\n: []\n", "x: {}"])
+async def test_numbers_that_cannot_be_printed(gateway: Gateway, text: str, number: str) -> None:
+    answer = await tried(gateway, text.format(number), "application/yaml")
+    assert answer.status_code == 400
+    assert "a number has too many digits" in answer.json()["error_msg"]
+
+
+async def test_not_all_errors_of_a_great_many_are_told(gateway: Gateway) -> None:
+    assert len(await errors(gateway, {"ssls": [1] * (MAX_TOLD + 500)})) == MAX_TOLD
 
 
 async def test_a_loop_is_refused_where_it_stands(gateway: Gateway) -> None:

@@ -1,12 +1,13 @@
 """`?detail=true`: what a certificate says, how long it is good for, and which routes use it."""
 
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from cryptography import x509
 
-from admin.catalog import Item
+from admin.catalog import Collection, Item
 from admin.details import Users
 from admin.rules import encode
 from sniproxy.store import Entry
@@ -44,6 +45,23 @@ async def test_what_a_certificate_says(gateway: Gateway) -> None:
     assert detail["stream_routes"] == ["r"]
     _, listed = await gateway.ask("GET", "/ssls?detail=true&page=1&page_size=10")
     assert listed["list"][0]["detail"] == detail
+
+
+async def test_a_collection_is_gone_through_in_one_thread(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another one than it changes in, a list of before a change could be kept as the one of after it."""
+    await gateway.put("/ssls/1", ssl_object())
+    real, threads = Collection.items, set()
+
+    def items(self: Collection) -> list[Item]:
+        threads.add(threading.get_ident())
+        return real(self)
+
+    monkeypatch.setattr(Collection, "items", items)
+    for path in ("/ssls?detail=true", "/ssls/1?detail=true"):
+        assert (await gateway.ask("GET", path))[0] == 200
+    assert threads == {threading.get_ident()}
 
 
 @pytest.mark.parametrize("query", ["", "?detail", "?detail=", "?detail=1", "?detail=false"])

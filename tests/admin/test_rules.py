@@ -86,8 +86,7 @@ def test_merge(under: dict[str, Any], over: dict[str, Any], merged: dict[str, An
         ({"a": {"b": 1, "c": 2}}, "a", {"d": 3}, {"a": {"d": 3}}),
         ({"a": {"b": 1, "c": 2}}, "a/b", [1], {"a": {"b": [1], "c": 2}}),
         ({}, "a/b/c", 1, {"a": {"b": {"c": 1}}}),
-        ({"a": 1}, "a/b", 2, {"a": {"b": 2}}),
-        ({"a": [1]}, "a/0", 2, {"a": {"0": 2}}),
+        ({"a": None}, "a/b", 2, {"a": {"b": 2}}),
         ({"a": {"b": 1, "c": 2}}, "a/b", None, {"a": {"c": 2}}),
         ({"a": 1}, "none", None, {"a": 1}),
         ({"a": 1}, "b/c", None, {"a": 1, "b": {}}),
@@ -97,6 +96,13 @@ def test_merge_at(under: dict[str, Any], path: str, value: Any, merged: dict[str
     before = json.dumps(under)
     assert merge_at(under, path.split("/"), value) == merged
     assert json.dumps(under) == before
+
+
+@pytest.mark.parametrize("parent", [1, 0, "", "x", [], [1], True, False])
+@pytest.mark.parametrize("path", ["a/0", "a/b/c"])
+def test_merge_at_loses_nothing_of_a_parent_that_is_no_object(parent: Any, path: str) -> None:
+    with pytest.raises(ObjectRefused, match="invalid sub-path: a is no object"):
+        merge_at({"a": parent}, path.split("/"), 2)
 
 
 # -- ids and times
@@ -278,6 +284,48 @@ def test_prepare_refuses_what_is_nested_too_deeply(depth: int) -> None:
         nested = [nested]
     with pytest.raises(ObjectRefused, match="nested too deeply"):
         prepare("upstreams", "1", {"nodes": {}, "discovery_args": {"x": nested}}, KEYRING)
+
+
+# -- what is stored
+
+
+def test_no_member_is_stored_as_null() -> None:
+    """An APISIX that shares the etcd would not take the object."""
+    free = {"a": None, "b": [None]}
+    nodes = [{"host": "a", "weight": 1, "port": None, "priority": 0, "metadata": free}]
+    inner = {"nodes": nodes, "tls": None, "timeout": None, "discovery_args": free}
+    value = {
+        "id": "1",
+        "name": None,
+        "plugins": {"ip-restriction": {"blacklist": ["10.0.0.1"], "whitelist": None}},
+    }
+    stored = prepare("services", "1", value | {"upstream": inner}, KEYRING)
+    assert stored == {
+        "id": "1",
+        "plugins": {"ip-restriction": {"blacklist": ["10.0.0.1"]}},
+        "upstream": {
+            "nodes": [{"host": "a", "weight": 1, "priority": 0, "metadata": free}],
+            "discovery_args": free,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("tls", "why"),
+    [
+        ({"client_cert": GARBAGE, "client_key": KEY}, CERT_UNREADABLE),
+        ({"client_cert": CERT, "client_key": NO_KEY}, KEY_UNREADABLE),
+    ],
+)
+@pytest.mark.parametrize("collection", ["upstreams", "services", "stream_routes"])
+def test_a_client_certificate_and_its_key_can_be_read(
+    collection: str, tls: dict[str, Any], why: str
+) -> None:
+    upstream = {"nodes": NODES, "scheme": "tls", "tls": tls}
+    value = upstream if collection == "upstreams" else {"upstream": upstream}
+    with pytest.raises(ObjectRefused) as caught:
+        prepare(collection, "1", value, KEYRING)
+    assert str(caught.value) == f"invalid configuration: {why}"
 
 
 # -- bytes

@@ -227,3 +227,23 @@ def test_a_long_value_is_cut(collection: str, value: dict[str, Any]) -> None:
     text = verdict(collection, value)
     assert "a" * QUOTED_MAX in text
     assert "z" not in text[text.index("a" * QUOTED_MAX) :].partition("; known are")[0]
+
+
+@pytest.mark.parametrize(
+    ("collection", "value"),
+    [
+        ("upstreams", {"nodes": [{}] * 1000}),
+        ("ssls", SERVER | {"sni": None, "snis": ["!"] * 1000}),
+        ("ssls", SERVER | {"certs": [""] * 1000}),
+        ("services", {"hosts": [1] * 1000}),
+        ("stream_routes", {"snis": [1] * 1000}),
+    ],
+)
+def test_what_is_wrong_with_a_long_list_is_looked_for_no_further(
+    collection: str, value: dict[str, Any]
+) -> None:
+    """Errors are far larger than what they are of: half a million of them took a gigabyte."""
+    with pytest.raises(ValidationError) as caught:
+        read(collection, value)
+    assert caught.value.error_count() <= 2
+    assert "item 1: " in describe(caught.value)
