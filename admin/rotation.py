@@ -26,7 +26,8 @@ class Survey:
 
     under: Counter[str] = field(default_factory=Counter)
     closed: dict[str, list[str]] = field(default_factory=dict)  # object -> why its keys do not open
-    due: list[tuple[str, str, Entry]] = field(default_factory=list)  # that a rotation writes anew
+    # that a rotation writes anew, in the order in which they were written: where two have one name, that must stay
+    due: list[tuple[str, str, Entry]] = field(default_factory=list)
     due_keys: int = 0
 
     @property
@@ -46,6 +47,7 @@ async def survey(resources: Resources) -> Survey:
         elif others := len(under) - under.count(keyring.writer.id):
             found.due.append((collection, object_id, entry))
             found.due_keys += others
+    found.due.sort(key=lambda one: one[2].mod_revision)
     return found
 
 
