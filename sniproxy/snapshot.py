@@ -229,7 +229,8 @@ class Snapshot:
             value = _json_object(entry.value)
         except (ValueError, RecursionError):
             return  # nobody knows its names
-        if value.get("client") is not None:
+        served = value.get("status") != 0 and value.get("type") != "client"
+        if served and value.get("client") is not None:
             names = value.get("snis")
             names = names if isinstance(names, list) else [value.get("sni")]
             texts = (name for name in names if isinstance(name, str))
