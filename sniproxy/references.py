@@ -73,11 +73,21 @@ class References:
         )  # before it is read, so that what is written meanwhile is a change
         if signature is None or self._clock() - signature[-1] > TICK:
             self._read.setdefault(path, signature)
-        # A pipe that nobody writes into must not hold us up, nor a device that never ends.
+        # A pipe that nobody writes into must not hold us up, nor a device that never ends; to some it matters that they
+        # are opened at all.
+        _check_regular(os.stat(path))
         with open(path, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("not a regular file")
-            return file.read(MAX_BYTES + 1)
+            _check_regular(os.fstat(file.fileno()))
+            content: bytes | None = file.read(MAX_BYTES + 1)
+        if content is None:  # a file of the kernel's that has nothing to say yet
+            raise ValueError("nothing to read at once")
+        return content
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        folder = stat.S_ISDIR(found.st_mode)
+        raise ValueError("Is a directory" if folder else "not a regular file")
 
 
 def _open_at_once(path: str, flags: int) -> int:

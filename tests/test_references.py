@@ -1,6 +1,7 @@
 """What references name: files and variables, and which files have changed since they were read."""
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,33 @@ def test_a_pipe_holds_nobody_up(references: References, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match=r"not a regular file$"):
         references.resolve(f"$file://{tmp_path / 'pipe'}")
+
+
+def test_what_is_no_file_is_not_even_opened(
+    references: References, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watchdog's device begins to count, a tape winds back, and who waits to write into a pipe goes on."""
+    os.mkfifo(tmp_path / "pipe")
+    opened: list[object] = []
+    monkeypatch.setattr(os, "open", lambda path, flags: opened.append(path))
+    with pytest.raises(ValueError, match=r"not a regular file$"):
+        references.resolve(f"$file://{tmp_path / 'pipe'}")
+    assert opened == []
+
+
+def test_a_file_with_nothing_to_say_yet(
+    references: References, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as /proc/kmsg. It passes for a regular file; a pipe that is held open stands in for it."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    monkeypatch.setattr(stat, "S_ISREG", lambda mode: True)
+    held = os.open(path, os.O_RDWR)
+    try:
+        with pytest.raises(ValueError, match=f"^[$]file://{path}: nothing to read at once$"):
+            references.resolve(f"$file://{path}")
+    finally:
+        os.close(held)
 
 
 @pytest.fixture
