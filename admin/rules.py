@@ -11,9 +11,8 @@ from sniproxy.keyring import Keyring
 from sniproxy.objects import OLD_TIMES, Meta, Ssl, describe, read, refusal
 from sniproxy.objects.pem import check_authorities, check_certificate, check_key, check_pair
 from sniproxy.objects.references import is_reference
-from sniproxy.objects.secrets import map_secrets, without_secrets
+from sniproxy.objects.secrets import PRIVATE, map_secrets, without_secrets
 
-PRIVATE = "PRIVATE KEY-----"  # in the first line of every private key in PEM
 INVALID = refusal("")  # how most refusals of an object begin
 
 
