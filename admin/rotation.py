@@ -4,6 +4,7 @@ Each object is one compare-and-write in which nothing but ciphertext changes, ne
 rotation that broke off has left every object as it was or as it is to be: run again, it does the rest.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,11 +37,17 @@ class Survey:
 
 
 async def survey(resources: Resources) -> Survey:
-    """All that is in the store at one revision. An object that is no JSON has no key that anybody could use."""
+    """All that is in the store at one revision. An object that is no JSON has no key that anybody could use; of one in JSON
+    that we would not write, a data plane may use the keys, so it counts as closed.
+    """
     found, keyring = Survey(), resources.keyring
     listing = await resources.store.list(f"{resources.prefix}/")
     for collection, object_id, entry in stored_objects(listing.entries, resources.prefix):
-        under, closed = _keys_of(keyring, collection, object_id, decode(entry.value) or {})
+        value = decode(entry.value)
+        if value is None:
+            under, closed = list[str](), _keys_out_of_reach(collection, object_id, entry.value)
+        else:
+            under, closed = _keys_of(keyring, collection, object_id, value)
         found.under.update(under)
         if closed:
             found.closed[f"{collection}/{object_id}"] = closed
@@ -117,3 +124,22 @@ def _keys_of(
 
     map_secrets(collection, object_id, value, look)
     return under, closed
+
+
+def _keys_out_of_reach(collection: str, object_id: str, raw: bytes) -> list[str]:
+    """Why the private keys of an object cannot be encrypted anew that `decode` does not take."""
+    found: list[str] = []
+
+    def look(text: str, place: str) -> str:
+        found.append(
+            f"{place}: in JSON that cannot be written back: NaN, too deep, or half a character"
+        )
+        return text
+
+    try:
+        value = json.loads(raw)
+        if isinstance(value, dict):
+            map_secrets(collection, object_id, value, look)
+    except (ValueError, RecursionError):
+        return []
+    return found

@@ -126,6 +126,22 @@ async def test_objects_with_a_key_that_does_not_open_are_left_alone(store: Store
     assert left.due == []
 
 
+@pytest.mark.parametrize("odd", ["NaN", "1e999", "[" * 70 + "]" * 70, '"\\ud800"'])
+async def test_a_key_that_only_a_data_plane_can_use_is_not_forgotten(
+    store: Store, odd: str
+) -> None:
+    """Else its key is taken out of the keyring, and with the next start its name is gone."""
+    key = Keyring([SECRET]).encrypt(KEY, "ssls/odd/key")
+    text = json.dumps(mutual() | {"key": key}).replace('"client": {', f'"client": {{"x": {odd}, ')
+    await store.put("/apisix/ssls/odd", text.encode())
+    resources = on(store, NEW, SECRET)
+    assert await winner(resources) == "odd"
+    await store.put("/apisix/ssls/text", b"NaN")
+    left = await rotated(resources)
+    why = "ssls/odd/key: in JSON that cannot be written back: NaN, too deep, or half a character"
+    assert (left.closed, left.closed_keys, left.due) == ({"ssls/odd": [why]}, 1, [])
+
+
 async def test_a_time_to_live_goes_on(store: Store, clock: Clock) -> None:
     await on(store).replace(KINDS["ssls"], "short", ssl_object(), 60)
     await on(store).replace(KINDS["ssls"], "long", ssl_object(), None)
