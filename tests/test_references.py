@@ -1,5 +1,6 @@
 """What references name: files and variables, and which files have changed since they were read."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -194,6 +195,29 @@ def test_a_change_is_told_though_another_has_read_the_file_since(
     mount.swap({"tls.crt": "same"})
     references.resolve(f"$file://{path}")  # for another one
     assert references.changed({path}) == {path}
+
+
+def test_what_could_not_be_read_is_told_until_it_is(
+    references: References, mount: SecretMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when there are too many open files: nothing about the file tells that they are fewer by now."""
+    path = mount / "tls.crt"
+    references.resolve(f"$file://{path}")
+    with monkeypatch.context() as short:
+        short.setattr(os, "open", too_many_files)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"tls[.]crt: Too many open files$"):
+                references.resolve(f"$file://{path}")
+            short.undo()
+            references.resolve(f"$file://{path}")  # for another object
+            assert references.changed({path}) == {path}
+            short.setattr(os, "open", too_many_files)
+    references.resolve(f"$file://{path}")
+    assert references.changed({path}) == set()
+
+
+def too_many_files(*_: object) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def test_what_was_not_read_is_told_and_what_nobody_names_is_forgotten(
