@@ -71,7 +71,8 @@ async def rotate(resources: Resources, progress: Callable[[int, int], None]) -> 
             await _renew(resources, collection, object_id, entry)
         except StoreUnavailable as error:
             raise StoreUnavailable(
-                f"{done} of {len(due)} objects done, then {collection}/{object_id}: {error}: run the same command again"
+                f"{done} of {len(due)} objects done, then {collection}/{object_id}: {error}: "
+                "run again: sniproxy keyring rotate"
             ) from error
     progress(len(due), len(due))
     return await survey(resources)

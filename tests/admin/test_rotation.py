@@ -198,7 +198,7 @@ async def test_it_can_break_off_anywhere_and_be_run_again(store: Store) -> None:
         with pytest.raises(StoreUnavailable) as broke_off:
             await rotated(on(doubtful, NEW, SECRET))
         assert str(broke_off.value).startswith(f"{done} of {total} objects done, then ")
-        assert str(broke_off.value).endswith(": run the same command again")
+        assert str(broke_off.value).endswith(": run again: sniproxy keyring rotate")
         assert in_clear(await raw(resources), resources.keyring) == before
     assert (await rotated(resources)).under == {NEW_ID: KEYS}
     assert in_clear(await raw(resources), Keyring([NEW])) == before
