@@ -24,9 +24,9 @@ from admin.references import Find
 from admin.resources import Resources
 from admin.rules import check, decode, encode, is_id, reveal
 from sniproxy.errors import Conflict, KeyringError, ObjectRefused, StoreUnavailable
-from sniproxy.keyring import MARK, Keyring, sealed_under
+from sniproxy.keyring import MARK, Keyring, is_clear, sealed_under
 from sniproxy.objects import KINDS
-from sniproxy.objects.secrets import map_secrets
+from sniproxy.objects.secrets import map_secrets, without_clear_keys
 from sniproxy.store import Entry
 
 Lists = dict[str, list[dict[str, Any]]]  # by collection
@@ -64,7 +64,13 @@ async def dump_store(resources: Resources, version: str) -> Dump:
         value = {"id": object_id} | value
         if not is_id(value["id"], object_id):  # it goes back to where it stood, so the key decides
             value["id"] = object_id
-        lists[collection].append(map_secrets(collection, object_id, value, seal))
+        sealed = map_secrets(collection, object_id, value, seal)
+        clean = without_clear_keys(sealed)
+        if clean != sealed:
+            problems.append(
+                f"{entry.key} has a private key where it stands in clear: it was left out"
+            )
+        lists[collection].append(clean)
     problems += await _refusals(lists, resources.keyring)
     about = [f"{_origin(version, resources.now())}, store revision {listing.revision}"]
     # Whoever wrote the store wrote these: nothing in them may end the comment.
@@ -89,7 +95,7 @@ def stored_objects(entries: Iterable[Entry], prefix: str) -> Iterator[tuple[str,
 
 def _sealed(keyring: Keyring, text: str, place: str) -> tuple[str, str]:
     """A private key encrypted, and the id of the key that it is under. One that says it, or does not open, stays so."""
-    if text.startswith(MARK):
+    if text.startswith(MARK) and not is_clear(text):
         return text, sealed_under(text)
     try:
         clear = keyring.decrypt(text, place)

@@ -12,7 +12,7 @@ from tempfile import NamedTemporaryFile
 import anyio
 
 from admin.backup import Dump
-from sniproxy.errors import SniproxyError, StoreError
+from sniproxy.errors import KeyringError, SniproxyError, StoreError
 from sniproxy.logs import Log
 
 
@@ -55,7 +55,8 @@ async def dump_every(
 ) -> None:
     """For ever a dump at once and then every `seconds`, into `file` with the time in its name; the newest `keep` stay.
 
-    A store that is away and a disk that is full are logged, and have another chance the next time.
+    A store that is away, a key file that cannot be read and a disk that is full are logged, and have another chance the
+    next time.
     """
     due = anyio.current_time()
     while True:
@@ -65,7 +66,7 @@ async def dump_every(
             dump = await make()
             write_whole(target, dump.text)
             removed = _remove_old(target, file, keep)
-        except (StoreError, NotWritten, OSError) as error:
+        except (StoreError, NotWritten, KeyringError, OSError) as error:
             log.error("dump failed", file=str(target), cause=str(error), again_in=seconds)
         else:
             say = log.warning if dump.problems else log.info

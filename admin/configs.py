@@ -10,10 +10,11 @@ from admin.asking import Answer, Ask, NotOffered
 from admin.body import BadBody, decode_json
 from admin.foreign import COLLECTIONS, not_ours
 from admin.reading import Problem, read_yaml, sort_out
-from admin.rules import INVALID, PRIVATE, prepare
+from admin.rules import INVALID, prepare
 from sniproxy.errors import ObjectRefused
 from sniproxy.keyring import Keyring
 from sniproxy.objects.fields import ID_PATTERN
+from sniproxy.objects.secrets import PRIVATE
 
 MAX_TOLD = (
     1000  # errors in an answer: a body has room for half a million objects, each of them wrong

@@ -80,7 +80,7 @@ def _rotate(settings: Settings) -> None:
     with _shown() as progress:
         left = anyio.run(_rotate_in, settings, progress, backend="trio")
     if left is None:
-        click.echo("stopped; what is done is done: run the same command again", err=True)
+        click.echo("stopped; what is done is done: run again: sniproxy keyring rotate", err=True)
         sys.exit(INTERRUPTED)
     _tell_closed(left)
     if left.closed:
@@ -91,7 +91,7 @@ def _rotate(settings: Settings) -> None:
     if left.due:
         raise NotRotated(
             f"{left.due_keys} private keys were written under another key meanwhile: who writes with another "
-            "encryption.keyring? Run the same command again"
+            "encryption.keyring? Run again: sniproxy keyring rotate"
         )
     click.echo(f"all {left.under.total()} private keys are under key {writer.id} ({writer.form})")
 

@@ -31,7 +31,7 @@ from admin.rules import (
 from sniproxy.errors import Conflict, ObjectRefused
 from sniproxy.keyring import Keyring
 from sniproxy.objects import Kind
-from sniproxy.objects.secrets import drop_secrets
+from sniproxy.objects.secrets import PRIVATE, drop_secrets, without_clear_keys
 from sniproxy.store import Entry, Store
 
 RACES = 5  # how often a write that lost a race is tried on the new value
@@ -237,9 +237,14 @@ def _wants_detail(kind: Kind, query: Mapping[str, str]) -> bool:
 
 
 def _envelope(kind: Kind, entry: Entry) -> dict[str, Any]:
+    value = drop_secrets(kind.collection, json.loads(entry.value))
+    if (
+        PRIVATE.encode() in entry.value
+    ):  # written by somebody else, perhaps where none is looked for
+        value = without_clear_keys(value)
     return {
         "key": entry.key,
-        "value": drop_secrets(kind.collection, json.loads(entry.value)),
+        "value": value,
         "createdIndex": entry.create_revision,
         "modifiedIndex": entry.mod_revision,
     }

@@ -4,6 +4,7 @@ Each object is one compare-and-write in which nothing but ciphertext changes, ne
 rotation that broke off has left every object as it was or as it is to be: run again, it does the rest.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ class Survey:
 
     under: Counter[str] = field(default_factory=Counter)
     closed: dict[str, list[str]] = field(default_factory=dict)  # object -> why its keys do not open
-    due: list[tuple[str, str, Entry]] = field(default_factory=list)  # that a rotation writes anew
+    # that a rotation writes anew, in the order in which they were written: where two have one name, that must stay
+    due: list[tuple[str, str, Entry]] = field(default_factory=list)
     due_keys: int = 0
 
     @property
@@ -35,17 +37,24 @@ class Survey:
 
 
 async def survey(resources: Resources) -> Survey:
-    """All that is in the store at one revision. An object that is no JSON has no key that anybody could use."""
+    """All that is in the store at one revision. An object that is no JSON has no key that anybody could use; of one in JSON
+    that we would not write, a data plane may use the keys, so it counts as closed.
+    """
     found, keyring = Survey(), resources.keyring
     listing = await resources.store.list(f"{resources.prefix}/")
     for collection, object_id, entry in stored_objects(listing.entries, resources.prefix):
-        under, closed = _keys_of(keyring, collection, object_id, decode(entry.value) or {})
+        value = decode(entry.value)
+        if value is None:
+            under, closed = list[str](), _keys_out_of_reach(collection, object_id, entry.value)
+        else:
+            under, closed = _keys_of(keyring, collection, object_id, value)
         found.under.update(under)
         if closed:
             found.closed[f"{collection}/{object_id}"] = closed
         elif others := len(under) - under.count(keyring.writer.id):
             found.due.append((collection, object_id, entry))
             found.due_keys += others
+    found.due.sort(key=lambda one: one[2].mod_revision)
     return found
 
 
@@ -62,7 +71,8 @@ async def rotate(resources: Resources, progress: Callable[[int, int], None]) -> 
             await _renew(resources, collection, object_id, entry)
         except StoreUnavailable as error:
             raise StoreUnavailable(
-                f"{done} of {len(due)} objects done, then {collection}/{object_id}: {error}: run the same command again"
+                f"{done} of {len(due)} objects done, then {collection}/{object_id}: {error}: "
+                "run again: sniproxy keyring rotate"
             ) from error
     progress(len(due), len(due))
     return await survey(resources)
@@ -115,3 +125,22 @@ def _keys_of(
 
     map_secrets(collection, object_id, value, look)
     return under, closed
+
+
+def _keys_out_of_reach(collection: str, object_id: str, raw: bytes) -> list[str]:
+    """Why the private keys of an object cannot be encrypted anew that `decode` does not take."""
+    found: list[str] = []
+
+    def look(text: str, place: str) -> str:
+        found.append(
+            f"{place}: in JSON that cannot be written back: NaN, too deep, or half a character"
+        )
+        return text
+
+    try:
+        value = json.loads(raw)
+        if isinstance(value, dict):
+            map_secrets(collection, object_id, value, look)
+    except (ValueError, RecursionError):
+        return []
+    return found

@@ -12,9 +12,8 @@ from sniproxy.objects import OLD_TIMES, InlineUpstream, Meta, Ssl, describe, rea
 from sniproxy.objects.describing import shown
 from sniproxy.objects.pem import check_authorities, check_certificate, check_key, check_pair
 from sniproxy.objects.references import is_reference
-from sniproxy.objects.secrets import map_secrets, without_secrets
+from sniproxy.objects.secrets import PRIVATE, map_secrets, without_secrets
 
-PRIVATE = "PRIVATE KEY-----"  # in the first line of every private key in PEM
 FREE = frozenset({"metadata", "discovery_args"})  # members that hold whatever their owner likes
 INVALID = refusal("")  # how most refusals of an object begin
 

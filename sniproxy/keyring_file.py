@@ -40,15 +40,16 @@ class KeyFile:
         with self._usable():
             if not self._path.exists():
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._draft([_new_key()]) as draft, suppress(FileExistsError):
+                with self._draft([_new_key()], self._path) as draft, suppress(FileExistsError):
                     os.link(draft, self._path)
 
     def add(self) -> None:
         """A new key before those that are there. It is on the disk when this returns."""
         with self._usable(), self._locked():
-            before = self._path.stat()
-            with self._draft([_new_key(), *self.read()], like=before) as draft:
-                os.replace(draft, self._path)
+            # where a link leads, so that it still is one: who set it keeps, and perhaps copies, the keys elsewhere
+            place = Path(os.path.realpath(self._path))
+            with self._draft([_new_key(), *self.read()], place, like=place.stat()) as draft:
+                os.replace(draft, place)
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
@@ -61,9 +62,11 @@ class KeyFile:
             ) from error
 
     @contextmanager
-    def _draft(self, lines: list[str], like: os.stat_result | None = None) -> Iterator[str]:
-        """The name of a file beside it that holds these lines. like: whose owner and mode it has; else ours and 0600."""
-        number, name = mkstemp(dir=self._path.parent, prefix=self._path.name)
+    def _draft(
+        self, lines: list[str], place: Path, like: os.stat_result | None = None
+    ) -> Iterator[str]:
+        """The name of a file beside `place` with these lines. like: whose owner and mode it has; else ours and 0600."""
+        number, name = mkstemp(dir=place.parent, prefix=place.name)
         try:
             with open(number, "w") as draft:
                 draft.writelines(line + "\n" for line in lines)
@@ -76,7 +79,7 @@ class KeyFile:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(name)
-        with _opened(self._path.parent) as folder:
+        with _opened(place.parent) as folder:
             os.fsync(folder)  # the name, too, outlives a loss of power
 
     @contextmanager

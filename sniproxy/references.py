@@ -16,6 +16,7 @@ MAX_BYTES = 64 * 1024  # of a file or a variable, as many as an object itself ma
 TICK = 20_000_000  # nanoseconds; within one tick of its clock a file system may not tell two writes apart
 
 Signature = tuple[int, ...] | None  # None: nothing is there
+UNREAD: Signature = ()  # of a file that is there and could not be read: no file has it, so it is tried again
 
 
 class References:
@@ -67,17 +68,37 @@ class References:
         raise ValueError("no secret manager can be asked here; use $env:// or $file://")
 
     def _file(self, path: str) -> bytes:
-        """Up to one byte more than it may have. The first signature since `changed` stays: others have read it then."""
-        signature = _signature(
-            path
-        )  # before it is read, so that what is written meanwhile is a change
+        """Its content. The first signature since `changed` stays: others have read it then."""
+        # before it is read, so that what is written meanwhile is a change
+        signature = _signature(path)
         if signature is None or self._clock() - signature[-1] > TICK:
             self._read.setdefault(path, signature)
-        # A pipe that nobody writes into must not hold us up, nor a device that never ends.
-        with open(path, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("not a regular file")
-            return file.read(MAX_BYTES + 1)
+        try:
+            return _content(path)
+        except OSError:
+            # it is there: what keeps us from it may pass and leave no trace
+            if signature is not None:
+                self._read[path] = UNREAD
+            raise
+
+
+def _content(path: str) -> bytes:
+    """Up to one byte more than it may have."""
+    # A pipe that nobody writes into must not hold us up, nor a device that never ends; to some it matters that they are
+    # opened at all.
+    _check_regular(os.stat(path))
+    with open(path, "rb", opener=_open_at_once) as file:
+        _check_regular(os.fstat(file.fileno()))
+        content: bytes | None = file.read(MAX_BYTES + 1)
+    if content is None:  # a file of the kernel's that has nothing to say yet
+        raise ValueError("nothing to read at once")
+    return content
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        folder = stat.S_ISDIR(found.st_mode)
+        raise ValueError("Is a directory" if folder else "not a regular file")
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -229,12 +229,17 @@ class Snapshot:
             value = _json_object(entry.value)
         except (ValueError, RecursionError):
             return  # nobody knows its names
-        if value.get("client") is not None:
+        served = value.get("status") != 0 and value.get("type") != "client"
+        if served and value.get("client") is not None:
             names = value.get("snis")
             names = names if isinstance(names, list) else [value.get("sni")]
             texts = (name for name in names if isinstance(name, str))
             readable = tuple(name.lower().removesuffix(".") for name in texts)
-            closed = self._closed[entry.key] = Closed(object_id, entry.mod_revision, readable)
+            time = value.get("update_time")
+            closed = Closed(
+                object_id, entry.mod_revision, readable, time if isinstance(time, int) else None
+            )
+            self._closed[entry.key] = closed
             self.certificates.add(closed)
 
     def _swap(self, kind: str, key: str, object_id: str, new: Any) -> None:

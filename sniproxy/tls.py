@@ -4,7 +4,9 @@ The name's own certificate, then that of `*.x` (one label, as RFC 6125 section 6
 certificate `*.y` further up wants client certificates. A client
 without a name is served by `*` only.
 
-Of the ssl objects for one name the one that was written last wins, which every pod knows from the store's revision; but as
+Of the ssl objects for one name the one that was written last wins, which every pod knows from its `update_time` and, within
+one second or without that, from the store's revision. A revision alone would not do: encrypting keys anew and restoring a
+dump bring new ones, in another order, and would put an old object in front again. But as
 long as its certificate is not valid, another stands in: the last one whose certificate is, if it asks of clients what the
 last one does. No certificate that has expired is replaced by one that lets in who shows none.
 """
@@ -50,7 +52,7 @@ class Certificate:
             check_authorities(ssl.client.ca)
         self.id = ssl_id
         self.names = ssl.names if ssl.type == "server" and ssl.status else ()
-        self.rank = (-revision, ssl_id)
+        self.rank = _rank(ssl.update_time, revision, ssl_id)
         self.begins, self.ends = validity(ssl.cert)  # Unix seconds; of the main pair
         self.asks = None if ssl.client is None else (_digest(ssl.client.ca), ssl.client.depth)
         self.content = hash((ssl.pairs, self.asks))  # tells two readings of one object apart
@@ -95,10 +97,12 @@ class Closed:
 
     __slots__ = ("id", "names", "rank")
 
-    def __init__(self, ssl_id: str, revision: int, names: tuple[str, ...]) -> None:
+    def __init__(
+        self, ssl_id: str, revision: int, names: tuple[str, ...], update_time: int | None = None
+    ) -> None:
         self.id = ssl_id
         self.names = names
-        self.rank = (-revision, ssl_id)
+        self.rank = _rank(update_time, revision, ssl_id)
 
     @property
     def wants_client(self) -> bool:
@@ -153,6 +157,11 @@ class Certificates:
             if passed_over is not None and passed_over[0].wants_client:
                 return ()
         return found or by_name.get("*") or ()
+
+
+def _rank(update_time: int | None, revision: int, ssl_id: str) -> tuple[int, int, str]:
+    """The smaller, the later it was written."""
+    return -(update_time or 0), -revision, ssl_id
 
 
 def _digest(text: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event as Flag
@@ -20,6 +21,7 @@ from sniproxy.snapshot import Snapshot
 from sniproxy.store import Batch, Deleted, Entry, Event, Listing
 from tests.support.certificates import pair
 from tests.support.secret_mount import SecretMount
+from tests.test_references import too_many_files
 
 pytestmark = pytest.mark.anyio
 
@@ -104,6 +106,28 @@ async def test_what_is_broken_is_told_once_and_the_next_change_is_tried(tmp_path
     assert (looking.served(), looking.broken) == (((OTHER_CHAIN, OTHER_KEY),), 0)
     assert looking.told() == [(SKIPPED, MISMATCH), CHANGED]
     assert not any(line in looking.output.getvalue() for line in KEY.splitlines()[1:-1])
+
+
+async def test_a_change_that_could_not_be_read_at_first_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount, looking = SecretMount(tmp_path / "tls", FIRST), Looking()
+    await looking.in_force.load(Listing((naming(mount),), 5))
+    mount.swap(SECOND)
+    with monkeypatch.context() as short:
+        really = os.open
+
+        def one_less(path: str, flags: int) -> int:
+            return too_many_files() if path.endswith(".key") else really(path, flags)
+
+        short.setattr(os, "open", one_less)
+        await looking.look()
+        await looking.look()
+    assert (looking.served(), looking.broken) == (((CHAIN, KEY),), 1)
+    await looking.look()
+    assert (looking.served(), looking.broken) == (((OTHER_CHAIN, OTHER_KEY),), 0)
+    why = f"$file://{mount / 'tls.key'}: Too many open files"
+    assert looking.told() == [(SKIPPED, why), CHANGED]
 
 
 async def test_files_that_are_there_later_than_their_object(tmp_path: Path) -> None:

@@ -143,4 +143,4 @@ def test_it_can_be_stopped(settings: Settings, number: signal.Signals) -> None:
             rotating.send_signal(number)
             _, said = rotating.communicate(timeout=PATIENCE)
     assert rotating.returncode == 130, said
-    assert said == "stopped; what is done is done: run the same command again\n"
+    assert said == "stopped; what is done is done: run again: sniproxy keyring rotate\n"

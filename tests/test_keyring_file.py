@@ -45,6 +45,21 @@ def test_the_file_keeps_its_mode(file: Path, mode: int) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == mode
 
 
+def test_a_link_stays_and_the_file_that_it_leads_to_gets_the_new_key(
+    file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "kept").mkdir()
+    kept = tmp_path / "kept" / "key"
+    file.rename(kept)
+    file.symlink_to("kept/key")
+    (old,) = KeyFile(file).read()
+    KeyFile(file).add()
+    assert file.is_symlink()
+    assert KeyFile(kept).read() == KeyFile(file).read()
+    assert KeyFile(file).read()[1:] == [old]
+    assert [one.name for one in kept.parent.iterdir()] == ["key"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
 def test_the_file_keeps_its_owner(file: Path) -> None:
     os.chown(file, 1234, 4321)

@@ -1,6 +1,8 @@
 """What references name: files and variables, and which files have changed since they were read."""
 
+import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +113,33 @@ def test_a_pipe_holds_nobody_up(references: References, tmp_path: Path) -> None:
         references.resolve(f"$file://{tmp_path / 'pipe'}")
 
 
+def test_what_is_no_file_is_not_even_opened(
+    references: References, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watchdog's device begins to count, a tape winds back, and who waits to write into a pipe goes on."""
+    os.mkfifo(tmp_path / "pipe")
+    opened: list[object] = []
+    monkeypatch.setattr(os, "open", lambda path, flags: opened.append(path))
+    with pytest.raises(ValueError, match=r"not a regular file$"):
+        references.resolve(f"$file://{tmp_path / 'pipe'}")
+    assert opened == []
+
+
+def test_a_file_with_nothing_to_say_yet(
+    references: References, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as /proc/kmsg. It passes for a regular file; a pipe that is held open stands in for it."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    monkeypatch.setattr(stat, "S_ISREG", lambda mode: True)
+    held = os.open(path, os.O_RDWR)
+    try:
+        with pytest.raises(ValueError, match=f"^[$]file://{path}: nothing to read at once$"):
+            references.resolve(f"$file://{path}")
+    finally:
+        os.close(held)
+
+
 @pytest.fixture
 def mount(tmp_path: Path) -> SecretMount:
     """One file in it."""
@@ -166,6 +195,29 @@ def test_a_change_is_told_though_another_has_read_the_file_since(
     mount.swap({"tls.crt": "same"})
     references.resolve(f"$file://{path}")  # for another one
     assert references.changed({path}) == {path}
+
+
+def test_what_could_not_be_read_is_told_until_it_is(
+    references: References, mount: SecretMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when there are too many open files: nothing about the file tells that they are fewer by now."""
+    path = mount / "tls.crt"
+    references.resolve(f"$file://{path}")
+    with monkeypatch.context() as short:
+        short.setattr(os, "open", too_many_files)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"tls[.]crt: Too many open files$"):
+                references.resolve(f"$file://{path}")
+            short.undo()
+            references.resolve(f"$file://{path}")  # for another object
+            assert references.changed({path}) == {path}
+            short.setattr(os, "open", too_many_files)
+    references.resolve(f"$file://{path}")
+    assert references.changed({path}) == set()
+
+
+def too_many_files(*_: object) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def test_what_was_not_read_is_told_and_what_nobody_names_is_forgotten(

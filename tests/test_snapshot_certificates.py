@@ -136,6 +136,25 @@ BROKEN: dict[str, tuple[Any, str, bool]] = {
 WIDE = entry("ssls/wide", {"cert": CHAIN, "key": KEY, "snis": ["*.x.com", "*"]})
 
 
+@pytest.mark.parametrize("members", [{"status": 0}, {"type": "client"}], ids=["off", "a client's"])
+def test_what_would_not_be_served_closes_no_name_when_it_is_broken(members: dict[str, Any]) -> None:
+    snapshot = loaded(WIDE)
+    broken = sealed(1, OTHER_KEY, **NAMES, **MUTUAL, **members)
+    (problem,) = snapshot.apply([entry("ssls/1", broken, 101)])
+    assert not problem.kept
+    assert chosen(snapshot, "a.x.com").id == "wide"
+
+
+def test_a_closed_object_counts_from_when_it_was_written() -> None:
+    sound = entry("ssls/2", sealed(2, sni="a.x.com", update_time=5), 102)
+    for update_time, expected in ((4, True), (6, False)):
+        broken = sealed(1, OTHER_KEY, **NAMES, **MUTUAL, update_time=update_time)
+        snapshot = Snapshot("/apisix", KEYRING)
+        snapshot.load(Listing((entry("ssls/1", broken, 999 if expected else 101), sound), 1000))
+        found = snapshot.certificates.choose("a.x.com", NOW)
+        assert (found is not None) is expected
+
+
 @pytest.mark.parametrize("mutual", [False, True], ids=["", "mTLS"])
 @pytest.mark.parametrize(("value", "why", "readable"), [*BROKEN.values()], ids=[*BROKEN])
 def test_a_broken_one_is_found_when_it_comes_and_not_at_a_handshake(

@@ -107,6 +107,18 @@ def test_no_time_can_open_what_is_closed() -> None:
     assert chosen(made) == "mutual"
 
 
+def test_a_new_revision_does_not_put_an_old_object_in_front() -> None:
+    """Who encrypts keys anew or restores a dump writes every object, in an order of its own."""
+    last = certificate("last", LONG, 7, update_time=NOW + 1, **OURS)
+    first = certificate("first", LONG, 8, update_time=NOW)
+    assert chosen(index(first, last)) == chosen(index(last, first)) == "last"
+    later = certificate("same second", LONG, 9, update_time=NOW + 1)
+    assert chosen(index(later, first, last)) == "same second"
+    assert chosen(index(certificate("untimed", LONG, 10), first)) == "first"
+    assert chosen(index(Closed("closed", 1, (NAME,), NOW + 2), last)) is None
+    assert chosen(index(Closed("closed", 99, (NAME,), NOW), last)) == "last"
+
+
 def test_only_among_those_of_a_name() -> None:
     """A narrower name counts before validity: what stands under it was meant for it."""
     made = index(

@@ -4,10 +4,17 @@ A reference in the place of a key is none.
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from sniproxy.objects.references import is_reference
+
+PRIVATE = "PRIVATE KEY-----"  # in the first line of every private key in PEM
+_CLEAR_KEY = re.compile(
+    r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,20}PRIVATE KEY-----\s*|\Z)",
+    re.DOTALL,
+)
 
 
 def map_secrets(
@@ -33,6 +40,22 @@ def drop_secrets(collection: str, value: dict[str, Any]) -> dict[str, Any]:
     if collection == "ssls":
         value.pop("keys", None)
         value.pop("key", None)
+    return value
+
+
+def without_clear_keys(value: Any) -> Any:
+    """A copy without any private key in PEM, in whatever text it stands: an APISIX takes one behind a certificate, say.
+
+    Of a text the rest stays.
+    """
+    if isinstance(value, str):
+        rest = _CLEAR_KEY.sub("", value) if PRIVATE in value else value
+        return "" if PRIVATE in rest else rest
+    if isinstance(value, list):
+        return [without_clear_keys(one) for one in value]
+    if isinstance(value, dict):
+        kept = ((name, one) for name, one in value.items() if PRIVATE not in name)
+        return {name: without_clear_keys(one) for name, one in kept}
     return value
 
 

@@ -13,7 +13,7 @@ from admin.bulk import ApiDestination
 from admin.resources import Resources
 from admin.rules import reveal
 from sniproxy.errors import ObjectRefused
-from sniproxy.keyring import Keyring, is_encrypted
+from sniproxy.keyring import MARK, Keyring, is_encrypted
 from sniproxy.objects import KINDS
 from sniproxy.store import Store
 from sniproxy.store.sqlite import SqliteStore
@@ -214,6 +214,21 @@ async def test_the_key_in_the_store_decides_on_the_id(store: Store, empty: Sqlit
     assert [one["id"] for one in yaml.safe_load(dump.text)["upstreams"]] == [1, "2", "3"]
     await restored(dump.text, on(empty))
     assert [key[-1] for key in await clear(on(empty))] == ["1", "2", "3"]
+
+
+async def test_a_private_key_where_none_is_looked_for_is_left_out(
+    store: Store, empty: SqliteStore
+) -> None:
+    """An APISIX takes one behind a certificate. Without it the object is sound."""
+    odd = ssl_object(id="odd", cert=CERT + KEY)
+    marked = ssl_object(id="marked", key=f"{MARK}\n{KEY}")
+    dump = await put_all(store, {"ssls/marked": marked, "ssls/odd": odd})
+    assert dump.problems == [
+        "/apisix/ssls/odd has a private key where it stands in clear: it was left out"
+    ]
+    assert not any(line in dump.text for line in KEY.splitlines())
+    assert await restored(dump.text, on(empty)) == 2
+    assert (await on(empty).get(KINDS["ssls"], "odd"))["value"]["cert"] == CERT
 
 
 async def test_a_private_key_in_clear_is_sealed_on_its_way_out(store: Store) -> None:

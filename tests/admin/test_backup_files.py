@@ -14,7 +14,7 @@ import trio.testing
 
 from admin.backup import Dump
 from admin.backup_files import NotWritten, dump_every, write_whole
-from sniproxy.errors import SettingsError, StoreUnavailable
+from sniproxy.errors import KeyringError, SettingsError, StoreUnavailable
 from sniproxy.logs import open_log
 
 START = 1_795_543_200.0  # 2026-11-24 18:00:00 UTC
@@ -160,6 +160,14 @@ def test_a_store_that_is_away_is_tried_again_at_the_next_time(tmp_path: Path) ->
     ]
     assert (lines[0]["level"], lines[0]["cause"]) == ("error", str(AWAY))
     assert kept(tmp_path) == ["220000"]
+
+
+def test_a_key_file_that_cannot_be_read_is_tried_again_at_the_next_time(tmp_path: Path) -> None:
+    """It is read before a key in clear, or in APISIX's form, is encrypted on its way into the file."""
+    damaged = KeyringError("encryption.keyring: the key file is damaged")
+    lines = run(tmp_path, [damaged, DUMP])
+    assert [line["event"] for line in lines] == ["dump failed", "dumped"]
+    assert lines[0]["cause"] == str(damaged)
 
 
 def test_failures_remove_nothing(tmp_path: Path) -> None:

@@ -75,6 +75,10 @@ async def fill(gateway: Gateway) -> None:
     put = gateway.store.put
     await put("/apisix/ssls/2", encode({"id": "2", "sni": "x", "cert": CANARY, "key": BROKEN}))
     await put("/apisix/ssls/100", encode({"id": "100", "key": CANARY}))
+    # an APISIX takes a key behind a certificate, and in any text
+    combined = ssl_object(id="11", cert=cert + key, desc=key, labels={key: "x", "a": key[:200]})
+    await put("/apisix/ssls/11", encode(combined))
+    await put("/apisix/upstreams/11", encode({"nodes": {}, "tls": {"client_key": [key]}}))
     await put("/apisix/upstreams/2", f"not JSON: {CANARY}".encode())
     await put("/apisix/secrets/vault/1", encode({"token": CANARY}))
     await put("/sniproxy/apisix/nodes/x", CANARY.encode())
@@ -86,7 +90,7 @@ def paths(settings: Settings) -> list[str]:
     described = document(settings, "0")["paths"]
     found = set()
     for path in described:
-        for object_id in ("1", "10", "2", "none"):
+        for object_id in ("1", "10", "11", "2", "none"):
             for kind in KINDS if "{kind}" in path else ("",):
                 filled = path.replace("{kind}", kind).replace("{id}", object_id)
                 filled = filled.replace("{path}", "tls/client_key").removeprefix(BASE)

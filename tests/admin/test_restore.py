@@ -1,6 +1,7 @@
 """restore: files and stores that are refused with nothing written, and restores that broke off and are run again."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from admin.backup import read_backup, restore
 from sniproxy.errors import Conflict, ObjectRefused, StoreUnavailable
 from sniproxy.objects import KINDS
+from sniproxy.snapshot import Snapshot
 from sniproxy.store import Store
 from sniproxy.store.sqlite import SqliteStore
 from tests.admin.backups import NEW, dumped, on, put_all, restored
@@ -43,6 +45,17 @@ def test_files_that_are_refused(text: str, why: str) -> None:
     with pytest.raises(ObjectRefused) as caught:
         read_backup(text)
     assert str(caught.value).startswith(why)
+
+
+async def test_of_two_objects_for_a_name_the_same_one_wins_as_before(store: Store) -> None:
+    """Though they are restored in the order of their ids."""
+    text = whole(ssls=[ssl_object(id="a", update_time=2), ssl_object(id="z", update_time=1)])
+    await restored(text, on(store))
+    snapshot = Snapshot("/apisix", KEYRING)
+    snapshot.load(await store.list("/apisix/"))
+    found = snapshot.certificates.choose("play.example.com", time.time())
+    assert found is not None
+    assert found.id == "a"
 
 
 # -- stores that are refused, and restores that broke off

@@ -1,6 +1,7 @@
 """All private keys of a store under the first key: what is changed, what is left alone, and who comes in between."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from admin.rules import reveal
 from sniproxy.errors import StoreUnavailable
 from sniproxy.keyring import Keyring
 from sniproxy.objects import KINDS
+from sniproxy.snapshot import Snapshot
 from sniproxy.store import Store
 from tests.admin.backups import EVERYTHING, NEW, on
 from tests.admin.gateway import SECRET, Doubtful, Gateway, inline_tls, key_lines, ssl_object
-from tests.support.certificates import pair
+from tests.support.certificates import authority_pem, pair
 from tests.support.stores import Clock
 from tests.test_keyring import APISIX_16, APISIX_32, apisix
 
@@ -124,6 +126,22 @@ async def test_objects_with_a_key_that_does_not_open_are_left_alone(store: Store
     assert left.due == []
 
 
+@pytest.mark.parametrize("odd", ["NaN", "1e999", "[" * 70 + "]" * 70, '"\\ud800"'])
+async def test_a_key_that_only_a_data_plane_can_use_is_not_forgotten(
+    store: Store, odd: str
+) -> None:
+    """Else its key is taken out of the keyring, and with the next start its name is gone."""
+    key = Keyring([SECRET]).encrypt(KEY, "ssls/odd/key")
+    text = json.dumps(mutual() | {"key": key}).replace('"client": {', f'"client": {{"x": {odd}, ')
+    await store.put("/apisix/ssls/odd", text.encode())
+    resources = on(store, NEW, SECRET)
+    assert await winner(resources) == "odd"
+    await store.put("/apisix/ssls/text", b"NaN")
+    left = await rotated(resources)
+    why = "ssls/odd/key: in JSON that cannot be written back: NaN, too deep, or half a character"
+    assert (left.closed, left.closed_keys, left.due) == ({"ssls/odd": [why]}, 1, [])
+
+
 async def test_a_time_to_live_goes_on(store: Store, clock: Clock) -> None:
     await on(store).replace(KINDS["ssls"], "short", ssl_object(), 60)
     await on(store).replace(KINDS["ssls"], "long", ssl_object(), None)
@@ -180,10 +198,44 @@ async def test_it_can_break_off_anywhere_and_be_run_again(store: Store) -> None:
         with pytest.raises(StoreUnavailable) as broke_off:
             await rotated(on(doubtful, NEW, SECRET))
         assert str(broke_off.value).startswith(f"{done} of {total} objects done, then ")
-        assert str(broke_off.value).endswith(": run the same command again")
+        assert str(broke_off.value).endswith(": run again: sniproxy keyring rotate")
         assert in_clear(await raw(resources), resources.keyring) == before
     assert (await rotated(resources)).under == {NEW_ID: KEYS}
     assert in_clear(await raw(resources), Keyring([NEW])) == before
+
+
+@pytest.mark.parametrize("seconds", [0, 1], ids=["same second", "later"])
+async def test_the_winner_of_a_name_stays(store: Store, seconds: int) -> None:
+    """The one written last has the lower id, so it is listed first; a dump has only times to go by."""
+    before = on(store)
+    after = Resources(store, "/apisix", before.keyring, lambda: before.now() + seconds)
+    await before.replace(KINDS["ssls"], "z-lax", ssl_object(), None)
+    await after.replace(KINDS["ssls"], "a-strict", mutual(), None)
+    resources = on(store, NEW, SECRET)
+    assert await winner(resources) == "a-strict"
+    assert (await rotated(resources)).under == {NEW_ID: 2}
+    assert await winner(resources) == "a-strict"
+
+
+async def test_the_winner_of_a_name_stays_though_its_key_was_new_already(store: Store) -> None:
+    before = on(store)
+    await before.replace(KINDS["ssls"], "z-lax", ssl_object(), None)
+    resources = Resources(store, "/apisix", Keyring([NEW, SECRET]), lambda: before.now() + 1)
+    await resources.replace(KINDS["ssls"], "a-strict", mutual(), None)
+    assert (await rotated(resources)).under == {NEW_ID: 2}
+    assert await winner(resources) == "a-strict"
+
+
+def mutual() -> dict[str, Any]:
+    return ssl_object(client={"ca": authority_pem()})
+
+
+async def winner(resources: Resources) -> str | None:
+    """The id of what a data plane that starts now serves for the name of both."""
+    snapshot = Snapshot(resources.prefix, resources.keyring)
+    assert snapshot.load(await resources.store.list(f"{resources.prefix}/")) == []
+    found = snapshot.certificates.choose("play.example.com", time.time())
+    return None if found is None else found.id
 
 
 async def test_progress_is_told_from_none_to_all(store: Store) -> None:

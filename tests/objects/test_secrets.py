@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sniproxy.objects.secrets import map_secrets, without_secrets
+from sniproxy.objects.secrets import map_secrets, without_clear_keys, without_secrets
 
 TLS = {"client_cert": "c", "client_key": "k", "verify": True}
 BARE = {"client_cert": "c", "verify": True}
@@ -47,4 +47,25 @@ def test_places(
     assert (changed != value) is bool(places)
     assert map_secrets(collection, "7", changed, lambda text, _: text.lower()) == value
     assert without_secrets(collection, value) == shown
+    assert value == before
+
+
+BLOCK = "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "rest"),
+    [
+        ("", ""),
+        ("a certificate\n", "a certificate\n"),
+        (f"a certificate\n{BLOCK}another\n{BLOCK}", "a certificate\nanother\n"),
+        (f"a certificate\n{BLOCK[:40]}", "a certificate\n"),
+        (BLOCK[20:], ""),
+        (f"{BLOCK}{BLOCK[40:]}", ""),
+        ([1, {"a": [BLOCK, None], BLOCK: 1}, True], [1, {"a": ["", None]}, True]),
+    ],
+)
+def test_no_key_in_clear_is_left_anywhere(value: Any, rest: Any) -> None:
+    before = copy.deepcopy(value)
+    assert without_clear_keys(value) == rest
     assert value == before
