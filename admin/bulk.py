@@ -118,10 +118,13 @@ class StoreDestination:
 
 
 @asynccontextmanager
-async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
-    """The store of the settings with its keyring. SettingsError when the keyring cannot be used."""
-    keyring = open_keyring(settings)
-    store = open_store(settings)
+async def open_resources(settings: Settings, *, make: bool = True) -> AsyncIterator[Resources]:
+    """The store of the settings with its keyring. SettingsError when the keyring cannot be used.
+
+    make: both, where they are on this machine and not there. Else NoKeyYet, and StoreUnavailable at the first call.
+    """
+    keyring = open_keyring(settings, make=make)
+    store = open_store(settings, make=make)
     try:
         yield Resources(store, settings.where.prefix, keyring)
     finally:

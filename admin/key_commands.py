@@ -36,7 +36,7 @@ def status_command(file: Path | None) -> None:
     """How many private keys are under which key, in clear, or under one that is not there."""
     settings = load_settings(file)
     found = anyio.run(_survey, settings, backend="trio")
-    click.echo(_table(open_keyring(settings).keys, found))
+    click.echo(_table(open_keyring(settings, make=False).keys, found))
     _tell_closed(found)
 
 
@@ -58,7 +58,7 @@ def rotate_command(file: Path | None, new_key: bool, dry_run: bool) -> None:
             raise SettingsError(
                 "--new-key: encryption.keyring is set: add a key to it as docs/keyring.md says, then rotate without this"
             )
-        open_keyring(settings)  # what could not be read must not be added to
+        open_keyring(settings, make=not dry_run)  # what could not be read must not be added to
     if dry_run:
         _foretell(anyio.run(_survey, settings, backend="trio"), new_key)
         return
@@ -134,7 +134,7 @@ def _tell_closed(found: Survey) -> None:
 
 
 async def _survey(settings: Settings) -> Survey:
-    async with open_resources(settings) as resources:
+    async with open_resources(settings, make=False) as resources:
         return await survey(resources)
 
 

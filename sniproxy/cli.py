@@ -282,7 +282,7 @@ def _address(option: str, text: str) -> IpAddress:
 
 
 async def _load_snapshot(settings: Settings) -> Snapshot:
-    async with open_resources(settings) as resources:
+    async with open_resources(settings, make=False) as resources:
         snapshot = Snapshot(resources.prefix, resources.keyring, References().resolve)
         for broken in snapshot.load(await resources.store.list(resources.prefix + "/")):
             click.echo(f"sniproxy: {broken.key} cannot be used: {broken.why}", err=True)
@@ -299,7 +299,7 @@ async def _apply(items: list[Item], file: Path | None, url: str | None, key: str
 
 
 async def _dump_store(settings: Settings) -> Dump:
-    async with open_resources(settings) as resources:
+    async with open_resources(settings, make=False) as resources:
         return await dump_store(resources, __version__)
 
 

@@ -118,6 +118,10 @@ class KeyringError(SniproxyError):
     """A value at rest that no key of the keyring opens."""
 
 
+class NoKeyYet(KeyringError):
+    """On this machine no key was made, and who only looks makes none."""
+
+
 class StoreError(SniproxyError):
     """The base of what a store raises."""
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.padding import PKCS7
 
-from sniproxy.errors import KeyringError, SettingsError
+from sniproxy.errors import KeyringError, NoKeyYet, SettingsError
 from sniproxy.keyring_file import KeyFile
 from sniproxy.logs import Log
 from sniproxy.settings import EtcdUrl, Settings, keyring_secret
@@ -194,8 +194,12 @@ def sealed_under(value: str) -> str:
     return value.removeprefix(MARK).partition(":")[0][:8]
 
 
-def open_keyring(settings: Settings) -> Keyring:
-    """The keyring of the settings. On one machine (SQLite) it is made and kept, mode 0600, in the state directory."""
+def open_keyring(settings: Settings, *, make: bool = True) -> Keyring:
+    """The keyring of the settings. On one machine (SQLite) it is made and kept, mode 0600, in the state directory.
+
+    make: False for who only looks, perhaps as another user than sniproxy runs as, which could not read the file then.
+    SettingsError; NoKeyYet where there is none to look at.
+    """
     entries = settings.encryption.keyring
     if not entries and isinstance(settings.where, EtcdUrl):
         raise SettingsError(
@@ -206,7 +210,12 @@ def open_keyring(settings: Settings) -> Keyring:
     if entries:
         return Keyring(entries)
     file = key_file(settings)
-    file.make()
+    if make:
+        file.make()
+    elif not file.is_there():
+        raise NoKeyYet(
+            f"there is no key yet: no file {settings.state_dir / 'keyring'}: it is made when sniproxy first starts"
+        )
     return Keyring(file.read(), file.read)
 
 

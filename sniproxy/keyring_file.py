@@ -23,6 +23,11 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def is_there(self) -> bool:
+        """Whether there is a file to read."""
+        with self._usable():
+            return self._path.exists()
+
     def read(self) -> list[str]:
         """Its keys, one at least, as entries of `encryption.keyring`."""
         with self._usable():

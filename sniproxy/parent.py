@@ -25,7 +25,7 @@ from sniproxy.control import ANSWER_WITHIN, Control, open_control
 from sniproxy.crew import Crew
 from sniproxy.doors import Doors, addresses
 from sniproxy.drain import Drain, Phase, Terms
-from sniproxy.errors import SettingsError, UpgradeRefused
+from sniproxy.errors import NoKeyYet, SettingsError, UpgradeRefused
 from sniproxy.following import Freshness
 from sniproxy.keyring import open_keyring, warn_of_published
 from sniproxy.listener import bind, listen
@@ -326,7 +326,8 @@ class PodFreshness:
 def check_settings(settings: Settings) -> None:
     """SettingsError for what a data plane could not run with, as far as can be seen without running it."""
     choose_relay(settings.proxy.relay)
-    open_keyring(settings)
+    with suppress(NoKeyYet):
+        open_keyring(settings, make=False)
     open_store(settings)  # nothing is asked of it yet
     held = held_addresses()
     for address, setting in addresses(settings) if held is not None else ():

@@ -95,6 +95,7 @@ def test_many_objects_show_how_far_it_is(settings: Settings) -> None:
     ],
 )  # fmt: skip
 def test_files_that_are_refused(settings: Settings, text: str | bytes, why: str) -> None:
+    assert invoke(settings, "keyring", "rotate").exit_code == 0  # makes a key and a store
     assert refused(invoke(settings, "restore", "-f", "-", stdin=text)).startswith(why)
     assert invoke(settings, "dump").stdout.endswith(EMPTY)
 

@@ -87,6 +87,35 @@ def test_a_new_key_in_the_kept_file(settings: Settings, tmp_path: Path) -> None:
     ]
 
 
+LOOKS = [
+    ["keyring", "status"],
+    ["keyring", "rotate", "--dry-run"],
+    ["keyring", "rotate", "--new-key", "--dry-run"],
+    ["dump"],
+    ["explain", "play.example.com"],
+]
+
+
+@pytest.mark.parametrize("command", LOOKS, ids=" ".join)
+def test_who_only_looks_makes_nothing(
+    settings: Settings, tmp_path: Path, command: list[str]
+) -> None:
+    """What root makes before the first start, sniproxy could not use."""
+    why = refused(invoke(settings, *command), code=1)
+    assert why == (
+        f"there is no key yet: no file {tmp_path}/keyring: it is made when sniproxy first starts"
+    )
+    if "--new-key" not in command:
+        why = refused(invoke(settings | under(OURS), *command), code=1)
+        assert why == f"store file {tmp_path}/config.db: there is none yet"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_are_looked_at_before_the_first_start(settings: Settings, tmp_path: Path) -> None:
+    assert invoke(settings, "proxy", "--check").exit_code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_new_key_where_the_keyring_is_set(settings: Settings, tmp_path: Path) -> None:
     why = refused(invoke(settings | under(OURS), "keyring", "rotate", "--new-key"))
     assert why.startswith("--new-key: encryption.keyring is set: ")

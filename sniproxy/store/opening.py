@@ -6,11 +6,16 @@ from sniproxy.store.etcd import EtcdConfig, EtcdStore
 from sniproxy.store.sqlite import SqliteStore
 
 
-def open_store(settings: Settings) -> Store:
-    """Opens nothing yet: connections and files are opened at the first call."""
+def open_store(settings: Settings, *, make: bool = True) -> Store:
+    """Opens nothing yet: connections and files are opened at the first call.
+
+    make: the file in SQLite where there is none; False for who only looks.
+    """
     where = settings.where
     if isinstance(where, SqliteUrl):
-        return SqliteStore(where.path)
+        store = SqliteStore(where.path)
+        store.makes = make
+        return store
     etcd = settings.etcd
     return EtcdStore(
         EtcdConfig(

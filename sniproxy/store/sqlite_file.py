@@ -98,6 +98,8 @@ def open_file(path: Path, busy: float, *, make: bool = True) -> tuple[sqlite3.Co
             if make:
                 _create(path)
             before = identity(path)
+            if before is None and not make:
+                raise StoreUnavailable(f"store file {path}: there is none yet")
             conn = connect(path, busy)
             try:
                 _prepare(conn, path, busy, make=make)
