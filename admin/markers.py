@@ -8,6 +8,7 @@ import anyio
 from sniproxy.errors import Conflict, StoreUnavailable
 from sniproxy.logs import Log
 from sniproxy.store import Store
+from sniproxy.store.etcd_gateway import Refused
 
 COLLECTIONS = (
     "consumer_groups",
@@ -30,17 +31,30 @@ RETRY_MAX = 60.0  # it doubles up to this: nobody waits
 
 
 async def write_markers(store: Store, prefix: str, log: Log) -> None:
-    """Writes those that are absent, however long that takes."""
+    """Writes those that are absent, however long that takes. One that etcd refuses, as to a role that is limited to some
+    prefixes, is told once and tried again with the next round.
+    """
     pause, left = RETRY, list(COLLECTIONS)
+    refused: set[str] = set()
     while left:
-        try:
-            await store.put(f"{prefix}/{left[0]}/", MARK, expect=0)
-        except Conflict:  # it is there
-            pass
-        except StoreUnavailable as error:
-            if pause == RETRY:
-                log.warning("marks of an APISIX not written yet", cause=str(error))
+        later: list[str] = []
+        for place, collection in enumerate(left):
+            key = f"{prefix}/{collection}/"
+            try:
+                await store.put(key, MARK, expect=0)
+            except Conflict:  # it is there
+                pass
+            except Refused as error:
+                later.append(collection)
+                if collection not in refused:
+                    refused.add(collection)
+                    log.warning("mark of an APISIX refused", key=key, cause=str(error))
+            except StoreUnavailable as error:
+                later += left[place:]
+                if pause == RETRY:
+                    log.warning("marks of an APISIX not written yet", cause=str(error))
+                break
+        left = later
+        if left:
             await anyio.sleep(pause)
             pause = min(pause * 2, RETRY_MAX)
-            continue
-        del left[0]

@@ -1,5 +1,8 @@
 """Marks of empty collections, without which an APISIX takes them for missing."""
 
+import io
+import json
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -8,6 +11,7 @@ from admin import markers
 from admin.markers import COLLECTIONS, MARK, write_markers
 from sniproxy.logs import Log, open_log
 from sniproxy.store import Store
+from sniproxy.store.etcd_gateway import Refused
 from tests.admin.gateway import Doubtful, Gateway
 from tests.support.stores import PATIENCE
 
@@ -55,6 +59,29 @@ async def test_a_store_that_goes_away_gets_the_rest_later(
         await write_markers(doubtful, "/apisix", log)
     assert await marks(store) == KEYS
     assert doubtful.calls.count("put") == len(KEYS) + 1
+
+
+async def test_a_mark_that_is_refused_keeps_no_other_from_being_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the role may write it, it is there as well."""
+    monkeypatch.setattr(markers, "RETRY", 0.001)
+    doubtful, lines = Doubtful(store), io.StringIO()
+    forbidden = KEYS[1:3]
+
+    async def refuse(key: str) -> None:
+        if len(await marks(store)) == len(KEYS) - len(forbidden):
+            forbidden.clear()
+        if key in forbidden:
+            raise Refused("http://etcd", 7, "etcdserver: permission denied")
+
+    doubtful.before_put = refuse
+    with anyio.fail_after(PATIENCE):
+        await write_markers(doubtful, "/apisix", open_log("admin", lines))
+    assert await marks(store) == KEYS
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [one["key"] for one in told] == KEYS[1:3]
+    assert all("permission denied" in one["cause"] for one in told)
 
 
 async def test_the_admin_writes_them_beside_its_requests(any_gateway: Gateway) -> None:
