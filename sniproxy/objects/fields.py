@@ -33,6 +33,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _server_name(text: str) -> str:
+    if text in (".", "*."):  # "" or "*" without its dot, and who wrote it meant neither
+        raise ValueError(f'no name is left of "{text}" without its final dot')
+    return text
+
+
 # Up to the first item that is wrong: of half a million of them, which a body has room for, nobody reads the others.
 T = TypeVar("T")
 Items = Annotated[list[T], Field(fail_fast=True)]
@@ -45,6 +51,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Description = Annotated[str, StringConstraints(max_length=256)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^\S+$")]
 HostPattern = Annotated[str, StringConstraints(min_length=1, pattern=HOST_PATTERN)]
+ServerName = Annotated[HostPattern, AfterValidator(_server_name)]
 AddressOrNetwork = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]

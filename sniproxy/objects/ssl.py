@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from sniproxy.objects.fields import HostPattern, Items, Lenient, Meta
+from sniproxy.objects.fields import Items, Lenient, Meta, ServerName
 from sniproxy.objects.references import parse
 
 
@@ -56,8 +56,8 @@ class Ssl(Meta):
     key: KeyText
     certs: Items[Pem] | None = None
     keys: Items[KeyText] | None = None
-    sni: HostPattern | None = None
-    snis: Annotated[Items[HostPattern], Field(min_length=1)] | None = None
+    sni: ServerName | None = None
+    snis: Annotated[Items[ServerName], Field(min_length=1)] | None = None
     client: SslClient | None = None
     status: Literal[0, 1] = 1
     ssl_protocols: (

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from sniproxy.objects.describing import shown
-from sniproxy.objects.fields import AddressOrNetwork, HostPattern, Id, Items, NamedMeta, Port
+from sniproxy.objects.fields import AddressOrNetwork, Id, Items, NamedMeta, Port, ServerName
 from sniproxy.objects.plugins import Plugins
 from sniproxy.objects.upstream import InlineUpstream
 
@@ -20,8 +20,8 @@ class StreamRoute(NamedMeta):
     remote_addr: AddressOrNetwork | None = None
     server_addr: AddressOrNetwork | None = None
     server_port: Port | None = None
-    sni: HostPattern | None = None
-    snis: Annotated[Items[HostPattern], Field(min_length=1)] | None = None
+    sni: ServerName | None = None
+    snis: Annotated[Items[ServerName], Field(min_length=1)] | None = None
     tls_passthrough: bool = False
     upstream: InlineUpstream | None = None
     upstream_id: Id | None = None

@@ -53,6 +53,11 @@ def not_a_host(given: str) -> str:
     return no_match(HOST_PATTERN, given)
 
 
+def nameless(given: str) -> str:
+    """The message for a server name that is only a dot, or a star and a dot."""
+    return f'no name is left of "{given}" without its final dot'
+
+
 def within(*steps: str | int, text: str) -> str:
     """The message for a member of a member; counts list items from 1, as the messages do."""
     for step in reversed(steps):
