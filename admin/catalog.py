@@ -5,7 +5,7 @@ exact as a full list and costs a fraction of it; a collection is listed anew onl
 deleted, or where the store has another history than before.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import anyio
 
 from admin.references import REFERRERS, Reference, references, still_used
 from admin.rules import decode
-from sniproxy.errors import Compacted
+from sniproxy.errors import Compacted, ObjectRefused
 from sniproxy.objects import KINDS
 from sniproxy.store import Entry, Listing, Store
 
@@ -177,12 +177,17 @@ class Catalog:
         await found.refresh()
         return found
 
-    async def check_unused(self, collection: str, object_id: str) -> None:
+    async def check_unused(
+        self,
+        collection: str,
+        object_id: str,
+        why: Callable[[str, str, str], ObjectRefused] = still_used,
+    ) -> None:
         """ObjectRefused while another object refers to this one. (APISIX forgets upstreams of stream routes here.)"""
         for referrer in REFERRERS[collection]:
             user = (await self.collection(referrer)).user_of((collection, object_id))
             if user is not None:
-                raise still_used(collection, referrer, user.object_id)
+                raise why(collection, referrer, user.object_id)
 
     def forget(self, collection: str, key: str, revision: int) -> None:
         """An object was deleted by us."""

@@ -51,3 +51,11 @@ def still_used(collection: str, referrer: str, user: str) -> ObjectRefused:
         f"can not delete this {KINDS[collection].title}, "
         f"{KINDS[referrer].title} [{user}] is still using it now"
     )
+
+
+def still_client(collection: str, referrer: str, user: str) -> ObjectRefused:
+    """Why an ssl object cannot become a server's: `user` of `referrer` refers to it. (APISIX leaves it the wrong type.)"""
+    return ObjectRefused(
+        f"can not change the type of this {KINDS[collection].title}, "
+        f"{KINDS[referrer].title} [{user}] is still using it as client certificate"
+    )

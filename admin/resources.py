@@ -17,7 +17,7 @@ from admin.body import MAX_DEPTH
 from admin.catalog import Catalog, Item
 from admin.details import Users, describe_ssl
 from admin.listing import select
-from admin.references import check_references
+from admin.references import check_references, still_client
 from admin.rules import (
     decode,
     encode,
@@ -203,9 +203,12 @@ class Resources:
         key = self.key(kind.collection, object_id)
         for _ in range(RACES):
             old = await self.store.get(key)
-            new = change(decode(old.value) if old else None, int(self.now()))
+            before = decode(old.value) if old else None
+            new = change(before, int(self.now()))
             stored = prepare(kind.collection, object_id, new, self.keyring)
             await check_references(stored, self._find)
+            if _is_for_clients(kind, before) and not _is_for_clients(kind, stored):
+                await self.catalog.check_unused(kind.collection, object_id, still_client)
             expect = old.mod_revision if old else 0
             try:
                 revision = await self.store.put(key, encode(stored), expect=expect, ttl=ttl)
@@ -230,6 +233,10 @@ def _new(
         return {"id": object_id} | value | {"create_time": now, "update_time": now}
 
     return made
+
+
+def _is_for_clients(kind: Kind, value: dict[str, Any] | None) -> bool:
+    return kind.collection == "ssls" and value is not None and value.get("type") == "client"
 
 
 def _wants_detail(kind: Kind, query: Mapping[str, str]) -> bool:

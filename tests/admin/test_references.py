@@ -1,5 +1,6 @@
 """References through the API: they must exist when written, and hold what they name until they are gone."""
 
+import json
 from typing import Any
 
 import pytest
@@ -51,6 +52,37 @@ async def test_a_servers_certificate_is_none_for_a_client(gateway: Gateway) -> N
     for path, value in (("/upstreams/1", by_id(9)), ("/services/1", {"upstream": by_id("9")})):
         why = await gateway.refusal("PUT", path, value)
         assert why == "failed to fetch ssl info by ssl id [9], wrong ssl type"
+
+
+@pytest.mark.parametrize(
+    ("user", "value", "who"),
+    [
+        ("/upstreams/2", by_id("1"), "upstream [2]"),
+        ("/services/2", {"upstream": by_id(1)}, "service [2]"),
+        ("/stream_routes/2", {"upstream": by_id(1)}, "stream route [2]"),
+    ],
+)
+async def test_a_clients_certificate_in_use_does_not_become_a_servers(
+    gateway: Gateway, user: str, value: dict[str, Any], who: str
+) -> None:
+    await gateway.put("/ssls/1", client_ssl())
+    await gateway.put(user, value)
+    before = await gateway.ask("GET", "/ssls/1")
+    for method, change in (
+        ("PUT", ssl_object()),
+        ("PATCH", {"type": "server", "sni": "play.example.com"}),
+        ("PATCH", {"type": None, "sni": "play.example.com"}),
+    ):
+        assert await gateway.refusal(method, "/ssls/1", change) == (
+            f"can not change the type of this ssl, {who} is still using it as client certificate"
+        )
+    assert await gateway.ask("GET", "/ssls/1") == before
+    await gateway.put("/ssls/1", client_ssl(desc="another"))
+    assert (await gateway.ask("DELETE", user))[0] == 200
+    await gateway.put("/ssls/1", ssl_object())
+    # what refers to it all the same, as an APISIX lets it, keeps nobody from renewing it
+    await gateway.store.put(gateway.prefix + user, json.dumps(value).encode())
+    await gateway.put("/ssls/1", ssl_object(desc="renewed"))
 
 
 @pytest.mark.parametrize(
