@@ -100,6 +100,8 @@ def _first(errors: Sequence[ErrorDetails]) -> ErrorDetails:
 
 def _text(details: ErrorDetails, path: Path) -> str:
     kind, given, limits = details["type"], details["input"], details.get("ctx", {})
+    if kind == "float_type" and isinstance(given, int) and not isinstance(given, bool):
+        return "expected a finite number"  # it is larger than any
     if kind in WANTED:
         return f"wrong type: expected {WANTED[kind]}, got {_lua_type(given)}"
     if kind in LIMITS:
@@ -157,7 +159,7 @@ def _lua_type(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{max(-HUGE, min(value, HUGE)):.14g}"
+    return f"{max(-HUGE, min(value, HUGE)):.16g}"
 
 
 def _given(value: str, path: Path) -> str:

@@ -11,6 +11,8 @@ from sniproxy.objects.describing import none_of
 ID_PATTERN = r"^[a-zA-Z0-9-_.]+$"
 HOST_PATTERN = r"^\*$|^\*?[0-9a-zA-Z-._\[\]:]+$"
 
+EXACT = 2**53 - 1  # the numbers of an APISIX are doubles: beyond this one it cannot tell two from each other
+
 
 class Strict(BaseModel):
     """An object as JSON gives it: no coercion, no unknown members, never changed after it was read."""
@@ -43,9 +45,12 @@ def _server_name(text: str) -> str:
 T = TypeVar("T")
 Items = Annotated[list[T], Field(fail_fast=True)]
 
+Integer = Annotated[int, Field(ge=-EXACT, le=EXACT)]
+Whole = Annotated[int, Field(ge=0, le=EXACT)]
+Positive = Annotated[int, Field(ge=1, le=EXACT)]
 Id = (
     Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=ID_PATTERN)]
-    | Annotated[int, Field(ge=1)]
+    | Positive
 )
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Description = Annotated[str, StringConstraints(max_length=256)]
@@ -55,7 +60,6 @@ ServerName = Annotated[HostPattern, AfterValidator(_server_name)]
 AddressOrNetwork = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
-Timestamp = Annotated[int, Field(ge=0)]
 
 
 class Meta(Strict):
@@ -64,8 +68,8 @@ class Meta(Strict):
     id: Id | None = None
     desc: Description | None = None
     labels: dict[str, Label] | None = None
-    create_time: Timestamp | None = None  # Unix seconds
-    update_time: Timestamp | None = None  # Unix seconds
+    create_time: Whole | None = None  # Unix seconds
+    update_time: Whole | None = None  # Unix seconds
 
 
 class NamedMeta(Meta):

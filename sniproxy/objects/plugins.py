@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from sniproxy.objects.describing import describe, not_one_of, shown
-from sniproxy.objects.fields import AddressOrNetwork, Items, Lenient
+from sniproxy.objects.fields import AddressOrNetwork, Items, Lenient, Positive, Whole
 
 # What `key` of limit-conn may name.
 VARIABLES = frozenset(
@@ -43,8 +43,8 @@ class LimitConn(Lenient):
     A session is kept waiting `default_conn_delay` seconds for each time that `conn` fits into those before it.
     """
 
-    conn: Annotated[int, Field(ge=1)]
-    burst: Annotated[int, Field(ge=0)]
+    conn: Positive
+    burst: Whole
     default_conn_delay: Annotated[float, Field(gt=0)]
     only_use_default_delay: bool = False  # HTTP only: there the delay follows the response time
     key: Annotated[str, StringConstraints(min_length=1)]

@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from sniproxy.objects.fields import Items, Lenient, Meta, ServerName
+from sniproxy.objects.fields import Items, Lenient, Meta, ServerName, Whole
 from sniproxy.objects.references import parse
 
 
@@ -44,7 +44,7 @@ class SslClient(Lenient):
     """Client authentication: the CA that client certificates must come from."""
 
     ca: Pem
-    depth: Annotated[int, Field(ge=0)] = 1
+    depth: Whole = 1
     skip_mtls_uri_regex: Items[str] | None = None
 
 

@@ -6,9 +6,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from sniproxy.objects.describing import not_one_of, not_with, shown
-from sniproxy.objects.fields import HostPattern, Id, Items, Lenient, NamedMeta, Port, Seconds
+from sniproxy.objects.fields import (
+    HostPattern,
+    Id,
+    Integer,
+    Items,
+    Lenient,
+    NamedMeta,
+    Port,
+    Positive,
+    Seconds,
+    Whole,
+)
 
-Weight = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=254)]
 CountOrOff = Annotated[int, Field(ge=0, le=254)]
 Status = Annotated[int, Field(ge=200, le=599)]
@@ -20,9 +30,9 @@ class Node(Lenient):
     """One game server. Without a port it is reached on the port that the player connected to."""
 
     host: HostPattern
-    weight: Weight
+    weight: Whole
     port: Port | None = None
-    priority: int = 0
+    priority: Integer = 0
     metadata: dict[str, Any] | None = None
 
 
@@ -42,7 +52,7 @@ def _node(name: str, weight: Any) -> dict[str, Any]:
 
 
 Nodes = Annotated[
-    Items[Node], BeforeValidator(_node_list, json_schema_input_type=dict[str, Weight] | list[Node])
+    Items[Node], BeforeValidator(_node_list, json_schema_input_type=dict[str, Whole] | list[Node])
 ]
 
 
@@ -79,7 +89,7 @@ class Tls(Lenient):
 class ActiveHealthy(Lenient):
     """Active probes: when a node counts as healthy again."""
 
-    interval: Annotated[int, Field(ge=1)] = 1
+    interval: Positive = 1
     successes: Count = 2
     http_statuses: Items[Status] = Field(default=[200, 302])
 
@@ -87,7 +97,7 @@ class ActiveHealthy(Lenient):
 class ActiveUnhealthy(Lenient):
     """Active probes: when a node counts as unhealthy."""
 
-    interval: Annotated[int, Field(ge=1)] = 1
+    interval: Positive = 1
     http_failures: Count = 5
     tcp_failures: Count = 2
     timeouts: Count = 3
@@ -99,7 +109,7 @@ class Active(Lenient):
 
     type: Literal["http", "https", "tcp"] = "http"
     timeout: Seconds = 1
-    concurrency: int = 10
+    concurrency: Integer = 10
     host: HostPattern | None = None
     port: Port | None = None
     http_path: str = "/"
@@ -143,9 +153,9 @@ class Checks(Lenient):
 class KeepalivePool(Lenient):
     """HTTP only; accepted so that objects of an APISIX stay valid."""
 
-    size: Annotated[int, Field(ge=1)] = 320
+    size: Positive = 320
     idle_timeout: Annotated[float, Field(ge=0)] = 60
-    requests: Annotated[int, Field(ge=1)] = 1000
+    requests: Positive = 1000
 
 
 class InlineUpstream(NamedMeta):
@@ -158,7 +168,7 @@ class InlineUpstream(NamedMeta):
     type: str = "roundrobin"
     hash_on: Literal["vars", "header", "cookie", "consumer", "vars_combinations"] = "vars"
     key: str | None = None
-    retries: Annotated[int, Field(ge=0)] | None = None
+    retries: Whole | None = None
     retry_timeout: Annotated[float, Field(ge=0)] | None = None
     timeout: Timeout | None = None
     scheme: Literal["http", "https", "grpc", "grpcs", "tcp", "tls", "udp", "kafka"] = "http"

@@ -1,5 +1,6 @@
 """The members that every kind shares: limits at both edges, in every kind that has them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -143,3 +144,53 @@ def test_only_an_object_is_read(value: Any, got: str) -> None:
 def test_an_unknown_collection_is_a_defect_of_the_caller() -> None:
     with pytest.raises(KeyError, match="consumers"):
         read("consumers", {})
+
+
+# Two numbers that differ are two for an APISIX, too, which has doubles.
+EXACT = 2**53 - 1
+UPSTREAM: dict[str, Any] = {"nodes": {}}
+Members = Callable[[int], dict[str, Any]]
+INTEGERS: list[tuple[str, Members]] = [
+    *((collection, lambda number: {"id": number}) for collection in KINDS),
+    *((collection, lambda number: {"create_time": number}) for collection in KINDS),
+    ("ssls", lambda number: {"client": {"ca": "c" * 128, "depth": number}}),
+    ("stream_routes", lambda number: {"upstream_id": number}),
+    ("services", lambda number: {"upstream": UPSTREAM | {"retries": number}}),
+    ("upstreams", lambda number: {"retries": number}),
+    ("upstreams", lambda number: {"nodes": {"a:1": number}}),
+    ("upstreams", lambda number: {"nodes": [{"host": "a", "weight": 1, "priority": number}]}),
+    ("upstreams", lambda number: {"keepalive_pool": {"requests": number}}),
+    ("upstreams", lambda number: {"checks": {"active": {"concurrency": number}}}),
+    ("upstreams", lambda number: {"tls": {"client_cert_id": number}}),
+    ("stream_routes", lambda number: {"plugins": {"limit-conn": {
+        "conn": number, "burst": number, "default_conn_delay": 0.1, "key": "remote_addr"}}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("collection", "members"), INTEGERS)
+def test_no_integer_is_beyond_what_an_apisix_reads_exactly(
+    collection: str, members: Members
+) -> None:
+    assert verdict(collection, MINIMAL[collection] | members(EXACT)) == ACCEPTED
+    for given in (EXACT + 1, 10**400):
+        said = verdict(collection, MINIMAL[collection] | members(given))
+        assert said.endswith(f"expected {min(given, 1e308):.16g} to be at most {EXACT}")
+
+
+def test_every_integer_of_the_schemas_has_a_greatest_value() -> None:
+    def unbounded(schema: Any) -> list[Any]:
+        if isinstance(schema, list):
+            return [found for one in schema for found in unbounded(one)]
+        if not isinstance(schema, dict):
+            return []
+        inside = [found for one in schema.values() for found in unbounded(one)]
+        bounded = schema.get("type") != "integer" or "maximum" in schema or "enum" in schema
+        return inside if bounded else [*inside, schema]
+
+    for kind in KINDS.values():
+        assert unbounded(kind.model.model_json_schema()) == []
+
+
+def test_a_number_beyond_all_of_them_is_not_of_another_type() -> None:
+    said = verdict("upstreams", UPSTREAM | {"retry_timeout": 10**400})
+    assert said == 'property "retry_timeout" validation failed: expected a finite number'
