@@ -19,7 +19,7 @@ import httpx
 from admin.reading import Item, read_yaml, sort_out
 from admin.references import Find, check_references
 from admin.resources import NotFound, RaceLost, Resources
-from admin.rules import check, prepare
+from admin.rules import check_new, prepare
 from sniproxy.errors import ObjectRefused, SettingsError, StoreUnavailable, os_cause
 from sniproxy.keyring import is_encrypted, open_keyring
 from sniproxy.objects import KINDS, OLD_TIMES, Kind
@@ -149,7 +149,7 @@ class ApiDestination:
 
         map_secrets(item.kind.collection, item.object_id, item.value, look)
         if not sealed:  # only who holds the keyring can check a pair whose key is encrypted
-            check(item.kind.collection, item.value)
+            check_new(item.kind.collection, item.value)
 
     async def find(self, collection: str, object_id: str) -> dict[str, Any] | None:
         response = await self._request("GET", f"/{collection}/{object_id}")
