@@ -11,7 +11,9 @@ from sniproxy.objects.describing import none_of
 ID_PATTERN = r"^[a-zA-Z0-9-_.]+$"
 HOST_PATTERN = r"^\*$|^\*?[0-9a-zA-Z-._\[\]:]+$"
 
-EXACT = 2**53 - 1  # the numbers of an APISIX are doubles: beyond this one it cannot tell two from each other
+EXACT = (
+    2**53 - 1
+)  # the numbers of an APISIX are doubles: beyond this one it cannot tell two from each other
 
 
 class Strict(BaseModel):
@@ -48,10 +50,7 @@ Items = Annotated[list[T], Field(fail_fast=True)]
 Integer = Annotated[int, Field(ge=-EXACT, le=EXACT)]
 Whole = Annotated[int, Field(ge=0, le=EXACT)]
 Positive = Annotated[int, Field(ge=1, le=EXACT)]
-Id = (
-    Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=ID_PATTERN)]
-    | Positive
-)
+Id = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=ID_PATTERN)] | Positive
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Description = Annotated[str, StringConstraints(max_length=256)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^\S+$")]
