@@ -85,7 +85,7 @@ class Resources:
     async def list(self, kind: Kind, query: Mapping[str, str] = NO_QUERY) -> dict[str, Any]:
         """The objects of a kind that the query asks for. BadPage, ObjectRefused."""
         collection = await self.catalog.collection(kind.collection)
-        items, total = select(collection, kind.collection, query)
+        items, total = await select(collection, kind.collection, query)
         shown = [_envelope(kind, item.entry) for item in items]
         if _wants_detail(kind, query):
             await self._add_details(shown, items)

@@ -11,9 +11,8 @@ from sniproxy.objects.describing import none_of
 ID_PATTERN = r"^[a-zA-Z0-9-_.]+$"
 HOST_PATTERN = r"^\*$|^\*?[0-9a-zA-Z-._\[\]:]+$"
 
-EXACT = (
-    2**53 - 1
-)  # the numbers of an APISIX are doubles: beyond this one it cannot tell two from each other
+# The numbers of an APISIX are doubles: beyond this one it cannot tell two from each other.
+EXACT = 2**53 - 1
 
 
 class Strict(BaseModel):

@@ -1,11 +1,14 @@
 """Lists through the API: pages and filters, as APISIX has them."""
 
+import threading
 import time
 from typing import Any
 from urllib.parse import quote
 
+import anyio
 import pytest
 
+from admin import listing
 from tests.admin.gateway import NODES, Gateway, ssl_object
 
 pytestmark = pytest.mark.anyio
@@ -135,6 +138,31 @@ async def test_a_pattern_that_grows_when_compiled(
     why = await gateway.refusal("GET", f"/upstreams?{member}={quote(pattern)}")
     assert why == f"invalid argument {member}: it repeats too much"
     assert time.process_time() - began < 5
+
+
+async def test_a_pattern_that_is_slow_to_match_holds_up_nobody(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.put("/upstreams/1", UPSTREAM | {"name": "game"})
+    answered = threading.Event()
+    monkeypatch.setattr(listing, "_pattern", lambda member, text: lambda name: answered.wait(5))
+
+    async def meanwhile() -> None:
+        assert (await gateway.ask("GET", "/upstreams/1"))[0] == 200
+        answered.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(meanwhile)
+        assert await listed(gateway, "/upstreams?name=x") == (["1"], 1)
+
+
+async def test_a_pattern_that_never_ends_is_refused(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.put("/upstreams/1", UPSTREAM | {"name": "game"})
+    monkeypatch.setattr(listing, "MAX_SEARCH", -1.0)
+    why = await gateway.refusal("GET", "/upstreams?name=game")
+    assert why == "invalid argument name: it takes too long to match"
 
 
 @pytest.mark.parametrize(
