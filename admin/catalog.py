@@ -27,13 +27,14 @@ class Item:
     name: str | None
     labels: frozenset[str]
     references: tuple[Reference, ...]
-    tls_names: tuple[
-        str, ...
-    ]  # lower-case server names that an ssl object, or a route, ends TLS for
+    # lower-case server names that an ssl object, or a route, ends TLS for
+    tls_names: tuple[str, ...]
+    wants_client: bool  # an ssl object that clients have to show a certificate for
+    written: tuple[int, int]  # the larger, the later: of two ssl objects for one name the last wins
 
     @classmethod
     def of(cls, object_id: str, entry: Entry, value: dict[str, Any]) -> "Item":
-        name, labels = value.get("name"), value.get("labels")
+        name, labels, updated = (value.get(one) for one in ("name", "labels", "update_time"))
         return cls(
             object_id,
             entry,
@@ -41,14 +42,16 @@ class Item:
             frozenset(labels if isinstance(labels, dict) else ()),
             tuple(references(value)),
             _tls_names(value),
+            value.get("client") is not None,
+            (updated if isinstance(updated, int) else 0, entry.mod_revision),
         )
 
 
 def _tls_names(value: dict[str, Any]) -> tuple[str, ...]:
     if value.get("type") == "client" or value.get("status") == 0 or value.get("tls_passthrough"):
         return ()
-    names = value.get("snis", [value.get("sni")])
-    texts = names if isinstance(names, list) else ()
+    names = value.get("snis")
+    texts = [value.get("sni")] if names is None else names if isinstance(names, list) else ()
     return tuple(one.lower().removesuffix(".") for one in texts if isinstance(one, str))
 
 

@@ -20,10 +20,15 @@ class Users:
     """Which stream routes have TLS ended by which certificate, by the names of both."""
 
     def __init__(self, ssls: Iterable[Item], routes: Iterable[Item]) -> None:
-        known = {name for item in ssls for name in item.tls_names}
+        ordered = sorted(ssls, key=lambda item: item.written)
+        last = {name: item for item in ordered for name in item.tls_names}
+        known = set(last)
+        closed = {name for name, item in last.items() if item.wants_client}
         self._by_name: dict[str, list[str]] = {}
         for route in routes:
-            for name in {found for wanted in route.tls_names for found in _served(wanted, known)}:
+            for name in {
+                found for wanted in route.tls_names for found in _served(wanted, known, closed)
+            }:
                 self._by_name.setdefault(name, []).append(route.object_id)
 
     def of(self, ssl: Item) -> list[str]:
@@ -31,18 +36,26 @@ class Users:
         return sorted({user for name in ssl.tls_names for user in self._by_name.get(name, ())})
 
 
-def _served(wanted: str, known: set[str]) -> Iterable[str]:
+def _served(wanted: str, known: set[str], closed: set[str]) -> Iterable[str]:
     """The names among those of all certificates by which a route's name is served.
 
-    A route `*.x` takes names of any depth, so all certificates for names below x serve it; another one the closest.
+    A route `*.x` takes names of any depth, so all certificates for names below x serve it; another one the closest. But
+    where `*.y` further up wants client certificates, as those in `closed` do, `*` serves neither.
     """
+    parent = wanted.partition(".")[2]
     if wanted.startswith("*"):
         below = {name for name in known if name.endswith(wanted[1:])}
-        return below or ({"*"} & known)
-    for name in (wanted, "*." + wanted.partition(".")[2], "*"):
-        if name in known:
-            return (name,)
-    return ()
+        if below:
+            return below
+    else:
+        for name in (wanted, "*." + parent):
+            if name in known:
+                return (name,)
+    while parent:
+        parent = parent.partition(".")[2]
+        if "*." + parent in closed:
+            return ()
+    return {"*"} & known
 
 
 def describe_ssl(ssl: Item, value: dict[str, Any], users: Users, now: float) -> dict[str, Any]:

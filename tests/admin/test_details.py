@@ -98,6 +98,7 @@ async def test_other_kinds_have_no_detail(gateway: Gateway) -> None:
 EXACT = {"sni": "a.x.com"}
 WILD = {"sni": "*.x.com"}
 ALL = {"sni": "*"}
+ASKS = {"client": {"ca": "..."}}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,20 @@ ALL = {"sni": "*"}
         ([EXACT], {"sni": 7}, ""),
         ([EXACT], {"snis": "a.x.com"}, ""),
         ([{"snis": [1, None]}], {"sni": "a.x.com"}, ""),
+        ([EXACT | {"snis": None}, WILD], {"sni": "a.x.com", "snis": None}, "0"),
+        ([{"snis": ["a.x.com"], "sni": None}], {"sni": "a.x.com"}, "0"),
+        ([WILD | ASKS, ALL], {"sni": "c.b.x.com"}, ""),
+        ([WILD | ASKS, ALL], {"sni": "*.b.x.com"}, ""),
+        ([WILD | ASKS, ALL], {"sni": "b.x.com"}, "0"),
+        ([WILD | ASKS, ALL], {"sni": "*.x.com"}, "0"),
+        ([WILD | ASKS, ALL], {"sni": "b.y.com"}, "1"),
+        ([EXACT | ASKS, ALL], {"sni": "b.a.x.com"}, "1"),
+        ([WILD | ASKS, WILD | {"update_time": 2}, ALL], {"sni": "c.b.x.com"}, "2"),
+        (
+            [WILD | ASKS | {"update_time": 3}, WILD | {"update_time": 2}, ALL],
+            {"sni": "c.b.x.com"},
+            "",
+        ),
     ],
 )
 def test_which_routes_use_it(
