@@ -118,6 +118,10 @@ class KeyringError(SniproxyError):
     """A value at rest that no key of the keyring opens."""
 
 
+class KeyFileUnread(KeyringError):
+    """The key file cannot be read now; what keeps us from it may pass."""
+
+
 class NoKeyYet(KeyringError):
     """On this machine no key was made, and who only looks makes none."""
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.padding import PKCS7
 
-from sniproxy.errors import KeyringError, NoKeyYet, SettingsError
+from sniproxy.errors import KeyFileUnread, KeyringError, NoKeyYet, SettingsError
 from sniproxy.keyring_file import KeyFile
 from sniproxy.logs import Log
 from sniproxy.settings import EtcdUrl, Settings, keyring_secret
@@ -147,6 +147,14 @@ class Keyring:
                 return Opened(text, other)
         raise KeyringError(f"{place}: no key of the keyring opens it")
 
+    def refreshes(self) -> bool:
+        """Takes what is in the key file, if there is one, and tells whether it could be read."""
+        try:
+            self._refresh()
+        except KeyringError:
+            return False
+        return True
+
     def succeed(self, other: "Keyring") -> None:
         """Goes on as another one: writes with its first key, and reads with all of both."""
         self._read_again = other._read_again
@@ -169,7 +177,7 @@ class Keyring:
         try:
             self._take(map(_key, self._read_again()))
         except SettingsError as error:
-            raise KeyringError(str(error)) from None
+            raise KeyFileUnread(str(error)) from None
 
     def _take(self, keys: Iterable[Key]) -> None:
         """Those come first; of what is still under another one, some may be read a moment later."""

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from sniproxy.access import Plugins, enable
 from sniproxy.balancer import Target
-from sniproxy.errors import KeyringError
+from sniproxy.errors import KeyFileUnread, KeyringError
 from sniproxy.keyring import Keyring
 from sniproxy.objects import (
     KINDS,
@@ -35,6 +35,10 @@ from sniproxy.objects.secrets import map_secrets
 from sniproxy.router import Route, Router
 from sniproxy.store import Deleted, Entry, Event, Listing
 from sniproxy.tls import Certificate, Certificates, Closed
+
+# Stands among the files of an object that needed the key file when that could not be read. Nobody has read a file of this
+# name, so each look at files finds it changed, and the object is tried again.
+KEY_FILE = "keyring"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,8 @@ class Snapshot:
     def reread(self, changed: Iterable[str]) -> Iterator[Change]:
         """Reads the ssl objects that name one of these files, one for each step; what is known of one is left out."""
         given = set(changed)
+        if KEY_FILE in given and not self._keyring.refreshes():
+            given.remove(KEY_FILE)  # asked once, and not by each of many objects
         naming = [entry for entry, named in self._on_files.values() if not named.isdisjoint(given)]
         return (change for change in self.read(naming) if not self._is_known(change))
 
@@ -197,6 +203,8 @@ class Snapshot:
             new = _READERS[kind](self, object_id, event)
         except ValidationError as error:
             why = describe(error)
+        except KeyFileUnread as error:
+            why, named = str(error), named | {KEY_FILE}
         except (ValueError, RecursionError, KeyringError) as error:
             why = str(error)
         return Change(event, kind, object_id, new, why, named)

@@ -13,10 +13,11 @@ import trio
 import trio.testing
 
 from sniproxy.config import InForce
-from sniproxy.keyring import Keyring
+from sniproxy.keyring import Keyring, key_file, open_keyring
 from sniproxy.logs import open_log
 from sniproxy.metrics import Metrics
 from sniproxy.references import References
+from sniproxy.settings import Settings
 from sniproxy.snapshot import Snapshot
 from sniproxy.store import Batch, Deleted, Entry, Event, Listing
 from tests.support.certificates import pair
@@ -43,9 +44,10 @@ class Looking:
     metrics: Metrics = field(default_factory=Metrics)
     output: io.StringIO = field(default_factory=io.StringIO)
     telling: bool = True
+    keyring: Keyring = KEYRING
 
     def __post_init__(self) -> None:
-        self.snapshot = Snapshot("/apisix", KEYRING, self.references.resolve)
+        self.snapshot = Snapshot("/apisix", self.keyring, self.references.resolve)
         log = open_log("proxy", self.output) if self.telling else None
         self.in_force = InForce(self.snapshot, self.metrics, log)
 
@@ -248,3 +250,30 @@ async def test_before_each_look_it_asks_how_long_to_wait(tmp_path: Path) -> None
             nursery.cancel_scope.cancel()
     first, second = ((CHAIN, KEY),), ((OTHER_CHAIN, OTHER_KEY),)
     assert served == [first, second, first, second]
+
+
+async def test_an_object_that_came_while_the_key_file_could_not_be_read_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a key that was added since this worker has read the file."""
+    settings = Settings(state_dir=tmp_path)
+    looking = Looking(keyring=open_keyring(settings))
+    key_file(settings).add()
+    sealed = open_keyring(settings).encrypt(KEY, "ssls/1/key")
+    value = json.dumps({"cert": CHAIN, "key": sealed, "sni": "x"}).encode()
+    with monkeypatch.context() as short:
+        short.setattr(Path, "read_text", lambda *_, **__: too_many_files())
+        await looking.in_force.apply(Batch(6, (Entry(SSL, value, 1, 6),)))
+        for _ in range(2):
+            await looking.look()
+        assert (looking.served(), looking.broken) == (None, 1)
+        ((event, cause),) = looking.told()
+        assert event == SKIPPED
+        assert cause.endswith(
+            "Too many open files; set state_dir to a directory that this user may write"
+        )
+    for _ in range(2):
+        await looking.look()
+    assert (looking.served(), looking.broken) == (((CHAIN, KEY),), 0)
+    assert looking.told()[1:] == [CHANGED]
+    assert looking.snapshot.files == frozenset()
