@@ -1,10 +1,11 @@
 """A worker's side of a change: what its store gives is put in force, and what cannot be used is told once.
 
 Reading all of a large configuration takes seconds, in which players play: the loop turns meanwhile, and what was read is
-put in force together at the end. What names a file is read in a thread, as a disk may keep whoever reads it waiting.
+put in force together at the end. What names a file is read in a thread, as a disk may keep whoever reads it waiting, and
+waited for only so long: then its last good version stays in force, and each look at files tries again.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import trio
 
@@ -15,6 +16,8 @@ from sniproxy.references import References
 from sniproxy.snapshot import Broken, Change, Snapshot
 from sniproxy.store import Batch, Event, Listing
 
+PATIENCE = 5.0  # seconds
+READERS = 32  # threads, that is objects whose files may hang, as on a mount of another machine that went away
 READ_AT_ONCE = 10  # objects, between two turns of the loop: a millisecond or two
 
 
@@ -22,6 +25,7 @@ class InForce:
     """The snapshot as what is kept equal to a store. Implements `sniproxy.following.Follower`.
 
     log: None where another worker tells of the same objects. changed: called once a change is in force.
+    patience: seconds that the files of one object may take to be read.
     """
 
     def __init__(
@@ -30,11 +34,17 @@ class InForce:
         metrics: Metrics,
         log: Log | None,
         changed: Callable[[], None] = lambda: None,
+        patience: Callable[[], float] = lambda: PATIENCE,
     ) -> None:
         self._snapshot = snapshot
         self._metrics = metrics
         self._log = log
         self._changed = changed
+        self._patience = patience
+        self._readers = trio.CapacityLimiter(READERS)
+        self._hanging: set[str] = (
+            set()
+        )  # keys of objects that a thread reads, perhaps long given up
         self._taking = trio.Lock()  # held from reading a change until it is in force
 
     @property
@@ -57,8 +67,10 @@ class InForce:
         async with self._taking:
             changes: list[Change] = []
             for number, event in enumerate(events, 1):
-                change = self._snapshot.read([event])
-                changes += await _in_thread(change) if self._snapshot.names_files(event) else change
+                if self._snapshot.names_files(event):
+                    changes.append(await self._read_files(event))
+                else:
+                    changes += self._snapshot.read([event])
                 if number % READ_AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
             self._report(self._snapshot.enforce(changes, revision))
@@ -81,12 +93,35 @@ class InForce:
         if not changed:
             return
         async with self._taking:
-            changes = await _in_thread(self._snapshot.reread(changed))
+            read = [await self._read_files(event) for event in self._snapshot.naming(changed)]
+            changes = [change for change in read if not self._snapshot.is_known(change)]
             self._report(self._snapshot.enforce(changes, self._snapshot.revision))
         if self._log is not None:
             for change in changes:
                 if change.why is None:
                     self._log.info("files of an object changed", key=change.event.key)
+
+    async def _read_files(self, event: Event) -> Change:
+        """Reads an object that names files. One that hangs is waited for once, and is late until its thread has ended.
+
+        The more of them hang, the less is waited for the next: all together cost four times the patience.
+        """
+
+        def read() -> Change:
+            self._hanging.add(event.key)
+            try:
+                (change,) = self._snapshot.read([event])
+                return change
+            finally:
+                self._hanging.discard(event.key)
+
+        hanging = len(self._hanging)
+        if hanging < READERS and event.key not in self._hanging:
+            with trio.move_on_after(self._patience() / (1 + hanging)):
+                return await trio.to_thread.run_sync(
+                    read, abandon_on_cancel=True, limiter=self._readers
+                )
+        return self._snapshot.late(event)
 
     def _report(self, broken: Iterable[Broken]) -> None:
         self._metrics.config_revision.set(self._snapshot.revision)
@@ -101,7 +136,3 @@ class InForce:
                 cause=one.why,
                 last_good_version="in force" if one.kept else "none",
             )
-
-
-async def _in_thread(changes: Iterator[Change]) -> list[Change]:
-    return await trio.to_thread.run_sync(list, changes)

@@ -40,6 +40,7 @@ LIVE = frozenset(
         "proxy.notsent_lowat",
         "proxy.refused_log_interval",
         "proxy.file_poll",
+        "proxy.file_timeout",
         "drain.accept",
         "drain.deadline",
         "drain.spread",

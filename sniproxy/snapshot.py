@@ -36,9 +36,10 @@ from sniproxy.router import Route, Router
 from sniproxy.store import Deleted, Entry, Event, Listing
 from sniproxy.tls import Certificate, Certificates, Closed
 
-# Stands among the files of an object that needed the key file when that could not be read. Nobody has read a file of this
-# name, so each look at files finds it changed, and the object is tried again.
+# Stand among the files of an object that needed the key file when that could not be read, or whose own files hung. Nobody
+# has read a file of such a name, so each look at files finds it changed, and the object is tried again.
 KEY_FILE = "keyring"
+LATE = "late"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +173,22 @@ class Snapshot:
         ours = event.key.startswith(f"{self._prefix}ssls/")
         return ours and isinstance(event, Entry) and bool(_files(event))
 
-    def reread(self, changed: Iterable[str]) -> Iterator[Change]:
-        """Reads the ssl objects that name one of these files, one for each step; what is known of one is left out."""
+    def late(self, event: Event) -> Change:
+        """What `read` would give of an object that names files, when they could not be read in time."""
+        kind, _, object_id = event.key.removeprefix(self._prefix).partition("/")
+        named = _files(event) if isinstance(event, Entry) else frozenset()
+        why = f"not read in time: {', '.join(sorted(named))}"
+        return Change(event, kind, object_id, None, why, named | {LATE})
+
+    def naming(self, changed: Iterable[str]) -> list[Entry]:
+        """The ssl objects that name one of these files."""
         given = set(changed)
         if KEY_FILE in given and not self._keyring.refreshes():
             given.remove(KEY_FILE)  # asked once, and not by each of many objects
-        naming = [entry for entry, named in self._on_files.values() if not named.isdisjoint(given)]
-        return (change for change in self.read(naming) if not self._is_known(change))
+        return [entry for entry, named in self._on_files.values() if not named.isdisjoint(given)]
 
-    def _is_known(self, change: Change) -> bool:
+    def is_known(self, change: Change) -> bool:
+        """Whether an object was as it is now when it was read last."""
         broken = self.broken.get(change.event.key)
         if broken is not None or change.why is not None:
             return broken is not None and broken.why == change.why

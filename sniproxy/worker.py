@@ -81,7 +81,9 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
             of_copy=begin.copy is not None,
         )
         telling = log if begin.worker == 0 else None
-        in_force = InForce(snapshot, worker.metrics, telling, hand.report)
+        in_force = InForce(
+            snapshot, worker.metrics, telling, hand.report, lambda: worker.settings.file_timeout
+        )
         await nursery.start(following, store, settings.where.prefix, in_force)
         nursery.start_soon(in_force.look_after_files, references, lambda: worker.settings.file_poll)
         keep_out_of_collections()

@@ -277,3 +277,69 @@ async def test_an_object_that_came_while_the_key_file_could_not_be_read_is_tried
     assert (looking.served(), looking.broken) == (((CHAIN, KEY),), 0)
     assert looking.told()[1:] == [CHANGED]
     assert looking.snapshot.files == frozenset()
+
+
+@dataclass
+class Hanging:
+    """References on files that hang as long as they are told to."""
+
+    real: References
+    hang: Flag = field(default_factory=Flag)
+    asked: int = 0
+
+    def resolve(self, text: str) -> str:
+        if not self.hang.is_set():
+            self.asked += 1
+            assert self.hang.wait(30)
+        return self.real.resolve(text)
+
+
+async def test_files_that_hang_hold_up_no_other_change(tmp_path: Path) -> None:
+    mount, looking = SecretMount(tmp_path / "tls", FIRST), Looking()
+    files = Hanging(looking.references)
+    looking.snapshot = Snapshot("/apisix", KEYRING, files.resolve)
+    log = open_log("proxy", looking.output)
+    in_force = looking.in_force = InForce(
+        looking.snapshot, looking.metrics, log, patience=lambda: 0.05
+    )
+    files.hang.set()
+    await in_force.load(Listing((naming(mount),), 5))
+    await looking.look()
+    files.hang.clear()
+    mount.swap(SECOND)
+    inside = Entry("/apisix/ssls/2", json.dumps(INSIDE | {"sni": "y"}).encode(), 1, 6)
+    try:
+        with trio.fail_after(10):
+            for _ in range(3):
+                await looking.look()
+            await in_force.apply(Batch(6, (naming(mount, 6), inside)))
+        assert (looking.served(), looking.broken, files.asked) == (((CHAIN, KEY),), 1, 1)
+        assert looking.snapshot.certificates.choose("y", NOW) is not None
+        why = f"not read in time: {mount / 'tls.crt'}, {mount / 'tls.key'}"
+        assert looking.told() == [(SKIPPED, why), (SKIPPED, why)]  # once for each revision
+    finally:
+        files.hang.set()
+    with trio.fail_after(10):
+        while looking.broken:
+            await looking.look()
+            await trio.sleep(0.01)
+    assert looking.served() == ((OTHER_CHAIN, OTHER_KEY),)
+    assert looking.told()[2:] == [CHANGED]
+
+
+async def test_no_more_threads_hang_than_there_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sniproxy.config.READERS", 3)
+    mount, looking = SecretMount(tmp_path / "tls", FIRST), Looking(telling=False)
+    files = Hanging(looking.references)
+    looking.snapshot = Snapshot("/apisix", KEYRING, files.resolve)
+    in_force = InForce(looking.snapshot, looking.metrics, None, patience=lambda: 0.05)
+    value = naming(mount).value
+    entries = [Entry(f"/apisix/ssls/{number}", value, 1, 1) for number in range(50)]
+    try:
+        with trio.fail_after(10):
+            await in_force.load(Listing(tuple(entries), 5))
+        assert (files.asked, looking.broken) == (3, 50)
+    finally:
+        files.hang.set()

@@ -58,6 +58,7 @@ AT_ONCE: dict[str, Any] = {
     "proxy.notsent_lowat": 0,
     "proxy.refused_log_interval": 2.0,
     "proxy.file_poll": 1.5,
+    "proxy.file_timeout": 2.5,
     "drain.accept": 120.0,
     "drain.deadline": 61.0,
     "drain.spread": 11.0,

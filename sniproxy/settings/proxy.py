@@ -114,6 +114,7 @@ class Proxy(Section):
     store_retry_max: PositiveSeconds = 3 * SECOND  # it doubles up to this
     store_wait: PositiveSeconds = 2 * SECOND  # at start, before the old copy is served from
     file_poll: PositiveSeconds = 1 * SECOND  # between looks at the files that ssl objects name
+    file_timeout: PositiveSeconds = 5 * SECOND  # for reading all files of one object
 
     @model_validator(mode="after")
     def _headers_have_a_source(self) -> Self:
