@@ -17,7 +17,7 @@ ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_c
 # Much of the tests' time is waiting, so there is one more at once than CI has cores. A file stays in one process, for
 # what its tests share; files start in the order of their names, as those that take long are not those of many tests.
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
-# Those that measure time come afterwards, one by one.
+# Those that measure time come afterwards, one by one; all of them are in tests/e2e.
 ALONE := -m alone
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
@@ -29,7 +29,7 @@ demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 
 test: check crate  ## lint, types, unit and end-to-end tests, on both relays
 	$(BIN)/pytest $(TOGETHER)
-	$(BIN)/pytest $(ALONE)
+	$(BIN)/pytest tests/e2e $(ALONE)
 	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(TOGETHER)
 	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(ALONE)
 	@if $(BIN)/python -c 'import sniproxy._relay' 2> /dev/null; \

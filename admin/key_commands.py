@@ -26,11 +26,11 @@ class NotRotated(SniproxyError):
 
 
 @click.group(name="keyring")
-def keyring_group() -> None:
+def keyring_command() -> None:
     """The keys that private keys are encrypted with in the store."""
 
 
-@keyring_group.command(name="status")
+@keyring_command.command(name="status")
 @config_option
 def status_command(file: Path | None) -> None:
     """How many private keys are under which key, in clear, or under one that is not there."""
@@ -40,7 +40,7 @@ def status_command(file: Path | None) -> None:
     _tell_closed(found)
 
 
-@keyring_group.command(name="rotate")
+@keyring_command.command(name="rotate")
 @config_option
 @click.option(
     "--new-key", is_flag=True, help="Make one first, in the key file in state_dir (SQLite)."

@@ -71,11 +71,14 @@ Commands:
     quickstart      everything on one machine
     corpus/         first flights, sound and broken, as data for any proxy
     conformance     plays the corpus against a proxy and judges it
-    conformance_command  ... as a command
+    explain         what would become of a connection, and why
     commands        what commands share
     operating       drain and upgrade, asked of a running data plane
-    explain         what would become of a connection, and why
-    cli             the commands; the only module that knows every other
+    proxy_command       the data plane
+    quickstart_command  quickstart as a command
+    conformance_command conformance as a command
+    explain_command     explain as a command; those of the admin stand there
+    cli             which there are; imports one when it is asked for
 
 Beside this package: `admin` (the REST API, which shares only the first group), `certs`, `examples/game_echo`.
 """

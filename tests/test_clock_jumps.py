@@ -76,7 +76,7 @@ async def test_a_data_planes_record_in_a_local_store(step: float, tmp_path: Path
 # goes by clocks that do not jump.
 READERS = {
     "sniproxy/agent.py": "how old the copy is that a later process finds",
-    "sniproxy/cli.py": "the heading of a dump",
+    "sniproxy/explain_command.py": "by which certificate one would be served",
     "sniproxy/logs.py": "the time of a line",
     "sniproxy/parent.py": "when the data plane began, in its record",
     "sniproxy/references.py": "whether a file was written just now, as file systems say it",

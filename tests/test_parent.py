@@ -262,7 +262,7 @@ def test_where_the_program_cannot_be_executed_the_old_one_goes_on(
     def execve(*_: Any) -> None:
         raise OSError(errno.ENOENT, "No such file or directory")
 
-    monkeypatch.setattr("sniproxy.cli.run_parent", run_parent)
+    monkeypatch.setattr("sniproxy.proxy_command.run_parent", run_parent)
     monkeypatch.setattr("os.execve", execve)
     file = tmp_path / "sniproxy.yaml"
     file.write_text("{}")
