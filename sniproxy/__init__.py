@@ -21,6 +21,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     fair_queue      who waits to be set up, and whose turn it is
     tls             name -> certificate
     balancer        upstream -> node
+    forbidden       addresses that no session is connected to
     snapshot        the objects in force and their indexes; one change costs only itself
     plan            name -> what becomes of everybody who asks for it, where that is the same
     refusals        what is kept of connections that were refused

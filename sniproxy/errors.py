@@ -53,6 +53,7 @@ class CloseReason(StrEnum):
     UPSTREAM_TIMEOUT = "upstream_timeout"
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
     UPSTREAM_NAME = "upstream_name"
+    UPSTREAM_DENIED = "upstream_denied"  # proxy.deny_upstreams, or it is ourselves
     # ours
     INTERNAL_ERROR = "internal_error"
 

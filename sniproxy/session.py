@@ -170,7 +170,7 @@ def _teach(worker: Worker, listener: Listener, server: Any, account: Account) ->
         return
     if worker.short_of_memory or account.route in worker.drained:  # since it came
         return
-    plan = plan_for(worker.snapshot, listener, settings, account.sni, server[1])
+    plan = plan_for(worker.snapshot, listener, settings, account.sni, server[1], worker.forbidden)
     if plan is not None:
         front.learn(plan, _terms(worker, plan.target))
 
@@ -210,6 +210,7 @@ async def _connect(
         default_port=server[1],
         connect_timeout=settings.connect_timeout,
         keepalive_idle=settings.keepalive_idle,
+        forbidden=worker.forbidden,
         begun=accepted.attempt,
     )
     await _introduce(connected.sock, target.proxy_protocol, server, flight.client, account)

@@ -13,7 +13,8 @@ import trio
 from sniproxy.balancer import UNSPOKEN, Target
 from sniproxy.deadline import Deadline
 from sniproxy.errors import CloseReason, SessionEnded
-from sniproxy.networks import family_of
+from sniproxy.forbidden import Forbidden
+from sniproxy.networks import family_of, parse_address
 from sniproxy.relay import Attempt
 from sniproxy.relay.sockets import connect, wait_connected
 
@@ -36,6 +37,7 @@ async def reach(
     default_port: int,
     connect_timeout: float,
     keepalive_idle: int,
+    forbidden: Forbidden,
     begun: Attempt | None = None,
 ) -> Connected:
     """A connection to one of the target's nodes, or SessionEnded with the last reason and every detail.
@@ -61,6 +63,7 @@ async def reach(
                 port,
                 seconds=target.connect_timeout or connect_timeout,
                 keepalive_idle=keepalive_idle,
+                forbidden=forbidden,
                 begun=begun,
             )
         except SessionEnded as failure:
@@ -74,16 +77,37 @@ async def reach(
 
 
 async def _reach_node(
-    host: str, port: int, *, seconds: float, keepalive_idle: int, begun: Attempt | None
+    host: str,
+    port: int,
+    *,
+    seconds: float,
+    keepalive_idle: int,
+    forbidden: Forbidden,
+    begun: Attempt | None,
 ) -> socket.socket:
     where, since = f"{host}:{port}", begun.hello_at if begun else None
     late = CloseReason.UPSTREAM_TIMEOUT
     with Deadline(seconds, late, where + ": no answer in {:g} s", since=since):
         if begun is not None:
             return await _go_on(begun.outcome, where)
-        return await _try_addresses(
-            await _look_up(host, port), where, keepalive_idle=keepalive_idle
-        )
+        found = await _look_up(host, port)
+        allowed = _without_forbidden(found, where, forbidden)
+        return await _try_addresses(allowed, where, keepalive_idle=keepalive_idle)
+
+
+def _without_forbidden(addresses: list[Address], where: str, forbidden: Forbidden) -> list[Address]:
+    """Of what a name is by now: an object was looked at when it was written, and a name may have moved since."""
+    refusals = []
+    allowed = []
+    for family, address in addresses:
+        why = forbidden.why(parse_address(address[0]), address[1])
+        if why is None:
+            allowed.append((family, address))
+        else:
+            refusals.append(f"{where}: {address[0]}: {why}")
+    if refusals and not allowed:
+        raise SessionEnded(CloseReason.UPSTREAM_DENIED, "; ".join(refusals))
+    return allowed
 
 
 async def _go_on(outcome: socket.socket | OSError, where: str) -> socket.socket:

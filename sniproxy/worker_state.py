@@ -1,8 +1,10 @@
 """What every session of a worker shares."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sniproxy.forbidden import Forbidden
 from sniproxy.limits import Limits, open_limits
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
@@ -26,6 +28,8 @@ class Worker:
     turns: Turns
     sampler: Sampler
     recorder: Recorder
+    own: Sequence[str]  # HOST:PORT that no session is connected to, beside the listeners
+    forbidden: Forbidden
     workers: int = 1  # of the data plane: each logs its share of what is sampled
     drained: frozenset[str] = frozenset()  # routes that take no new session
     short_of_memory: bool = False  # nobody is let in
@@ -34,6 +38,7 @@ class Worker:
     def settle(self, settings: Proxy, overload: Overload) -> None:
         """Goes on by other settings, for those who come from now on."""
         self.settings = settings
+        self.forbidden = Forbidden(settings, self.own)
         self.turns.settings = overload
         self.limits.settle(settings)
         self.relay.settle(settings)
@@ -62,6 +67,7 @@ def open_worker(
     limits: Limits | None = None,
     overload: Overload | None = None,
     workers: int = 1,
+    own: Sequence[str] = (),
 ) -> Worker:
     """One of so many workers; without `limits` it shares them with nobody, not even with a relay that accepts by itself."""
     limits = limits or open_limits(settings)
@@ -86,5 +92,7 @@ def open_worker(
         turns=turns,
         sampler=Sampler(settings.refused_log_interval * workers),
         recorder=Recorder(settings.refused_kept),
+        own=own,
+        forbidden=Forbidden(settings, own),
         workers=workers,
     )

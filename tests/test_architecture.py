@@ -26,7 +26,16 @@ LAYERS = (
         "log_queue",
         "corpus",
     ),
-    ("client_hello", "proxy_protocol", "tls", "balancer", "accounting", "stick_table", "refusals"),
+    (
+        "client_hello",
+        "proxy_protocol",
+        "tls",
+        "balancer",
+        "accounting",
+        "stick_table",
+        "refusals",
+        "forbidden",
+    ),
     ("fair_queue", "forecast", "reload"),
     ("access", "router", "limits", "snapshot"),
     ("plan", "following"),
@@ -55,6 +64,7 @@ ADMIN_MAY_IMPORT = (
     "admin.",
     *("sniproxy.objects", "sniproxy.store", "sniproxy.settings"),
     *("sniproxy.errors", "sniproxy.keyring", "sniproxy.logs", "sniproxy.networks"),
+    "sniproxy.forbidden",
 )
 ITS_COMMANDS_MAY_IMPORT = (*ADMIN_MAY_IMPORT, "sniproxy.commands", "sniproxy.listener")
 OURS = ("sniproxy", "admin", "certs", "examples")

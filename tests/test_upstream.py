@@ -13,17 +13,19 @@ from trio.testing import MockClock
 
 from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.forbidden import Forbidden
 from sniproxy.objects import InlineUpstream, StreamRoute
 from sniproxy.plan import Plan
 from sniproxy.relay import Attempt
 from sniproxy.router import Route
-from sniproxy.settings import Listener
+from sniproxy.settings import Listener, Proxy
 from sniproxy.upstream import Connected, _reason, reach
 from tests.support.names import resolving
 
 pytestmark = pytest.mark.anyio
 
 CONNECT_TIMEOUT = 3.0  # seconds
+OPEN = Forbidden(Proxy(listeners=(), allow_upstreams=("0.0.0.0/0", "::/0")))
 DEADLINE = 1000.0  # virtual seconds for one test
 
 
@@ -66,6 +68,7 @@ async def attempt(target: Target, *, default_port: int = 1) -> Connected:
             default_port=default_port,
             connect_timeout=CONNECT_TIMEOUT,
             keepalive_idle=300,
+            forbidden=OPEN,
         )
     connected.sock.close()
     return connected
@@ -209,7 +212,12 @@ async def test_what_the_relay_has_tried_counts_from_when_it_began(
     refusal = nullcontext() if reached else pytest.raises(SessionEnded, match="upstream_refused")
     with refusal:
         connected = await reach(
-            to, default_port=1, connect_timeout=CONNECT_TIMEOUT, keepalive_idle=300, begun=begun
+            to,
+            default_port=1,
+            connect_timeout=CONNECT_TIMEOUT,
+            keepalive_idle=300,
+            forbidden=OPEN,
+            begun=begun,
         )
         connected.sock.close()
         assert (connected.node, connected.attempts) == (f"127.0.0.1:{alive}", 2)

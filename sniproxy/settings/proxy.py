@@ -92,6 +92,8 @@ class Proxy(Section):
     crash_window: PositiveSeconds = 1 * MINUTE  # ... in which they count
     trusted: tuple[NetworkText, ...] = ()  # who may say PROXY
     backlog: Annotated[int, Field(ge=1)] = 4096  # connections the kernel keeps for us
+    deny_upstreams: tuple[NetworkText, ...] = ()  # no session is connected there, nor to ourselves
+    allow_upstreams: tuple[NetworkText, ...] = ()  # but there; opens link-local addresses too
     defer_accept: Annotated[int, Field(ge=0, le=60)] = 1  # seconds to wait for the first byte
     accept_batch: Annotated[int, Field(ge=1)] = 64  # connections taken per turn of the loop
     max_sessions: Annotated[int, Field(ge=1)] = 20_000  # sessions at once, set-up included
