@@ -37,9 +37,13 @@ class Plan:
             self.forms[pick] = Form(self.account("", "", pick))
         return self.forms[pick]
 
+    def node(self, pick: int) -> str:
+        """The host:port of a node of the round."""
+        node = self.target.round[pick]
+        return f"{node.host}:{node.port or self.port}"
+
     def account(self, session: str, client: str, pick: int) -> Account:
         """One of its sessions, that took no time at all."""
-        node = self.target.round[pick]
         return Account(
             client=client,
             listener=self.listener.address,
@@ -47,7 +51,7 @@ class Plan:
             id=session,
             sni=self.name,
             route=self.route.id,
-            node=f"{node.host}:{node.port or self.port}",
+            node=self.node(pick),
             tls="passthrough",
             hello_at=0.0,
             connected_at=0.0,

@@ -3,6 +3,7 @@
 import socket
 import time
 import traceback
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -216,6 +217,7 @@ async def _connect(
     await _introduce(connected.sock, target.proxy_protocol, server, flight.client, account)
     account.connected_at = trio.current_time()
     account.node, account.attempts = connected.node, connected.attempts
+    worker.placed[account.node] += 1  # `_ended` takes it back
     return Flow(
         client=accepted.sock,
         upstream=connected.sock,
@@ -304,14 +306,20 @@ def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
     """The one place where a session is accounted for. Raises nothing: who calls it serves others too."""
     worker.metrics.closed[outcome.reason].inc()
     if account.route is not None:
-        worker.routed[account.route] -= 1
-        if not worker.routed[account.route]:
-            del worker.routed[account.route]
+        _one_less(worker.routed, account.route)
+    if account.node is not None:
+        _one_less(worker.placed, account.node)
     try:
         worker.limits.leave(account.claims)
         _account_for(worker, account, outcome)
     except Exception:  # a defect of ours costs this session its line
         _failed(worker, account)
+
+
+def _one_less(counts: Counter[str], name: str) -> None:
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]
 
 
 def _account_for(worker: Worker, account: Account, outcome: Outcome) -> None:

@@ -285,6 +285,8 @@ class Hand:
                 return flight_of(self._worker.recorder, str(more.get("session")))
             case "routes":
                 return self._worker.playing()
+            case "sessions":
+                return {"routes": self._worker.playing(), "nodes": self._worker.playing_on()}
             case "held":
                 return self._worker.relay.held()
             case "shut":

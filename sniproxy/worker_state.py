@@ -34,6 +34,7 @@ class Worker:
     drained: frozenset[str] = frozenset()  # routes that take no new session
     short_of_memory: bool = False  # nobody is let in
     routed: Counter[str] = field(default_factory=Counter)  # sessions by route; not planned ones
+    placed: Counter[str] = field(default_factory=Counter)  # those that have come to a node, by it
 
     def settle(self, settings: Proxy, overload: Overload) -> None:
         """Goes on by other settings, for those who come from now on."""
@@ -56,6 +57,14 @@ class Worker:
         if self.relay.front is not None:
             for plan, _, count in self.relay.front.playing():
                 counts[plan.route.id] += count
+        return counts
+
+    def playing_on(self) -> dict[str, int]:
+        """Sessions now that have come to a game server, by host:port."""
+        counts = Counter(self.placed)
+        if self.relay.front is not None:
+            for plan, pick, count in self.relay.front.playing():
+                counts[plan.node(pick)] += count
         return counts
 
 
