@@ -52,9 +52,9 @@ def saying(
     return scenario
 
 
-def towards(port: int | None, host: str = "127.0.0.1") -> Scenario:
+def towards(port: int | None, host: str = "127.0.0.1", **settings: Any) -> Scenario:
     """The route leads there."""
-    return saying(b"", PLAIN, {"stream_routes/1": route(port, host=host)})
+    return saying(b"", PLAIN, {"stream_routes/1": route(port, host=host)}, **settings)
 
 
 def one_too_many(plugins: Mapping[str, Any] | None = None, **settings: Any) -> Scenario:
@@ -287,7 +287,10 @@ SCENARIOS: dict[CloseReason, Scenario] = {
     CloseReason.TLS_ERROR: garbled,
     CloseReason.UPSTREAM_REFUSED: towards(1, "127.0.0.77"),
     CloseReason.UPSTREAM_TIMEOUT: unanswered,
-    CloseReason.UPSTREAM_UNREACHABLE: towards(9, "255.255.255.255"),
+    CloseReason.UPSTREAM_UNREACHABLE: towards(
+        9, "255.255.255.255", allow_upstreams=("255.255.255.255",)
+    ),
+    CloseReason.UPSTREAM_DENIED: towards(80, "169.254.169.254"),
     CloseReason.UPSTREAM_NAME: nameless,
     CloseReason.INTERNAL_ERROR: a_defect_of_ours,
 }
