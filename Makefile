@@ -71,10 +71,11 @@ cover: $(TESTS)  ## which lines and branches the tests reach
 certs: $(RUNTIME)  ## throw-away certificates in certs/
 	$(BIN)/python -m certs.make_certs
 
-load: $(TESTS)  ## a pod under load, each scenario against its bar (40 min of idle sessions; needs cargo); crashes, drains, upgrades and new certificates under players; slow clients and garbage; a million short sessions (75 min)
+load: $(TESTS)  ## a pod under load, each scenario against its bar (40 min of idle sessions; needs cargo); crashes, drains, upgrades and new certificates under players; every way a session may end, slow clients and garbage; a million short sessions (85 min)
 	$(BIN)/python -m bench.load
 	$(BIN)/python -m bench.leaving
 	$(BIN)/python -m bench.rotation
+	$(BIN)/python -m bench.endings
 	$(BIN)/python -m bench.hostile
 	$(BIN)/python -m bench.soak --sessions 0
 
