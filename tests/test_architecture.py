@@ -26,6 +26,7 @@ LAYERS = (
         "log_queue",
         "corpus",
     ),
+    ("balancing",),
     ("client_hello", "proxy_protocol", "tls", "balancer", "accounting", "stick_table", "refusals"),
     ("fair_queue", "forecast", "reload"),
     ("access", "router", "limits", "snapshot"),
