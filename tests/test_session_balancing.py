@@ -11,10 +11,10 @@ from trio.testing import MockClock
 
 from sniproxy.balancing import state_of
 from sniproxy.proxy_protocol import encode_v1
-from tests.support.certificates import NAME
 from tests.support.gateway import Objects
+from tests.support.hellos import named
 from tests.support.peers import deaf_server
-from tests.support.stage import HELLO, MIXED, PROXIED, Stage, open_stage
+from tests.support.stage import MIXED, PROXIED, Stage, open_stage
 
 pytestmark = pytest.mark.anyio
 
@@ -154,12 +154,13 @@ async def test_who_comes_again_goes_where_he_was(other: int, key: str, together:
         assert (0 in seated(stage.port, other)) is together
 
 
-async def test_the_name_is_a_key(other: int) -> None:
+@pytest.mark.parametrize("together", [True, False])
+async def test_who_asks_for_a_name_goes_where_others_went_who_asked_for_it(
+    other: int, together: bool
+) -> None:
     async with open_stage() as stage:
-        objects = leading_to(stage.port, other, kind="chash", key="server_name")
-        await stage.open(MIXED, objects)
-        for count in range(1, 11):
-            await stage.dial(HELLO)
-            await until_seated(stage, count)
-        assert 0 in seated(stage.port, other)
-        assert stage.gateway.worker.snapshot.router.match_for_all(NAME, 443) is not None
+        await stage.open(MIXED, leading_to(stage.port, other, kind="chash", key="server_name"))
+        for count in range(20):
+            await stage.dial(named(b"one.example" if together else b"%d.example" % count))
+            await until_seated(stage, count + 1)
+        assert (0 in seated(stage.port, other)) is together

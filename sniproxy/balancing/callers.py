@@ -22,7 +22,7 @@ class Caller:
 NOBODY = Caller(("", 0), ("", 0), None)
 
 KeyOf = Callable[[Caller], str]
-Variable = Callable[[Caller], str | None]
+Variable = Callable[[Caller], str]  # empty: it has no value
 
 
 def _bare(host: str) -> str:
@@ -36,8 +36,8 @@ def _remote_addr(caller: Caller) -> str:
     return _bare(host) if ":" in host else host
 
 
-def _server_name(caller: Caller) -> str | None:
-    return caller.server_name
+def _server_name(caller: Caller) -> str:
+    return caller.server_name or ""
 
 
 VARIABLES: dict[str, Variable] = {
@@ -69,23 +69,23 @@ def _or_address(variable: Variable) -> KeyOf:
 
 
 def _combined(template: str) -> KeyOf:
-    parts = [_part(place["braced"] or place["bare"]) for place in _PLACE.finditer(template)]
+    variables = [_variable(place["braced"] or place["bare"]) for place in _PLACE.finditer(template)]
     form = _PLACE.sub("%s", template.replace("%", "%%"))
+    blank = form % tuple("" for _ in variables)
 
     def combine(caller: Caller) -> str:
-        found = [variable(caller) or default for variable, default in parts]
-        if not any(found):
-            return _remote_addr(caller)
-        return form % tuple(found)
+        key = form % tuple([variable(caller) for variable in variables])
+        return key if key != blank else _remote_addr(caller)
 
     return combine
 
 
-def _part(said: str) -> tuple[Variable, str]:
-    """The variable, and its default."""
+def _variable(said: str) -> Variable:
     name, _, default = said.partition("??")
-    return VARIABLES.get(name.strip(), _nothing), default.strip()
+    variable = VARIABLES.get(name.strip(), _nothing)
+    default = default.strip()
+    return (lambda caller: variable(caller) or default) if default else variable
 
 
-def _nothing(_caller: Caller) -> None:
-    return None
+def _nothing(_caller: Caller) -> str:
+    return ""
