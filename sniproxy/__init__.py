@@ -20,7 +20,8 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     limits          who is let in, by address and by route
     fair_queue      who waits to be set up, and whose turn it is
     tls             name -> certificate
-    balancer        upstream -> node
+    balancing/      which node: round robin, random, least connections, by connect time, consistent hash
+    balancer        an upstream at work
     forbidden       addresses that no session is connected to
     snapshot        the objects in force and their indexes; one change costs only itself
     plan            name -> what becomes of everybody who asks for it, where that is the same

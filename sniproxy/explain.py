@@ -177,7 +177,8 @@ def _explain_upstream(snapshot: Snapshot, route: Route, to: Explanation) -> None
         to.refuse(CloseReason.NO_UPSTREAM, "upstream", "no node with a weight above 0")
         return
     header = f"; PROXY {target.proxy_protocol} first" if target.proxy_protocol else ""
-    to.say("upstream", ", ".join(nodes) + header)
+    by = f"; by {target.balancer.by}" if target.balancer.by else ""
+    to.say("upstream", ", ".join(nodes) + by + header)
 
 
 def _mode(listener: Listener) -> str:

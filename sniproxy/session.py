@@ -12,6 +12,7 @@ import trio
 
 from sniproxy.accounting import Account
 from sniproxy.balancer import Target
+from sniproxy.balancing import Caller
 from sniproxy.client_hello import ClientHello
 from sniproxy.deadline import Deadline
 from sniproxy.defects import last_line, report
@@ -213,7 +214,9 @@ async def _connect(
         keepalive_idle=settings.keepalive_idle,
         forbidden=worker.forbidden,
         begun=accepted.attempt,
+        caller=Caller(flight.client, server, account.sni),
     )
+    account.seat = connected.seat  # `_ended` lets it leave
     await _introduce(connected.sock, target.proxy_protocol, server, flight.client, account)
     account.connected_at = trio.current_time()
     account.node, account.attempts = connected.node, connected.attempts
@@ -309,6 +312,8 @@ def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
         _one_less(worker.routed, account.route)
     if account.node is not None:
         _one_less(worker.placed, account.node)
+    if account.seat is not None:
+        account.seat.leave()
     try:
         worker.limits.leave(account.claims)
         _account_for(worker, account, outcome)

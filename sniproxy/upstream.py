@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from sniproxy.balancer import UNSPOKEN, Target
+from sniproxy.balancing import NOBODY, Caller, NodeState
 from sniproxy.deadline import Deadline
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.forbidden import Forbidden
@@ -29,6 +30,7 @@ class Connected:
     sock: socket.socket
     node: str  # host:port as the object names it
     attempts: int
+    seat: NodeState  # where the session counts by now; who has the connection lets it leave
 
 
 async def reach(
@@ -39,6 +41,7 @@ async def reach(
     keepalive_idle: int,
     forbidden: Forbidden,
     begun: Attempt | None = None,
+    caller: Caller = NOBODY,
 ) -> Connected:
     """A connection to one of the target's nodes, or SessionEnded with the last reason and every detail.
 
@@ -52,25 +55,37 @@ async def reach(
     since = begun.hello_at if begun else trio.current_time()
     give_up = since + (target.retry_timeout or float("inf"))
     while len(tried) <= target.retries and (begun or trio.current_time() < give_up):
-        node = target.round[begun.pick] if begun else target.balancer.pick(tried)
+        started = trio.current_time()
+        node = target.round[begun.pick] if begun else target.balancer.pick(tried, caller, started)
         if node is None:
             break
         tried.add(id(node))
         port = node.port or default_port
+        seconds = target.connect_timeout or connect_timeout
+        seat = node.state
+        seat.enter()
         try:
             sock = await _reach_node(
                 node.bare_host,
                 port,
-                seconds=target.connect_timeout or connect_timeout,
+                seconds=seconds,
                 keepalive_idle=keepalive_idle,
                 forbidden=forbidden,
                 begun=begun,
             )
         except SessionEnded as failure:
+            seat.leave()
+            seat.observe(seconds, trio.current_time())  # who refuses at once is not quick
             failures.append(failure)
             begun = None
+        except BaseException:
+            seat.leave()
+            raise
         else:
-            return Connected(sock, f"{node.host}:{port}", len(tried))
+            if begun is None:
+                now = trio.current_time()
+                seat.observe(now - started, now)
+            return Connected(sock, f"{node.host}:{port}", len(tried), seat)
     if not failures:
         raise SessionEnded(CloseReason.NO_UPSTREAM, "no node with a weight above 0")
     raise SessionEnded(failures[-1].reason, "; ".join(failure.detail for failure in failures))

@@ -26,6 +26,7 @@ LAYERS = (
         "log_queue",
         "corpus",
     ),
+    ("balancing",),
     (
         "client_hello",
         "proxy_protocol",

@@ -323,7 +323,7 @@ async def assert_ends(scenario: Scenario, reason: CloseReason) -> None:
         for _ in range(others):
             await gateway.lines.next()
         assert gateway.counted()["active"] == 0
-        assert gateway.worker.limits.active == 0
+        assert gateway.worker.limits.active == stage.seated() == 0
         assert gateway.closed()[reason.value] == 1
         assert sum(gateway.closed().values()) == others + 1
 

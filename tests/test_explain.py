@@ -290,6 +290,16 @@ CASES = [
         },
     ),
     Case(
+        "nodes that do not take turns",
+        {"1": passing(upstream={"nodes": {"127.0.0.1:9": 1}, "type": "least_conn"})},
+        [won(), PASSED, ("upstream", "127.0.0.1:9 weight 1; by fewest sessions")],
+    ),
+    Case(
+        "a type of balancer that is not known",
+        {"1": passing(upstream={"nodes": {"127.0.0.1:9": 1}, "type": "x"})},
+        [won(), PASSED, ("upstream", "127.0.0.1:9 weight 1; by turn, as type x is not known")],
+    ),
+    Case(
         "plain TCP",
         {"1": passing(), "2": route(9, server_addr="127.0.0.1"), "3": passing(sni="*")},
         [("route", "2, which names nothing"), ("next", "3 by *"), NODE],

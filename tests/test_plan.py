@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniproxy.balancer import MOST_PICKS
+from sniproxy.balancing import MOST_PICKS
 from sniproxy.errors import CloseReason
 from sniproxy.forbidden import Forbidden
 from sniproxy.limits import open_limits
@@ -219,6 +219,12 @@ CONFIGURED: dict[str, tuple[dict[str, dict[str, Any]], str | None]] = {
         "1",
     ),
     "no nodes": ({"1": to()}, None),
+    # Only who takes turns does so without being asked
+    "a type that is not known": ({"1": to("127.0.0.1:1", type="another")}, "1"),
+    "random": ({"1": to("127.0.0.1:1", type="random")}, None),
+    "fewest sessions": ({"1": to("127.0.0.1:1", type="least_conn")}, None),
+    "quickest": ({"1": to("127.0.0.1:1", type="ewma")}, None),
+    "hashed": ({"1": to("127.0.0.1:1", type="chash", key="remote_addr")}, None),
     "nodes to discover": (
         {"1": PASS | {"upstream": {"service_name": "games", "discovery_type": "dns"}}},
         None,

@@ -17,6 +17,7 @@ from sniproxy.forbidden import Forbidden
 from sniproxy.objects import InlineUpstream, StreamRoute
 from sniproxy.plan import Plan
 from sniproxy.relay import Attempt
+from sniproxy.relay.sockets import connect
 from sniproxy.router import Route
 from sniproxy.settings import Listener, Proxy
 from sniproxy.upstream import Connected, _reason, reach
@@ -90,6 +91,36 @@ def _open_files() -> int:
 async def test_a_node_that_listens_is_reached(alive: int) -> None:
     connected = await attempt(target(node(alive)))
     assert (connected.node, connected.attempts) == (f"127.0.0.1:{alive}", 1)
+
+
+async def test_a_session_has_its_seat_at_the_node_that_it_reached(
+    alive: int, refusing: int
+) -> None:
+    """And whoever refused at once is not taken for quick."""
+    both = target(node(refusing, priority=1), node(alive))
+    connected = await attempt(both)
+    refused, reached = (one.state for one in both.balancer.nodes)
+    assert connected.seat is reached
+    assert (refused.active, reached.active) == (0, 1)
+    now = trio.current_time()
+    assert refused.connect_time(now) == pytest.approx(CONNECT_TIMEOUT, 0.1)
+    assert reached.connect_time(now) < 1
+
+
+async def test_how_long_a_node_took_is_known(alive: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(*where: Any, **how: Any) -> socket.socket:
+        await trio.sleep(2)
+        return await connect(*where, **how)
+
+    monkeypatch.setattr("sniproxy.upstream.connect", slow)
+    connected = await attempt(target(node(alive)))
+    assert connected.seat.connect_time(trio.current_time()) == pytest.approx(2, 0.1)
+
+
+async def test_who_was_refused_everywhere_has_no_seat(refusing: int) -> None:
+    nowhere = target(node(refusing), node(refusing, "127.0.0.2"))
+    await failure(nowhere)
+    assert [one.state.active for one in nowhere.balancer.nodes] == [0, 0]
 
 
 async def test_a_node_without_a_port_is_reached_on_the_one_that_the_player_chose(
