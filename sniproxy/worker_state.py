@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from sniproxy.limits import Limits, open_limits
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
+from sniproxy.names import Names
 from sniproxy.refusals import Recorder, Sampler
 from sniproxy.relay import Relay
 from sniproxy.settings import Overload, Proxy
@@ -24,6 +25,7 @@ class Worker:
     log: Log
     limits: Limits
     turns: Turns
+    names: Names
     sampler: Sampler
     recorder: Recorder
     workers: int = 1  # of the data plane: each logs its share of what is sampled
@@ -37,6 +39,7 @@ class Worker:
         self.turns.settings = overload
         self.limits.settle(settings)
         self.relay.settle(settings)
+        self.names.settle(settings.dns)
         self.sampler.interval = settings.refused_log_interval * self.workers
         self.forget_plans()
 
@@ -84,6 +87,7 @@ def open_worker(
         log=log,
         limits=limits,
         turns=turns,
+        names=Names(settings.dns, log, metrics),
         sampler=Sampler(settings.refused_log_interval * workers),
         recorder=Recorder(settings.refused_kept),
         workers=workers,
