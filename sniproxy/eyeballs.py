@@ -39,9 +39,11 @@ async def connect_first(
     race = _Race(port, keepalive_idle)
     try:
         await race.run(addresses)
-    except BaseException:
+    except BaseException as error:
         if race.winner is not None:
             close(race.winner)
+        if isinstance(error, BaseExceptionGroup) and error.split(trio.Cancelled)[1] is None:
+            await trio.lowlevel.checkpoint()  # is cancelled, with one exception for all of them
         raise
     if race.winner is None:
         raise race.failures[-1]

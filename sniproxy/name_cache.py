@@ -10,7 +10,7 @@ Times are seconds of one clock, whichever.
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from math import inf
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ RETRY = 2.0  # seconds until it is asked for again that was not answered, or sai
 HOLDS = 4.0  # seconds for which the last good answer is served after that without asking
 
 
-class Kind(Enum):
+class Kind(StrEnum):
     """What is asked of a name."""
 
     ADDRESSES = auto()  # A and AAAA together
