@@ -23,6 +23,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     balancing/      which node: round robin, random, least connections, by connect time, consistent hash
     balancer        an upstream at work
     forbidden       addresses that no session is connected to
+    name_cache      what is known of names, and when each is asked for again
     snapshot        the objects in force and their indexes; one change costs only itself
     plan            name -> what becomes of everybody who asks for it, where that is the same
     refusals        what is kept of connections that were refused
@@ -36,6 +37,11 @@ Doing:
     cgroup          how much of the machine is ours, and how much of it is used
     defects         what is done about an error of ours
     turns           who is set up now, and who waits for it
+    name_files      /etc/hosts and /etc/resolv.conf, as they are now
+    dns_client      question -> what DNS servers say
+    names           name -> addresses, asked for once for all sessions of a worker
+    discovery       name of a service -> an upstream with its nodes
+    eyeballs        addresses -> the first of them that answers
     upstream        upstream -> connected socket
     following       store -> whoever is kept equal to it, for ever; and how sure that is
     metrics         counters of a worker, and of the parent of all

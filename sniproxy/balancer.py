@@ -17,12 +17,14 @@ class Target:
         "__weakref__",
         "balancer",
         "connect_timeout",
+        "discovered",
         "idle_timeout",
         "proxy_protocol",
         "retries",
         "retry_timeout",
         "round",
         "scheme",
+        "service",
     )
 
     def __init__(self, upstream: InlineUpstream) -> None:
@@ -37,6 +39,9 @@ class Target:
             len(self.balancer.nodes) - 1 if upstream.retries is None else upstream.retries
         )
         self.retry_timeout = upstream.retry_timeout or None  # 0 = no limit, as in APISIX
+        # Its nodes are what DNS has under a name (`discovery.py`), as of the last time.
+        self.service = upstream if upstream.discovery_type == "dns" else None
+        self.discovered: Target | None = None
 
     @property
     def is_plain(self) -> bool:

@@ -169,6 +169,10 @@ def _explain_upstream(snapshot: Snapshot, route: Route, to: Explanation) -> None
         unspoken = f"scheme {target.scheme} is not spoken to upstreams"
         to.refuse(CloseReason.NO_UPSTREAM, "upstream", unspoken)
         return
+    header = f"; PROXY {target.proxy_protocol} first" if target.proxy_protocol else ""
+    if target.service is not None:
+        to.say("upstream", f"what DNS has under {target.service.service_name}" + header)
+        return
     nodes = [
         f"{node.host}:{node.port or '(the port connected to)'} weight {node.weight}"
         for node in target.balancer.nodes
@@ -176,7 +180,6 @@ def _explain_upstream(snapshot: Snapshot, route: Route, to: Explanation) -> None
     if not nodes:
         to.refuse(CloseReason.NO_UPSTREAM, "upstream", "no node with a weight above 0")
         return
-    header = f"; PROXY {target.proxy_protocol} first" if target.proxy_protocol else ""
     by = f"; by {target.balancer.by}" if target.balancer.by else ""
     to.say("upstream", ", ".join(nodes) + by + header)
 

@@ -101,6 +101,21 @@ class Metrics:
             "Times that accepting paused because descriptors or memory ran out",
             registry=self.registry,
         )
+        self.names_resolved = Counter(
+            "sniproxy_names_resolved",
+            "Answers of DNS that held an address or a service",
+            registry=self.registry,
+        )
+        self.names_failed = Counter(
+            "sniproxy_names_failed",
+            "Names of game servers that DNS did not know, or not answer for, each time",
+            registry=self.registry,
+        )
+        self.names_stale = Counter(
+            "sniproxy_names_stale",
+            "Sessions that went by an answer of DNS whose time had run out",
+            registry=self.registry,
+        )
         Gauge(
             "sniproxy_log_lines_dropped",
             "Log lines that the stream did not take",

@@ -209,6 +209,7 @@ async def _connect(
     terms = _terms(worker, target)
     connected = await reach(
         target,
+        worker.names,
         default_port=server[1],
         connect_timeout=settings.connect_timeout,
         keepalive_idle=settings.keepalive_idle,

@@ -1,26 +1,29 @@
 """From a route's upstream to a connected socket: pick a node, look its name up, connect, else the next node.
 
-Every attempt has a deadline of its own (name lookup included); after `retry_timeout` no new one begins.
+Every attempt has a deadline of its own, name lookup and all addresses of the name included; after `retry_timeout` no new one
+begins.
 """
 
 import errno
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import trio
 
 from sniproxy.balancer import UNSPOKEN, Target
 from sniproxy.balancing import NOBODY, Caller, NodeState
 from sniproxy.deadline import Deadline
+from sniproxy.discovery import discovered
 from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.eyeballs import connect_first, in_order
 from sniproxy.forbidden import Forbidden
+from sniproxy.names import Names
 from sniproxy.networks import family_of, parse_address
 from sniproxy.relay import Attempt
-from sniproxy.relay.sockets import connect, wait_connected
+from sniproxy.relay.sockets import wait_connected
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-Address = tuple[int, Any]  # family, what connect() takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Connected:
 
 async def reach(
     target: Target,
+    names: Names,
     *,
     default_port: int,
     connect_timeout: float,
@@ -50,6 +54,11 @@ async def reach(
     if target.scheme in UNSPOKEN:
         why = f"scheme {target.scheme} is not spoken to upstreams"
         raise SessionEnded(CloseReason.NO_UPSTREAM, why)
+    if target.service is not None:
+        seconds = target.connect_timeout or connect_timeout
+        late = "its service_name: DNS has not answered in {:g} s"
+        with Deadline(seconds, CloseReason.UPSTREAM_NAME, late):
+            target = await discovered(target, names)
     failures: list[SessionEnded] = []
     tried: set[int] = set()
     since = begun.hello_at if begun else trio.current_time()
@@ -68,6 +77,7 @@ async def reach(
             sock = await _reach_node(
                 node.bare_host,
                 port,
+                names,
                 seconds=seconds,
                 keepalive_idle=keepalive_idle,
                 forbidden=forbidden,
@@ -94,33 +104,42 @@ async def reach(
 async def _reach_node(
     host: str,
     port: int,
+    names: Names,
     *,
     seconds: float,
     keepalive_idle: int,
     forbidden: Forbidden,
     begun: Attempt | None,
 ) -> socket.socket:
-    where, since = f"{host}:{port}", begun.hello_at if begun else None
-    late = CloseReason.UPSTREAM_TIMEOUT
-    with Deadline(seconds, late, where + ": no answer in {:g} s", since=since):
+    where, since = f"{host}:{port}", begun.hello_at if begun else trio.current_time()
+    addresses: Sequence[str] = (host,)
+    if begun is None and family_of(host) is None:
+        late = host + ": DNS has not answered in {:g} s"
+        with Deadline(seconds, CloseReason.UPSTREAM_NAME, late, since=since):
+            addresses = in_order(*await names.look_up(host))
+    late = where + ": no answer in {:g} s"
+    with Deadline(seconds, CloseReason.UPSTREAM_TIMEOUT, late, since=since):
         if begun is not None:
             return await _go_on(begun.outcome, where)
-        found = await _look_up(host, port)
-        allowed = _without_forbidden(found, where, forbidden)
-        return await _try_addresses(allowed, where, keepalive_idle=keepalive_idle)
+        allowed = _without_forbidden(addresses, port, where, forbidden)
+        try:
+            return await connect_first(allowed, port, keepalive_idle=keepalive_idle)
+        except OSError as error:
+            raise _failure(error, where) from None
 
 
-def _without_forbidden(addresses: list[Address], where: str, forbidden: Forbidden) -> list[Address]:
+def _without_forbidden(
+    addresses: Sequence[str], port: int, where: str, forbidden: Forbidden
+) -> list[str]:
     """Of what a name is by now: an object was looked at when it was written, and a name may have moved since."""
-    refusals = []
-    allowed = []
-    for family, address in addresses:
-        why = forbidden.why(parse_address(address[0]), address[1])
+    refusals, allowed = [], []
+    for address in addresses:
+        why = forbidden.why(parse_address(address), port)
         if why is None:
-            allowed.append((family, address))
+            allowed.append(address)
         else:
-            refusals.append(f"{where}: {address[0]}: {why}")
-    if refusals and not allowed:
+            refusals.append(f"{where}: {address}: {why}")
+    if not allowed:
         raise SessionEnded(CloseReason.UPSTREAM_DENIED, "; ".join(refusals))
     return allowed
 
@@ -138,18 +157,6 @@ async def _go_on(outcome: socket.socket | OSError, where: str) -> socket.socket:
     return outcome
 
 
-async def _try_addresses(
-    addresses: list[Address], where: str, *, keepalive_idle: int
-) -> socket.socket:
-    failure: SessionEnded | None = None
-    for family, address in addresses:
-        try:
-            return await connect(family, address, keepalive_idle=keepalive_idle)
-        except OSError as error:
-            failure = _failure(error, where)
-    raise failure or SessionEnded(CloseReason.UPSTREAM_NAME, f"{where}: the name has no address")
-
-
 def _failure(error: OSError, where: str) -> SessionEnded:
     return SessionEnded(_reason(error), f"{where}: {error.strerror or type(error).__name__}")
 
@@ -162,16 +169,3 @@ def _reason(error: OSError) -> CloseReason:
     if error.errno == errno.ETIMEDOUT:
         return CloseReason.UPSTREAM_TIMEOUT
     return CloseReason.UPSTREAM_UNREACHABLE
-
-
-async def _look_up(host: str, port: int) -> list[Address]:
-    """An IP literal as it is; a name through the resolver of the system, in a thread that a timeout leaves behind."""
-    family = family_of(host)
-    if family is not None:
-        return [(family, (host, port))]
-    try:
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
-        raise SessionEnded(CloseReason.UPSTREAM_NAME, f"{host}: {cause}") from None
-    return [(family, address) for family, _, _, _, address in found]

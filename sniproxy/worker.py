@@ -72,6 +72,7 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
         # Who cannot follow a copy knows as late as one who looks at it now and then.
         freshness = Freshness(settings.etcd.watch_silence + POLL)
         hand = Hand(begin, worker, freshness, store, channel, nursery)
+        await nursery.start(worker.names.run)
         nursery.start_soon(channel.run)
         nursery.start_soon(hand.obey)
         nursery.start_soon(hand.report_now_and_then)

@@ -8,6 +8,7 @@ from sniproxy.forbidden import Forbidden
 from sniproxy.limits import Limits, open_limits
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
+from sniproxy.names import Names
 from sniproxy.refusals import Recorder, Sampler
 from sniproxy.relay import Relay
 from sniproxy.settings import Overload, Proxy
@@ -26,6 +27,7 @@ class Worker:
     log: Log
     limits: Limits
     turns: Turns
+    names: Names
     sampler: Sampler
     recorder: Recorder
     own: Sequence[str]  # HOST:PORT that no session is connected to, beside the listeners
@@ -43,6 +45,7 @@ class Worker:
         self.turns.settings = overload
         self.limits.settle(settings)
         self.relay.settle(settings)
+        self.names.settle(settings.dns)
         self.sampler.interval = settings.refused_log_interval * self.workers
         self.forget_plans()
 
@@ -99,6 +102,7 @@ def open_worker(
         log=log,
         limits=limits,
         turns=turns,
+        names=Names(settings.dns, log, metrics),
         sampler=Sampler(settings.refused_log_interval * workers),
         recorder=Recorder(settings.refused_kept),
         own=own,

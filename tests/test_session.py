@@ -161,7 +161,7 @@ CASES = [
         "unknown name",
         HELLO,
         CloseReason.UPSTREAM_NAME,
-        "gone.example: Name or service not known",
+        "gone.example: DNS knows no such name (NXDOMAIN): correct the name in the upstream",
         {"stream_routes/1": route(9, host="gone.example", **PASS)},
         members=PASSED,
     ),
@@ -194,7 +194,7 @@ async def test_a_session_that_cannot_be_set_up(case: Case) -> None:
                 told = await player.read_all()
                 assert told == case.told or (case.told == b"..." and told)
             player.close()
-            assert gateway.lines.all == [line]
+            assert gateway.lines.sessions == [line]
             assert line["client"] == client
             assert line["reason"] == case.reason
             assert case.detail in line.get("detail", "")

@@ -41,7 +41,6 @@ async def refused(gateway: Gateway) -> dict[str, Any]:
         ("169.254.169.254:80", "169.254.169.254:80: 169.254.169.254: link-local, multicast"),
         ("127.0.0.1:80", "127.0.0.1:80: 127.0.0.1: it is in proxy.deny_upstreams"),
         ("localhost:80", "localhost:80: 127.0.0.1: it is in proxy.deny_upstreams"),
-        ("127.1:80", "127.1:80: 127.0.0.1: it is in proxy.deny_upstreams"),
     ],
 )
 async def test_a_node_that_may_not_be_reached(node: str, detail: str) -> None:

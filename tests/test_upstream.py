@@ -14,6 +14,8 @@ from trio.testing import MockClock
 from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.forbidden import Forbidden
+from sniproxy.name_cache import Failed, Key, Outcome
+from sniproxy.names import Names
 from sniproxy.objects import InlineUpstream, StreamRoute
 from sniproxy.plan import Plan
 from sniproxy.relay import Attempt
@@ -21,7 +23,7 @@ from sniproxy.relay.sockets import connect
 from sniproxy.router import Route
 from sniproxy.settings import Listener, Proxy
 from sniproxy.upstream import Connected, _reason, reach
-from tests.support.names import resolving
+from tests.support.names import Resolver, open_names
 
 pytestmark = pytest.mark.anyio
 
@@ -61,11 +63,21 @@ def target(*nodes: dict[str, Any], **members: Any) -> Target:
     return Target(InlineUpstream.model_validate({"nodes": list(nodes), **members}))
 
 
-async def attempt(target: Target, *, default_port: int = 1) -> Connected:
+async def attempt(
+    target: Target, *, default_port: int = 1, resolver: Resolver | None = None
+) -> Connected:
     """`reach`, and the connection closed again."""
+    with trio.fail_after(DEADLINE):
+        async with open_names(resolver or Resolver({})) as names:
+            return await attempt_by(names, target, default_port=default_port)
+
+
+async def attempt_by(names: Names, target: Target, *, default_port: int = 1) -> Connected:
+    """`attempt` with names that others share."""
     with trio.fail_after(DEADLINE):
         connected = await reach(
             target,
+            names,
             default_port=default_port,
             connect_timeout=CONNECT_TIMEOUT,
             keepalive_idle=300,
@@ -75,11 +87,13 @@ async def attempt(target: Target, *, default_port: int = 1) -> Connected:
     return connected
 
 
-async def failure(target: Target) -> tuple[CloseReason, str, float]:
+async def failure(
+    target: Target, resolver: Resolver | None = None
+) -> tuple[CloseReason, str, float]:
     """How `reach` failed, and after how many seconds."""
     started, before = trio.current_time(), _open_files()
     with pytest.raises(SessionEnded) as caught:
-        await attempt(target)
+        await attempt(target, resolver=resolver)
     assert _open_files() == before
     return caught.value.reason, caught.value.detail, trio.current_time() - started
 
@@ -242,14 +256,16 @@ async def test_what_the_relay_has_tried_counts_from_when_it_began(
     begun = Attempt(plan, 0, refused, trio.current_time() - ago)
     refusal = nullcontext() if reached else pytest.raises(SessionEnded, match="upstream_refused")
     with refusal:
-        connected = await reach(
-            to,
-            default_port=1,
-            connect_timeout=CONNECT_TIMEOUT,
-            keepalive_idle=300,
-            forbidden=OPEN,
-            begun=begun,
-        )
+        async with open_names(Resolver({})) as names:
+            connected = await reach(
+                to,
+                names,
+                default_port=1,
+                connect_timeout=CONNECT_TIMEOUT,
+                keepalive_idle=300,
+                forbidden=OPEN,
+                begun=begun,
+            )
         connected.sock.close()
         assert (connected.node, connected.attempts) == (f"127.0.0.1:{alive}", 2)
 
@@ -268,45 +284,91 @@ async def test_a_node_of_weight_0_is_no_last_resort(alive: int, refusing: int) -
     assert reason is CloseReason.UPSTREAM_REFUSED
 
 
-async def test_a_name_is_looked_up_for_every_session(alive: int) -> None:
-    named = target(node(alive, "gs-1.example"))
-    with resolving({"gs-1.example": ["127.0.0.1"]}) as resolver:
-        reached = [await attempt(named) for _ in range(2)]
-    assert [connected.node for connected in reached] == [f"gs-1.example:{alive}"] * 2
-    assert resolver.asked == ["gs-1.example"] * 2
+async def test_a_name_is_what_a_node_is_called(alive: int) -> None:
+    resolver = Resolver({"gs-1.example": ["127.0.0.1"]})
+    connected = await attempt(target(node(alive, "GS-1.example")), resolver=resolver)
+    assert connected.node == f"GS-1.example:{alive}"
+    assert resolver.asked == ["gs-1.example"]
 
 
 async def test_a_name_with_several_addresses_is_one_attempt(alive: int) -> None:
-    named = target(node(alive, "gs-1.example"))
-    with resolving({"gs-1.example": ["127.0.0.2", "::1", "127.0.0.1"]}):
-        connected = await attempt(named)
+    resolver = Resolver({"gs-1.example": ["127.0.0.2", "::1", "127.0.0.1"]})
+    connected = await attempt(target(node(alive, "gs-1.example")), resolver=resolver)
     assert connected.attempts == 1
 
 
 @pytest.mark.parametrize(
     ("host", "reason", "words"),
     [
-        ("nobody.example", CloseReason.UPSTREAM_NAME, "Name or service not known"),
-        ("nowhere.example", CloseReason.UPSTREAM_NAME, "the name has no address"),
-        ("silent.example", CloseReason.UPSTREAM_TIMEOUT, "no answer in 3 s"),
-        ("two..dots", CloseReason.UPSTREAM_NAME, "two..dots: "),
-        ("x" * 64 + ".example", CloseReason.UPSTREAM_NAME, "x: "),
+        ("nobody.example", CloseReason.UPSTREAM_NAME, "knows no such name (NXDOMAIN): correct"),
+        ("nowhere.example", CloseReason.UPSTREAM_NAME, "the name has no address in DNS: correct"),
+        ("silent.example", CloseReason.UPSTREAM_NAME, "DNS has not answered in 3 s"),
+        ("failing.example", CloseReason.UPSTREAM_NAME, "SERVFAIL: see whether the servers of"),
     ],
 )
 async def test_a_name_that_leads_nowhere(host: str, reason: CloseReason, words: str) -> None:
-    with resolving({"nowhere.example": [], "silent.example": None}):
-        found, detail, waited = await failure(target(node(7777, host)))
+    resolver = Resolver(
+        {"nowhere.example": [], "silent.example": None, "failing.example": Failed("SERVFAIL")}
+    )
+    found, detail, waited = await failure(target(node(7777, host)), resolver)
     assert found is reason
-    assert detail.startswith(host)
-    assert words.removeprefix("x: ") in detail
-    assert waited == (CONNECT_TIMEOUT if reason is CloseReason.UPSTREAM_TIMEOUT else 0)
+    assert detail.startswith(f"{host}: ")
+    assert words in detail
+    assert waited == (CONNECT_TIMEOUT if host.startswith("silent") else 0)
 
 
 async def test_a_name_that_leads_nowhere_does_not_keep_the_next_node_out(alive: int) -> None:
     nodes = [node(7777, "silent.example"), node(alive, priority=-1)]
-    with resolving({"silent.example": None}):
-        connected = await attempt(target(*nodes))
+    connected = await attempt(target(*nodes), resolver=Resolver({"silent.example": None}))
     assert (connected.node, connected.attempts) == (f"127.0.0.1:{alive}", 2)
+
+
+async def test_the_look_up_and_all_addresses_have_one_time_together(
+    deaf: tuple[str, int], alive: int
+) -> None:
+    """None of them answers: however many there are, the next node is asked after the time of one attempt."""
+    slow = Resolver({"gs.example": [f"127.0.0.{last}" for last in (1, 1, 1, 1)]})
+
+    async def ask(key: Key) -> Outcome:
+        await trio.sleep(2)
+        return await slow.ask(key)
+
+    resolver = Resolver({})
+    resolver.ask = ask  # type: ignore[method-assign]
+    started = trio.current_time()
+    to = target(node(deaf[1], "gs.example"), node(alive, priority=-1))
+    connected = await attempt(to, resolver=resolver)
+    assert connected.attempts == 2
+    assert trio.current_time() - started == pytest.approx(CONNECT_TIMEOUT)
+
+
+async def test_nodes_are_what_dns_has_under_a_service_name(alive: int) -> None:
+    """The port is the name's, or else the player's."""
+    resolver = Resolver({"games.example": ["127.0.0.1"]})
+    for name, port in ((f"games.example:{alive}", 1), ("games.example", alive)):
+        upstream = {"service_name": name, "discovery_type": "dns"}
+        connected = await attempt(
+            Target(InlineUpstream.model_validate(upstream)), default_port=port, resolver=resolver
+        )
+        assert connected.node == f"127.0.0.1:{alive}"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gone.example", "gone.example: DNS knows no such name"),
+        ("_game._tcp.gone.example", "_game._tcp.gone.example: DNS knows no such name"),
+        ("silent.example", "its service_name: DNS has not answered in 3 s"),
+        ("a:b:c", "a:b:c: neither a name nor name:port"),
+        ("{brace}", "{brace}: DNS knows no such name"),
+    ],
+)
+async def test_a_service_name_that_leads_nowhere(name: str, words: str) -> None:
+    upstream = {"service_name": name, "discovery_type": "dns"}
+    to = Target(InlineUpstream.model_validate(upstream))
+    reason, detail, _ = await failure(to, Resolver({"silent.example": None}))
+    assert reason is CloseReason.UPSTREAM_NAME
+    assert detail.startswith(words)
 
 
 @pytest.mark.parametrize(

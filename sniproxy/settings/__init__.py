@@ -19,7 +19,7 @@ from pydantic_settings import SettingsError as EnvironmentUnreadable
 from sniproxy.errors import SettingsError
 from sniproxy.settings.admin import PUBLISHED_KEYS, Admin, AdminKey, Status
 from sniproxy.settings.fields import split_address
-from sniproxy.settings.proxy import Drain, Limits, Listener, Overload, Proxy, Rate
+from sniproxy.settings.proxy import Dns, Drain, Limits, Listener, Overload, Proxy, Rate
 from sniproxy.settings.store import (
     Encryption,
     Etcd,
@@ -34,6 +34,7 @@ __all__ = [
     "PUBLISHED_KEYS",
     "Admin",
     "AdminKey",
+    "Dns",
     "Drain",
     "Encryption",
     "Etcd",

@@ -32,12 +32,18 @@ def _address(address: str) -> str:
     return address
 
 
+def _dns_server(text: str) -> str:
+    ipaddress.ip_address(split_address(text)[0])
+    return text
+
+
 def _network(text: str) -> str:
     parse_network(text)
     return text
 
 
 Address = Annotated[str, AfterValidator(_address)]
+DnsServer = Annotated[str, AfterValidator(_dns_server)]  # by its IP address
 NetworkText = Annotated[str, AfterValidator(_network)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 

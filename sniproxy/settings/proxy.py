@@ -13,6 +13,7 @@ from sniproxy.settings.fields import (
     MINUTE,
     SECOND,
     Address,
+    DnsServer,
     NetworkText,
     PositiveSeconds,
     Section,
@@ -81,6 +82,26 @@ class Limits(Section):
         return any(limit is not None for limit in counted)
 
 
+class Dns(Section):
+    """How names of game servers are resolved. Names in /etc/hosts are not asked for."""
+
+    servers: tuple[DnsServer, ...] = ()  # in place of those of /etc/resolv.conf and its search list
+    timeout: PositiveSeconds = 1 * SECOND  # of a question to one server; each is asked twice
+    min_ttl: PositiveSeconds = 1 * SECOND  # bounds of what DNS says
+    max_ttl: PositiveSeconds = 1 * MINUTE
+    negative_ttl: PositiveSeconds = 5 * SECOND  # for a name that is not there
+    stale: Annotated[float, Field(ge=0)] | None = (
+        None  # after its TTL, while DNS is down; None: ever
+    )
+    names: Annotated[int, Field(ge=16)] = 4096  # kept, per worker
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.min_ttl > self.max_ttl:
+            raise ValueError("min_ttl is above max_ttl")
+        return self
+
+
 class Proxy(Section):
     """The data plane and its limits. Every timeout is total, not per read."""
 
@@ -98,6 +119,7 @@ class Proxy(Section):
     accept_batch: Annotated[int, Field(ge=1)] = 64  # connections taken per turn of the loop
     max_sessions: Annotated[int, Field(ge=1)] = 20_000  # sessions at once, set-up included
     limits: Limits = Limits()
+    dns: Dns = Dns()
     hello_timeout: PositiveSeconds = 5 * SECOND
     max_hello: Annotated[int, Field(ge=16 * KIB, le=16 * MIB)] = 64 * KIB  # bytes of the handshake
     max_hello_raw: Annotated[int, Field(ge=96 * KIB)] = 128 * KIB  # the same with record headers

@@ -16,6 +16,7 @@ from sniproxy.keyring import Keyring
 from sniproxy.limits import open_limits
 from sniproxy.listener import bind, listen
 from sniproxy.logs import Log, open_log
+from sniproxy.names import Names
 from sniproxy.reception import Reception
 from sniproxy.relay import Relay
 from sniproxy.relay.opening import open_relay
@@ -25,6 +26,7 @@ from sniproxy.snapshot import Snapshot
 from sniproxy.store import Entry
 from sniproxy.worker_state import Worker, open_worker
 from tests.support.certificates import NAME, pair
+from tests.support.names import current
 from tests.support.peers import Peer
 
 # Virtual time needs a relay that waits where trio sees it.
@@ -158,6 +160,9 @@ async def open_gateway(
             snapshot = fill(objects or {})
             crowded = Overload(**{"route_share": 1, "address_share": 1, **(overload or {})})
             worker = open_worker(proxy, snapshot, relay or opened, log or captured, limits, crowded)
+            if (resolver := current()) is not None:
+                worker.names = Names(proxy.dns, worker.log, worker.metrics, ask=resolver.ask)
+            await nursery.start(worker.names.run)
             Reception(worker, nursery).open(listening, listener)
             yield Gateway(worker, lines, listening.getsockname()[:2], nursery)
             nursery.cancel_scope.cancel()

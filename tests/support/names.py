@@ -1,58 +1,89 @@
-"""A resolver that is data: no test asks a real one."""
+"""A DNS that is data: no test asks a real one."""
 
-import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import io
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import trio
 
+from sniproxy.dns_client import EMPTY, UNKNOWN
+from sniproxy.logs import Log, open_log
+from sniproxy.metrics import Metrics
+from sniproxy.name_cache import Found, Gone, Key, Outcome
+from sniproxy.names import Names
+from sniproxy.settings import Dns
+
+NOWHERE = Path("/nowhere/hosts")  # no file of the machine has a say
+
 
 @dataclass
-class Resolver(trio.abc.HostnameResolver):
-    """Addresses by name. A name that maps to None is never answered; one that is not there does not exist."""
+class Resolver:
+    """Addresses by name. A name that maps to None is never answered, to an outcome: so; one that is not there is unknown."""
 
-    names: Mapping[str, Sequence[str] | None]
+    names: dict[str, Sequence[str] | Outcome | None]
+    ttl: float = 30  # seconds
     asked: list[str] = field(default_factory=list)
 
-    async def getaddrinfo(
-        self,
-        host: bytes | None,
-        port: bytes | str | int | None,
-        family: int = 0,
-        type: int = 0,  # noqa: A002  # the names are those of the base class
-        proto: int = 0,
-        flags: int = 0,
-    ) -> list[Any]:
-        name = (host or b"").decode()
-        self.asked.append(name)
-        if name not in self.names:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        addresses = self.names[name]
-        if addresses is None:
+    async def ask(self, key: Key) -> Outcome:
+        """In place of `DnsClient.ask`."""
+        self.asked.append(key.name)
+        await trio.lowlevel.checkpoint()
+        if key.name not in self.names:
+            return Gone(UNKNOWN)
+        known = self.names[key.name]
+        if known is None:
             await trio.sleep_forever()
-        return [
-            (
-                socket.AF_INET6 if ":" in address else socket.AF_INET,
-                socket.SOCK_STREAM,
-                6,
-                "",
-                (address, port),
-            )
-            for address in addresses or ()
-        ]
+        if known is None or isinstance(known, Outcome):
+            assert known is not None
+            return known
+        return Found(tuple(known), self.ttl) if known else Gone(EMPTY)
 
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
-        raise NotImplementedError
+
+@asynccontextmanager
+async def open_names(
+    resolver: Resolver,
+    *,
+    log: Log | None = None,
+    metrics: Metrics | None = None,
+    hosts: Path = NOWHERE,
+    **settings: Any,
+) -> AsyncIterator[Names]:
+    """A worker's names, as long as the block lasts."""
+    names = Names(
+        Dns(**settings),
+        log or open_log("proxy", io.StringIO()),
+        metrics or Metrics(),
+        ask=resolver.ask,
+        hosts=hosts,
+    )
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        await nursery.start(names.run)
+        try:
+            yield names
+        except Exception as error:  # as it is, and not as one of a group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+_current: list[Resolver] = []
+
+
+def current() -> Resolver | None:
+    """Whom gateways ask that are opened now; None: whoever the settings name."""
+    return _current[-1] if _current else None
 
 
 @contextmanager
-def resolving(names: Mapping[str, Sequence[str] | None]) -> Iterator[Resolver]:
-    """Inside a trio task: these are the names of the world."""
-    resolver = Resolver(names)
-    before = trio.socket.set_custom_hostname_resolver(resolver)
+def resolving(names: Mapping[str, Sequence[str] | Outcome | None]) -> Iterator[Resolver]:
+    """These are the names of the world for gateways that are opened within."""
+    _current.append(Resolver(dict(names)))
     try:
-        yield resolver
+        yield _current[-1]
     finally:
-        trio.socket.set_custom_hostname_resolver(before)
+        _current.pop()
