@@ -20,6 +20,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     limits          who is let in, by address and by route
     fair_queue      who waits to be set up, and whose turn it is
     tls             name -> certificate
+    upstream_tls    upstream -> how TLS is spoken to its game servers
     balancer        upstream -> node
     snapshot        the objects in force and their indexes; one change costs only itself
     plan            name -> what becomes of everybody who asks for it, where that is the same

@@ -6,13 +6,14 @@ the weights off that node. Nodes of a lower priority are asked only when those o
 """
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from sniproxy.objects import InlineUpstream
 from sniproxy.objects import Node as NodeObject
+from sniproxy.upstream_tls import UpstreamTls
 
-# The others mean plain TCP for streams, as in APISIX. Who asks for TLS must never get plain TCP instead.
-UNSPOKEN = frozenset({"tls", "udp", "kafka"})
+# But for `tls` the others mean plain TCP for streams, as in APISIX.
+UNSPOKEN = frozenset({"udp", "kafka"})
 MOST_PICKS = 1024  # in a round that is known beforehand
 
 
@@ -32,10 +33,15 @@ class Target:
         "retry_timeout",
         "round",
         "scheme",
+        "tls",
     )
 
-    def __init__(self, upstream: InlineUpstream) -> None:
+    def __init__(
+        self, upstream: InlineUpstream, open_key: Callable[[str], str] = lambda key: key
+    ) -> None:
+        """`open_key` gives a private key of it in clear. ValueError and KeyringError for TLS that cannot be spoken."""
         self.scheme = upstream.scheme
+        self.tls = UpstreamTls(upstream, open_key) if upstream.scheme == "tls" else None
         self.proxy_protocol = upstream.proxy_protocol
         self.balancer = RoundRobin(upstream.nodes or ())
         self.round = self.balancer.round(MOST_PICKS)
@@ -50,7 +56,8 @@ class Target:
     @property
     def is_plain(self) -> bool:
         """Whether its game servers get the client's bytes over TCP and nothing else."""
-        return self.scheme not in UNSPOKEN and self.proxy_protocol is None
+        spoken = self.scheme not in UNSPOKEN and self.tls is None
+        return spoken and self.proxy_protocol is None
 
 
 class Node:

@@ -21,11 +21,12 @@ from sniproxy.networks import IpAddress, parse_address
 from sniproxy.plan import plan_for
 from sniproxy.proxy_protocol import encode_v1, encode_v2
 from sniproxy.refusals import Refused, shortened
-from sniproxy.relay import Accepted, Attempt, Flow, Outcome, Terminated, Terms
+from sniproxy.relay import Accepted, Attempt, Flow, Originated, Outcome, Terminated, Terms
 from sniproxy.relay.sockets import Lost, close, send_all
 from sniproxy.router import Arrival, Match
 from sniproxy.settings import Listener
 from sniproxy.upstream import reach
+from sniproxy.upstream_tls import TLS_IN_TLS
 from sniproxy.worker_state import Worker
 
 # A fatal alert in clear: nothing was agreed upon yet (RFC 8446 section 6, RFC 6066 section 3).
@@ -205,14 +206,25 @@ async def _connect(
 ) -> Flow:
     settings = worker.settings
     terms = _terms(worker, target)
+    client_tls = worker.snapshot.client_tls(target)
+    if client_tls is not None and account.tls == "passthrough":
+        raise SessionEnded(CloseReason.NO_UPSTREAM, TLS_IN_TLS)
+
+    async def greet(upstream: socket.socket, host: str) -> Originated | None:
+        await _introduce(upstream, target.proxy_protocol, server, flight.client, account)
+        if client_tls is None or target.tls is None:
+            return None
+        peer = target.tls.peer(account.sni, host)
+        return await worker.relay.connect_tls(upstream, client_tls, peer)
+
     connected = await reach(
         target,
         default_port=server[1],
         connect_timeout=settings.connect_timeout,
         keepalive_idle=settings.keepalive_idle,
         begun=accepted.attempt,
+        greet=None if target.is_plain else greet,
     )
-    await _introduce(connected.sock, target.proxy_protocol, server, flight.client, account)
     account.connected_at = trio.current_time()
     account.node, account.attempts = connected.node, connected.attempts
     return Flow(
@@ -221,6 +233,7 @@ async def _connect(
         first=b"" if tls else flight.received,
         terms=terms,
         tls=tls,
+        upstream_tls=connected.tls,
     )
 
 
@@ -238,11 +251,8 @@ async def _introduce(
         header = encode_v2(source, destination, authority=account.sni, unique_id=unique)
     try:
         await send_all(upstream, header)
-    except BaseException as error:
-        close(upstream)
-        if isinstance(error, Lost):
-            raise SessionEnded(CloseReason.UPSTREAM_RESET, error.cause) from None
-        raise
+    except Lost as lost:
+        raise SessionEnded(CloseReason.UPSTREAM_RESET, lost.cause) from None
 
 
 def _refused(

@@ -1,10 +1,11 @@
-"""From a route's upstream to a connected socket: pick a node, look its name up, connect, else the next node.
+"""From a route's upstream to a connected socket: pick a node, look its name up, connect, greet it, else the next node.
 
-Every attempt has a deadline of its own (name lookup included); after `retry_timeout` no new one begins.
+Every attempt has a deadline of its own (name lookup and greeting included); after `retry_timeout` no new one begins.
 """
 
 import errno
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,13 @@ from sniproxy.balancer import UNSPOKEN, Target
 from sniproxy.deadline import Deadline
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.networks import family_of
-from sniproxy.relay import Attempt
-from sniproxy.relay.sockets import connect, wait_connected
+from sniproxy.relay import Attempt, Originated
+from sniproxy.relay.sockets import close, connect, wait_connected
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 Address = tuple[int, Any]  # family, what connect() takes
+# What is done on a connection, to the node of that bare host, before anything of the client goes there; SessionEnded.
+Greet = Callable[[socket.socket, str], Awaitable[Originated | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Connected:
     sock: socket.socket
     node: str  # host:port as the object names it
     attempts: int
+    tls: Originated | None = None
 
 
 async def reach(
@@ -37,14 +41,17 @@ async def reach(
     connect_timeout: float,
     keepalive_idle: int,
     begun: Attempt | None = None,
+    greet: Greet | None = None,
 ) -> Connected:
     """A connection to one of the target's nodes, or SessionEnded with the last reason and every detail.
 
+    `greet`: a node that does not get through it has failed, and is closed.
     `begun`: the first attempt, which the relay has made; its socket is closed if nothing comes of it.
     """
     if target.scheme in UNSPOKEN:
         why = f"scheme {target.scheme} is not spoken to upstreams"
         raise SessionEnded(CloseReason.NO_UPSTREAM, why)
+    seconds = target.connect_timeout or connect_timeout
     failures: list[SessionEnded] = []
     tried: set[int] = set()
     since = begun.hello_at if begun else trio.current_time()
@@ -55,19 +62,23 @@ async def reach(
             break
         tried.add(id(node))
         port = node.port or default_port
+        where, started = f"{node.host}:{port}", trio.current_time()
         try:
             sock = await _reach_node(
                 node.bare_host,
                 port,
-                seconds=target.connect_timeout or connect_timeout,
+                seconds=seconds,
                 keepalive_idle=keepalive_idle,
                 begun=begun,
+            )
+            tls = greet and await _greet_node(
+                greet, sock, node.bare_host, where, seconds=seconds, since=started
             )
         except SessionEnded as failure:
             failures.append(failure)
             begun = None
         else:
-            return Connected(sock, f"{node.host}:{port}", len(tried))
+            return Connected(sock, where, len(tried), tls)
     if not failures:
         raise SessionEnded(CloseReason.NO_UPSTREAM, "no node with a weight above 0")
     raise SessionEnded(failures[-1].reason, "; ".join(failure.detail for failure in failures))
@@ -84,6 +95,21 @@ async def _reach_node(
         return await _try_addresses(
             await _look_up(host, port), where, keepalive_idle=keepalive_idle
         )
+
+
+async def _greet_node(
+    greet: Greet, sock: socket.socket, host: str, where: str, *, seconds: float, since: float
+) -> Originated | None:
+    late = CloseReason.UPSTREAM_TIMEOUT
+    try:
+        with Deadline(seconds, late, where + ": no TLS handshake in {:g} s", since=since):
+            try:
+                return await greet(sock, host)
+            except SessionEnded as failure:
+                raise SessionEnded(failure.reason, f"{where}: {failure.detail}") from None
+    except BaseException:
+        close(sock)
+        raise
 
 
 async def _go_on(outcome: socket.socket | OSError, where: str) -> socket.socket:

@@ -103,7 +103,7 @@ class Peer:
 
 
 class TlsPeer(Peer):
-    """A player that speaks TLS, and ends it as the standard has it: its close_notify does not stop its reading."""
+    """One that speaks TLS, and ends it as the standard has it: its close_notify does not stop its reading."""
 
     def __init__(
         self,
@@ -112,13 +112,18 @@ class TlsPeer(Peer):
         name: str | None = NAME,
         *,
         session: ssl.SSLSession | None = None,
+        serves: bool = False,
     ) -> None:
-        """`session`: one to come back to, of the same context."""
+        """`session`: one to come back to, of the same context. `serves`: it is the game server."""
         super().__init__(sock)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(
-            self._incoming, self._outgoing, server_hostname=name, session=session
+            self._incoming,
+            self._outgoing,
+            server_side=serves,
+            server_hostname=None if serves else name,
+            session=session,
         )
         self._sending = trio.Lock()
         self._held_back = b""
