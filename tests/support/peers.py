@@ -141,6 +141,11 @@ class TlsPeer(Peer):
         return self._tls.session_reused
 
     @property
+    def shown(self) -> bytes | None:
+        """The certificate of the other side in DER, if it was verified."""
+        return self._tls.getpeercert(binary_form=True)
+
+    @property
     def version(self) -> str | None:
         """What the handshake agreed on."""
         return self._tls.version()
