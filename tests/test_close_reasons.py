@@ -247,10 +247,13 @@ def encrypted(which: str | None) -> Scenario:
     """The route leads to a game server of that authority, or to one without TLS, while ours is asked for."""
 
     async def scenario(stage: Stage) -> None:
-        server = game_server() if which is None else tls_game(game_context(which=which))
-        game = await stage.stack.enter_async_context(server)
+        enter = stage.stack.enter_async_context
+        if which is None:
+            port = (await enter(game_server())).port
+        else:
+            port = (await enter(tls_game(game_context(which=which)))).port
         tls = {"verify": True, "ca_certs": [authority_pem()]}
-        upstream = {"nodes": {f"127.0.0.1:{game.port}": 1}, "scheme": "tls", "tls": tls}
+        upstream = {"nodes": {f"127.0.0.1:{port}": 1}, "scheme": "tls", "tls": tls}
         await stage.open(PLAIN, {"stream_routes/1": {"upstream": upstream}})
         await stage.dial()
 

@@ -150,7 +150,7 @@ async def test_a_session_with_the_wrong_one(wrong: Wrong) -> None:
     async with tls_game(fresh(**wrong.game)) as game:
         async with opened(TERMINATE, towards(game.port, tls=wrong.tls, **rewrite)) as gateway:
             line = await turned_away(gateway, TERMINATE)
-        trusting = wrong.tls | {"verify": False}
+        trusting = {**wrong.tls, "verify": False}
         async with opened(TERMINATE, towards(game.port, tls=trusting, **rewrite)) as gateway:
             await leave(gateway, await join(gateway, TERMINATE))
     assert line["reason"] == "upstream_certificate"

@@ -25,7 +25,6 @@ Transport = Literal[
     "TLSv1.3",
     "plain to TLSv1.2",
     "plain to TLSv1.3",
-    "TLSv1.2 to TLSv1.3",
     "TLSv1.3 to TLSv1.2",
 ]
 VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
