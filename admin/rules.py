@@ -150,6 +150,8 @@ def _check_ssl(ssl: Ssl) -> None:
 def _check_tls(upstream: InlineUpstream) -> None:
     """ValueError. Not for a pair that does not fit: an APISIX has taken it, and its objects stay good here."""
     tls = upstream.tls
+    for authorities in (tls and tls.ca_certs) or ():
+        check_authorities(authorities, "tls.ca_certs")
     if tls is not None and tls.client_cert is not None and tls.client_key is not None:
         check_certificate(tls.client_cert)
         check_key(tls.client_key)

@@ -20,6 +20,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     limits          who is let in, by address and by route
     fair_queue      who waits to be set up, and whose turn it is
     tls             name -> certificate
+    upstream_tls    upstream -> how TLS is spoken to its game servers
     balancing/      which node: round robin, random, least connections, by connect time, consistent hash
     balancer        an upstream at work
     forbidden       addresses that no session is connected to

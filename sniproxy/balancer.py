@@ -1,10 +1,14 @@
 """An upstream at work: how sessions get to its game servers. Which of them one gets is `balancing`'s."""
 
-from sniproxy.balancing import balancer_for
-from sniproxy.objects import InlineUpstream
+from collections.abc import Callable, Sequence
+from copy import copy
 
-# The others mean plain TCP for streams, as in APISIX. Who asks for TLS must never get plain TCP instead.
-UNSPOKEN = frozenset({"tls", "udp", "kafka"})
+from sniproxy.balancing import balancer_for
+from sniproxy.objects import InlineUpstream, Node
+from sniproxy.upstream_tls import UpstreamTls
+
+# But for `tls` the others mean plain TCP for streams, as in APISIX.
+UNSPOKEN = frozenset({"udp", "kafka"})
 
 
 class Target:
@@ -25,25 +29,42 @@ class Target:
         "round",
         "scheme",
         "service",
+        "tls",
     )
 
-    def __init__(self, upstream: InlineUpstream) -> None:
+    def __init__(
+        self, upstream: InlineUpstream, open_key: Callable[[str], str] = lambda key: key
+    ) -> None:
+        """`open_key` gives a private key of it in clear. ValueError and KeyringError for TLS that cannot be spoken."""
         self.scheme = upstream.scheme
+        self.tls = UpstreamTls(upstream, open_key) if upstream.scheme == "tls" else None
         self.proxy_protocol = upstream.proxy_protocol
-        self.balancer = balancer_for(upstream)
-        self.round = self.balancer.round  # for plans: there are none where it is empty
         timeout = upstream.timeout
         self.connect_timeout = timeout.connect if timeout else None
         self.idle_timeout = max(timeout.send, timeout.read) if timeout else None
-        self.retries = (
-            len(self.balancer.nodes) - 1 if upstream.retries is None else upstream.retries
-        )
         self.retry_timeout = upstream.retry_timeout or None  # 0 = no limit, as in APISIX
         # Its nodes are what DNS has under a name (`discovery.py`), as of the last time.
         self.service = upstream if upstream.discovery_type == "dns" else None
         self.discovered: Target | None = None
+        self._balance(upstream)
+
+    def _balance(self, upstream: InlineUpstream) -> None:
+        self.balancer = balancer_for(upstream)
+        self.round = self.balancer.round  # for plans: there are none where it is empty
+        self.retries = (
+            len(self.balancer.nodes) - 1 if upstream.retries is None else upstream.retries
+        )
+
+    def with_nodes(self, nodes: Sequence[Node]) -> "Target":
+        """The same with these nodes: what was opened once, such as a key, is shared."""
+        assert self.service is not None
+        found = copy(self)
+        found.service = self.service.model_copy(update={"nodes": list(nodes)})
+        found._balance(found.service)
+        return found
 
     @property
     def is_plain(self) -> bool:
         """Whether its game servers get the client's bytes over TCP and nothing else."""
-        return self.scheme not in UNSPOKEN and self.proxy_protocol is None
+        spoken = self.scheme not in UNSPOKEN and self.tls is None
+        return spoken and self.proxy_protocol is None

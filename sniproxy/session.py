@@ -23,11 +23,12 @@ from sniproxy.networks import IpAddress, parse_address
 from sniproxy.plan import plan_for
 from sniproxy.proxy_protocol import encode_v1, encode_v2
 from sniproxy.refusals import Refused, shortened
-from sniproxy.relay import Accepted, Attempt, Flow, Outcome, Terminated, Terms
+from sniproxy.relay import Accepted, Attempt, Flow, Originated, Outcome, Terminated, Terms
 from sniproxy.relay.sockets import Lost, close, send_all
 from sniproxy.router import Arrival, Match
 from sniproxy.settings import Listener
 from sniproxy.upstream import reach
+from sniproxy.upstream_tls import TLS_IN_TLS
 from sniproxy.worker_state import Worker
 
 # A fatal alert in clear: nothing was agreed upon yet (RFC 8446 section 6, RFC 6066 section 3).
@@ -207,6 +208,17 @@ async def _connect(
 ) -> Flow:
     settings = worker.settings
     terms = _terms(worker, target)
+    client_tls = worker.snapshot.client_tls(target)
+    if client_tls is not None and account.tls == "passthrough":
+        raise SessionEnded(CloseReason.NO_UPSTREAM, TLS_IN_TLS)
+
+    async def greet(upstream: socket.socket, host: str) -> Originated | None:
+        await _introduce(upstream, target.proxy_protocol, server, flight.client, account)
+        if client_tls is None or target.tls is None:
+            return None
+        peer = target.tls.peer(account.sni, host)
+        return await worker.relay.connect_tls(upstream, client_tls, peer)
+
     connected = await reach(
         target,
         worker.names,
@@ -216,9 +228,9 @@ async def _connect(
         forbidden=worker.forbidden,
         begun=accepted.attempt,
         caller=Caller(flight.client, server, account.sni),
+        greet=None if target.is_plain else greet,
     )
     account.seat = connected.seat  # `_ended` lets it leave
-    await _introduce(connected.sock, target.proxy_protocol, server, flight.client, account)
     account.connected_at = trio.current_time()
     account.node, account.attempts = connected.node, connected.attempts
     worker.placed[account.node] += 1  # `_ended` takes it back
@@ -228,6 +240,7 @@ async def _connect(
         first=b"" if tls else flight.received,
         terms=terms,
         tls=tls,
+        upstream_tls=connected.tls,
     )
 
 
@@ -245,11 +258,8 @@ async def _introduce(
         header = encode_v2(source, destination, authority=account.sni, unique_id=unique)
     try:
         await send_all(upstream, header)
-    except BaseException as error:
-        close(upstream)
-        if isinstance(error, Lost):
-            raise SessionEnded(CloseReason.UPSTREAM_RESET, error.cause) from None
-        raise
+    except Lost as lost:
+        raise SessionEnded(CloseReason.UPSTREAM_RESET, lost.cause) from None
 
 
 def _refused(

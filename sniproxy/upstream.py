@@ -1,12 +1,12 @@
-"""From a route's upstream to a connected socket: pick a node, look its name up, connect, else the next node.
+"""From a route's upstream to a connected socket: pick a node, look its name up, connect, greet it, else the next node.
 
-Every attempt has a deadline of its own, name lookup and all addresses of the name included; after `retry_timeout` no new one
-begins.
+Every attempt has a deadline of its own, which holds for name lookup, all addresses of the name and greeting together; after
+`retry_timeout` no new one begins.
 """
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -20,10 +20,12 @@ from sniproxy.eyeballs import connect_first, in_order
 from sniproxy.forbidden import Forbidden
 from sniproxy.names import Names
 from sniproxy.networks import family_of, parse_address
-from sniproxy.relay import Attempt
-from sniproxy.relay.sockets import wait_connected
+from sniproxy.relay import Attempt, Originated
+from sniproxy.relay.sockets import close, wait_connected
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+# What is done on a connection, to the node of that bare host, before anything of the client goes there; SessionEnded.
+Greet = Callable[[socket.socket, str], Awaitable[Originated | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Connected:
     node: str  # host:port as the object names it
     attempts: int
     seat: NodeState  # where the session counts by now; who has the connection lets it leave
+    tls: Originated | None = None
 
 
 async def reach(
@@ -46,16 +49,18 @@ async def reach(
     forbidden: Forbidden,
     begun: Attempt | None = None,
     caller: Caller = NOBODY,
+    greet: Greet | None = None,
 ) -> Connected:
     """A connection to one of the target's nodes, or SessionEnded with the last reason and every detail.
 
+    `greet`: a node that does not get through it has failed, and is closed.
     `begun`: the first attempt, which the relay has made; its socket is closed if nothing comes of it.
     """
     if target.scheme in UNSPOKEN:
         why = f"scheme {target.scheme} is not spoken to upstreams"
         raise SessionEnded(CloseReason.NO_UPSTREAM, why)
+    seconds = target.connect_timeout or connect_timeout
     if target.service is not None:
-        seconds = target.connect_timeout or connect_timeout
         late = "its service_name: DNS has not answered in {:g} s"
         with Deadline(seconds, CloseReason.UPSTREAM_NAME, late):
             target = await discovered(target, names)
@@ -70,7 +75,7 @@ async def reach(
             break
         tried.add(id(node))
         port = node.port or default_port
-        seconds = target.connect_timeout or connect_timeout
+        where = f"{node.host}:{port}"
         seat = node.state
         seat.enter()
         try:
@@ -82,6 +87,9 @@ async def reach(
                 keepalive_idle=keepalive_idle,
                 forbidden=forbidden,
                 begun=begun,
+            )
+            tls = greet and await _greet_node(
+                greet, sock, node.bare_host, where, seconds=seconds, since=started
             )
         except SessionEnded as failure:
             seat.leave()
@@ -95,7 +103,7 @@ async def reach(
             if begun is None:
                 now = trio.current_time()
                 seat.observe(now - started, now)
-            return Connected(sock, f"{node.host}:{port}", len(tried), seat)
+            return Connected(sock, where, len(tried), seat, tls)
     if not failures:
         raise SessionEnded(CloseReason.NO_UPSTREAM, "no node with a weight above 0")
     raise SessionEnded(failures[-1].reason, "; ".join(failure.detail for failure in failures))
@@ -142,6 +150,21 @@ def _without_forbidden(
     if not allowed:
         raise SessionEnded(CloseReason.UPSTREAM_DENIED, "; ".join(refusals))
     return allowed
+
+
+async def _greet_node(
+    greet: Greet, sock: socket.socket, host: str, where: str, *, seconds: float, since: float
+) -> Originated | None:
+    late = CloseReason.UPSTREAM_TIMEOUT
+    try:
+        with Deadline(seconds, late, where + ": no TLS handshake in {:g} s", since=since):
+            try:
+                return await greet(sock, host)
+            except SessionEnded as failure:
+                raise SessionEnded(failure.reason, f"{where}: {failure.detail}") from None
+    except BaseException:
+        close(sock)
+        raise
 
 
 async def _go_on(outcome: socket.socket | OSError, where: str) -> socket.socket:

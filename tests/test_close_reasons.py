@@ -20,12 +20,13 @@ from sniproxy.relay import Flow, Link, Outcome, Relay, Terminated
 from sniproxy.relay.trio_relay import open_trio_relay
 from sniproxy.settings import Listener
 from sniproxy.tls import ServerTls
-from tests.support.certificates import NAME, player_context
+from tests.support.certificates import NAME, authority_pem, game_context, player_context
 from tests.support.gateway import Objects, certificate, route
 from tests.support.hellos import named, padded, record, records
 from tests.support.names import resolving
-from tests.support.peers import Peer, TlsPeer, deaf_server
+from tests.support.peers import Peer, TlsPeer, deaf_server, game_server
 from tests.support.stage import HELLO, MIXED, PLAIN, PROXIED_TLS, Stage, open_stage
+from tests.support.tls_game import tls_game
 
 pytestmark = pytest.mark.anyio
 
@@ -242,6 +243,23 @@ class Defective:
         raise ZeroDivisionError
 
 
+def encrypted(which: str | None) -> Scenario:
+    """The route leads to a game server of that authority, or to one without TLS, while ours is asked for."""
+
+    async def scenario(stage: Stage) -> None:
+        enter = stage.stack.enter_async_context
+        if which is None:
+            port = (await enter(game_server())).port
+        else:
+            port = (await enter(tls_game(game_context(which=which)))).port
+        tls = {"verify": True, "ca_certs": [authority_pem()]}
+        upstream = {"nodes": {f"127.0.0.1:{port}": 1}, "scheme": "tls", "tls": tls}
+        await stage.open(PLAIN, {"stream_routes/1": {"upstream": upstream}})
+        await stage.dial()
+
+    return scenario
+
+
 async def a_defect_of_ours(stage: Stage) -> None:
     player = await terminating(stage, relay=Defective())
     await player.wire.send(player.hello())
@@ -292,6 +310,8 @@ SCENARIOS: dict[CloseReason, Scenario] = {
     ),
     CloseReason.UPSTREAM_DENIED: towards(80, "169.254.169.254"),
     CloseReason.UPSTREAM_NAME: nameless,
+    CloseReason.UPSTREAM_TLS: encrypted(None),
+    CloseReason.UPSTREAM_CERTIFICATE: encrypted("theirs"),
     CloseReason.INTERNAL_ERROR: a_defect_of_ours,
 }
 

@@ -239,6 +239,8 @@ class Defective:
     async def accept_tls(self, *_: object) -> Any:
         raise ZeroDivisionError("a\nb\x1b[31m")
 
+    connect_tls = accept_tls
+
     def drain(self, *_: object) -> None:
         raise NotImplementedError
 

@@ -389,7 +389,7 @@ async def test_a_session_that_is_given_up_leaves_nothing(deaf: tuple[str, int]) 
     assert _open_files() == before
 
 
-@pytest.mark.parametrize("scheme", ["tls", "udp", "kafka"])
+@pytest.mark.parametrize("scheme", ["udp", "kafka"])
 async def test_a_scheme_that_is_not_spoken_is_never_plain_tcp(alive: int, scheme: str) -> None:
     reason, detail, _ = await failure(target(node(alive), scheme=scheme))
     assert reason is CloseReason.NO_UPSTREAM

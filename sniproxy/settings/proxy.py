@@ -124,7 +124,9 @@ class Proxy(Section):
     max_hello: Annotated[int, Field(ge=16 * KIB, le=16 * MIB)] = 64 * KIB  # bytes of the handshake
     max_hello_raw: Annotated[int, Field(ge=96 * KIB)] = 128 * KIB  # the same with record headers
     handshake_timeout: PositiveSeconds = 10 * SECOND
-    connect_timeout: PositiveSeconds = 3 * SECOND  # per node, name lookup included
+    connect_timeout: PositiveSeconds = (
+        3 * SECOND
+    )  # per node, name lookup included, and TLS where it is spoken
     idle_timeout: PositiveSeconds = 1 * HOUR  # no byte in either direction
     half_close_timeout: PositiveSeconds = 2 * MINUTE  # the same after one side has ended
     keepalive_idle: Annotated[int, Field(ge=1)] = 300  # seconds; an NLB forgets a flow after 350
