@@ -18,6 +18,8 @@ from tests.support.stage import MIXED, PROXIED, Stage, open_stage
 
 pytestmark = pytest.mark.anyio
 
+LOOKS = 20_000  # at who counts, before it is given up: about ten seconds, as virtual time stands still meanwhile
+
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
@@ -45,8 +47,11 @@ def seated(*ports: int) -> list[int]:
 
 
 async def until_seated(stage: Stage, count: int) -> None:
-    while stage.seated() != count:
+    for _ in range(LOOKS):
+        if stage.seated() == count:
+            return
         await trio.testing.wait_all_tasks_blocked()
+    raise AssertionError(f"{stage.seated()} sessions count, not {count}")
 
 
 async def test_a_session_counts_from_its_pick_to_its_end(other: int) -> None:
