@@ -36,8 +36,7 @@ class Resolver:
         known = self.names[key.name]
         if known is None:
             await trio.sleep_forever()
-        if known is None or isinstance(known, Outcome):
-            assert known is not None
+        if isinstance(known, Outcome):
             return known
         return Found(tuple(known), self.ttl) if known else Gone(EMPTY)
 
