@@ -254,7 +254,7 @@ async def test_what_stands_in_hosts_is_asked_of_nobody(tmp_path: Path) -> None:
     async with open_names(dns, hosts=hosts) as names:
         hosts.write_text("10.9.9.9 GS.example\nfd00::9 gs.example")
         assert await found(names) == ("10.9.9.9", "fd00::9")
-        assert (await names.look_up("GS.EXAMPLE."))[0] == ("10.9.9.9", "fd00::9")
+        assert await names.look_up("GS.EXAMPLE.") == (("10.9.9.9", "fd00::9"), 1)
         assert dns.asked == []
         hosts.write_text("")
         await trio.sleep(1)
@@ -335,3 +335,12 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> No
     """Who is to be asked for names has none himself, and says his port."""
     with pytest.raises(ValidationError):
         Dns.model_validate(settings)
+
+
+async def test_at_the_end_whoever_comes_waits_for_the_end() -> None:
+    """A session of a worker that ends is ended, and is no defect."""
+    async with open_names(resolver()) as names:
+        await found(names)
+    with trio.move_on_after(1) as scope:
+        await names.look_up("other.example")
+    assert scope.cancelled_caught

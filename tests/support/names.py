@@ -73,9 +73,9 @@ async def open_names(
 _current: list[Resolver] = []
 
 
-def current() -> Resolver | None:
-    """Whom gateways ask that are opened now; None: whoever the settings name."""
-    return _current[-1] if _current else None
+def current() -> Resolver:
+    """Whom gateways ask that are opened now."""
+    return _current[-1] if _current else Resolver({})
 
 
 @contextmanager
