@@ -7,6 +7,7 @@ waits no longer than STALE_PATIENCE for better.
 
 import traceback
 from collections.abc import Awaitable, Callable
+from itertools import count
 from pathlib import Path
 from typing import cast
 
@@ -64,7 +65,8 @@ class Names:
         self._metrics = metrics
         self._flights: dict[Key, trio.Event] = {}  # questions on their way
         self._line = trio.CapacityLimiter(MOST_QUESTIONS)
-        self._nursery: trio.Nursery
+        self._nursery: trio.Nursery | None = None
+        self._turns = count()  # among the addresses that a name has in hosts
         self._put = trio.Event()  # something was put into the cache
 
     def settle(self, settings: Dns) -> None:
@@ -73,14 +75,17 @@ class Names:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """For ever: asks again for names in use before what is known of them has run out."""
-        async with trio.open_nursery() as self._nursery:
-            task_status.started()
-            while True:
-                self._put = trio.Event()
-                with trio.move_on_at(self._cache.next_due):
-                    await self._put.wait()
-                for key in self._cache.due(trio.current_time()):
-                    self._begin(key)
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                while True:
+                    self._put = trio.Event()
+                    with trio.move_on_at(self._cache.next_due):
+                        await self._put.wait()
+                    for key in self._cache.due(trio.current_time()):
+                        self._begin(key)
+        finally:
+            self._nursery = None
 
     async def look_up(self, name: str) -> tuple[tuple[str, ...], int]:
         """All addresses of a name, and a number that is one more for the next who asks.
@@ -89,7 +94,7 @@ class Names:
         """
         entry = await self._entry(Kind.ADDRESSES, name)
         if isinstance(entry, tuple):
-            return entry, 0
+            return entry, next(self._turns)
         entry.turn += 1
         return cast("tuple[str, ...]", entry.records), entry.turn
 
@@ -124,6 +129,8 @@ class Names:
 
     def _begin(self, key: Key) -> trio.Event:
         """Asks, unless that is being done; what is set once it is."""
+        if self._nursery is None:  # it is the end, and for whoever comes now too
+            return trio.Event()
         if key not in self._flights:
             self._flights[key] = trio.Event()
             self._nursery.start_soon(self._fly, key)

@@ -49,7 +49,8 @@ async def ask(key: Key, *servers: str, **settings: Any) -> Outcome:
     with trio.fail_after(DEADLINE):
         outcome = await DnsClient(Dns(servers=servers, **settings)).ask(key)
     if isinstance(outcome, Found):  # a server turns them by chance
-        return Found(tuple(sorted(outcome.records)), outcome.ttl)  # type: ignore[type-var]
+        in_order: Any = tuple(sorted(outcome.records, key=str))
+        return Found(in_order, outcome.ttl)
     return outcome
 
 

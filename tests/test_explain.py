@@ -274,6 +274,11 @@ CASES = [
         NO_UPSTREAM,
     ),
     Case(
+        "nodes of DNS",
+        {"1": passing(upstream={"service_name": "_g._tcp.example", "discovery_type": "dns"})},
+        [won(), PASSED, ("upstream", "what DNS has under _g._tcp.example")],
+    ),
+    Case(
         "scheme udp",
         {"1": passing(upstream={"nodes": {"127.0.0.1:9": 1}, "scheme": "udp"})},
         [won(), PASSED, ("upstream", "scheme udp is not spoken to upstreams")],
@@ -367,7 +372,7 @@ def test_what_is_said(case: Case) -> None:
 
 
 # Where the set-up ends of a session that is let in: nobody listens, and a hand-made hello is no player.
-LET_IN = {CloseReason.UPSTREAM_REFUSED, CloseReason.HANDSHAKE_FAILED}
+LET_IN = {CloseReason.UPSTREAM_NAME, CloseReason.UPSTREAM_REFUSED, CloseReason.HANDSHAKE_FAILED}
 
 
 @pytest.mark.anyio

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from pydantic import ValidationError
 
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.metrics import Metrics
@@ -64,7 +65,7 @@ async def test_many_who_ask_at_once_are_one_question() -> None:
         await trio.sleep(2)
         return Found(("10.0.0.1",), 30)
 
-    dns.ask = slowly  # type: ignore[method-assign,assignment]
+    dns.ask = slowly  # type: ignore[method-assign]
 
     async def look() -> None:
         got.append(await found(names))
@@ -171,7 +172,7 @@ async def test_dns_is_down_for_five_minutes(how: Outcome | None) -> None:
 
     async with open_names(dns, log=log, metrics=metrics) as names:
         await found(names)
-        dns.ask, names._ask, dns.names[GS] = ask, ask, how  # type: ignore[method-assign,assignment]
+        dns.ask, names._ask, dns.names[GS] = ask, ask, how  # type: ignore[method-assign]
         waited = []
         for _ in range(300):
             before = trio.current_time()
@@ -253,7 +254,7 @@ async def test_what_stands_in_hosts_is_asked_of_nobody(tmp_path: Path) -> None:
     async with open_names(dns, hosts=hosts) as names:
         hosts.write_text("10.9.9.9 GS.example\nfd00::9 gs.example")
         assert await found(names) == ("10.9.9.9", "fd00::9")
-        assert (await names.look_up("GS.EXAMPLE."))[0] == ("10.9.9.9", "fd00::9")
+        assert await names.look_up("GS.EXAMPLE.") == (("10.9.9.9", "fd00::9"), 1)
         assert dns.asked == []
         hosts.write_text("")
         await trio.sleep(1)
@@ -273,7 +274,7 @@ async def test_so_many_names_are_asked_for_at_once_and_no_more() -> None:
         busy -= 1
         return Found(("10.0.0.1",), 30)
 
-    dns.ask = ask  # type: ignore[method-assign,assignment]
+    dns.ask = ask  # type: ignore[method-assign]
     async with open_names(dns) as names, trio.open_nursery() as nursery:
         for number in range(3 * MOST_QUESTIONS):
             nursery.start_soon(names.look_up, f"gs-{number}.example")
@@ -295,7 +296,7 @@ async def test_a_defect_costs_one_answer() -> None:
     async def defective(key: object) -> Outcome:
         raise RuntimeError("a defect")
 
-    sound, dns.ask = dns.ask, defective  # type: ignore[method-assign,assignment]
+    sound, dns.ask = dns.ask, defective  # type: ignore[method-assign]
     async with open_names(dns, log=log, metrics=metrics) as names:
         assert "RuntimeError: a defect" in await ended(names)
         names._ask = sound
@@ -316,3 +317,30 @@ async def test_settings_may_change() -> None:
         await trio.sleep(5)
         await found(names)
     assert dns.asked == [GS] * 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"servers": ["dns.example:53"]},
+        {"servers": ["10.0.0.2"]},
+        {"min_ttl": 10, "max_ttl": 9},
+        {"timeout": 0},
+        {"negative_ttl": 0},
+        {"stale": -1},
+        {"names": 0},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
+    """Who is to be asked for names has none himself, and says his port."""
+    with pytest.raises(ValidationError):
+        Dns.model_validate(settings)
+
+
+async def test_at_the_end_whoever_comes_waits_for_the_end() -> None:
+    """A session of a worker that ends is ended, and is no defect."""
+    async with open_names(resolver()) as names:
+        await found(names)
+    with trio.move_on_after(1) as scope:
+        await names.look_up("other.example")
+    assert scope.cancelled_caught

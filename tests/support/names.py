@@ -36,8 +36,7 @@ class Resolver:
         known = self.names[key.name]
         if known is None:
             await trio.sleep_forever()
-        if known is None or isinstance(known, Outcome):
-            assert known is not None
+        if isinstance(known, Outcome):
             return known
         return Found(tuple(known), self.ttl) if known else Gone(EMPTY)
 
@@ -74,9 +73,9 @@ async def open_names(
 _current: list[Resolver] = []
 
 
-def current() -> Resolver | None:
-    """Whom gateways ask that are opened now; None: whoever the settings name."""
-    return _current[-1] if _current else None
+def current() -> Resolver:
+    """Whom gateways ask that are opened now."""
+    return _current[-1] if _current else Resolver({})
 
 
 @contextmanager
