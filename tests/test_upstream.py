@@ -126,7 +126,7 @@ async def test_how_long_a_node_took_is_known(alive: int, monkeypatch: pytest.Mon
         await trio.sleep(2)
         return await connect(*where, **how)
 
-    monkeypatch.setattr("sniproxy.upstream.connect", slow)
+    monkeypatch.setattr("sniproxy.eyeballs.connect", slow)
     connected = await attempt(target(node(alive)))
     assert connected.seat.connect_time(trio.current_time()) == pytest.approx(2, 0.1)
 
