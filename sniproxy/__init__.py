@@ -22,6 +22,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     tls             name -> certificate
     upstream_tls    upstream -> how TLS is spoken to its game servers
     balancing/      which node: round robin, random, least connections, by connect time, consistent hash
+    health          which game servers are well, by probes and by sessions
     balancer        an upstream at work
     forbidden       addresses that no session is connected to
     name_cache      what is known of names, and when each is asked for again

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 
 from sniproxy.balancing import balancer_for
+from sniproxy.health import Checkup
 from sniproxy.objects import InlineUpstream, Node
 from sniproxy.upstream_tls import UpstreamTls
 
@@ -20,6 +21,7 @@ class Target:
     __slots__ = (
         "__weakref__",
         "balancer",
+        "checkup",
         "connect_timeout",
         "discovered",
         "idle_timeout",
@@ -50,6 +52,10 @@ class Target:
 
     def _balance(self, upstream: InlineUpstream) -> None:
         self.balancer = balancer_for(upstream)
+        checks = upstream.checks
+        self.checkup = (
+            None if checks is None else Checkup(self.balancer.nodes, checks.active, checks.passive)
+        )
         self.round = self.balancer.round  # for plans: there are none where it is empty
         self.retries = (
             len(self.balancer.nodes) - 1 if upstream.retries is None else upstream.retries

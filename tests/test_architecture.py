@@ -36,7 +36,7 @@ LAYERS = (
         "refusals",
         "forbidden",
     ),
-    ("upstream_tls",),
+    ("upstream_tls", "health"),
     ("balancer",),
     ("fair_queue", "forecast", "reload", "name_cache", "name_files"),
     ("access", "router", "limits", "snapshot"),
