@@ -25,6 +25,11 @@ pytestmark = pytest.mark.anyio
 
 CONNECT_TIMEOUT = 3.0  # seconds
 DEADLINE = 1000.0  # virtual seconds for one test
+TIMES: dict[str, Any] = {
+    "default_port": 1,
+    "connect_timeout": CONNECT_TIMEOUT,
+    "keepalive_idle": 300,
+}
 
 
 @pytest.fixture
@@ -298,3 +303,44 @@ async def test_a_scheme_that_is_not_spoken_is_never_plain_tcp(alive: int, scheme
 @pytest.mark.parametrize("scheme", ["http", "https", "grpc", "grpcs", "tcp"])
 async def test_the_other_schemes_mean_tcp_as_they_do_in_apisix(alive: int, scheme: str) -> None:
     assert (await attempt(target(node(alive), scheme=scheme))).attempts == 1
+
+
+async def test_who_does_not_get_through_the_greeting_has_failed(alive: int) -> None:
+    """And is closed; the next node is greeted on a connection of its own."""
+    greeted: list[tuple[str, int]] = []
+    before = _open_files()
+
+    async def greet(sock: socket.socket, host: str) -> None:
+        greeted.append((host, sock.getpeername()[1]))
+        if host == "127.0.0.1":
+            raise SessionEnded(CloseReason.UPSTREAM_CERTIFICATE, "somebody else")
+
+    both = target(node(alive), node(alive, "localhost", priority=-1))
+    only = target(node(alive))
+    with resolving({"localhost": ["127.0.0.1"]}):
+        connected = await reach(both, greet=greet, **TIMES)
+    with pytest.raises(SessionEnded) as caught:
+        await reach(only, greet=greet, **TIMES)
+    assert (connected.node, connected.attempts) == (f"localhost:{alive}", 2)
+    connected.sock.close()
+    assert greeted == [("127.0.0.1", alive), ("localhost", alive), ("127.0.0.1", alive)]
+    assert caught.value.reason is CloseReason.UPSTREAM_CERTIFICATE
+    assert caught.value.detail == f"127.0.0.1:{alive}: somebody else"
+    assert _open_files() == before
+
+
+async def test_the_greeting_has_what_is_left_of_the_time(alive: int) -> None:
+    before, since = _open_files(), trio.current_time()
+
+    async def greet(_sock: socket.socket, _host: str) -> None:
+        await trio.sleep_forever()
+
+    with pytest.raises(SessionEnded) as caught:
+        await reach(target(node(alive)), greet=greet, **TIMES)
+    assert caught.value.reason is CloseReason.UPSTREAM_TIMEOUT
+    assert caught.value.detail == f"127.0.0.1:{alive}: no TLS handshake in 3 s"
+    assert trio.current_time() - since == pytest.approx(CONNECT_TIMEOUT)
+    with trio.move_on_after(1) as scope:
+        await reach(target(node(alive)), greet=greet, **TIMES)
+    assert scope.cancelled_caught
+    assert _open_files() == before
