@@ -350,8 +350,8 @@ async def test_a_header_that_does_not_arrive() -> None:
     Peer(sock).reset()
     with trio.fail_after(DEADLINE), upstream:
         await trio.lowlevel.wait_readable(upstream)
+        where = ("127.0.0.1", 1)
         with pytest.raises(SessionEnded, match="upstream_reset: "):
-            where = ("127.0.0.1", 1)
             await _introduce(upstream, "v1", where, where, Account("", "", 0.0))
 
 

@@ -19,7 +19,7 @@ from sniproxy.relay import Attempt
 from sniproxy.router import Route
 from sniproxy.settings import Listener
 from sniproxy.upstream import Connected, _reason, reach
-from tests.support.names import resolving
+from tests.support.names import Resolver, resolving
 
 pytestmark = pytest.mark.anyio
 
@@ -329,16 +329,26 @@ async def test_who_does_not_get_through_the_greeting_has_failed(alive: int) -> N
     assert _open_files() == before
 
 
+class Slow(Resolver):
+    """Takes most of the time that there is."""
+
+    async def getaddrinfo(self, *asked: Any, **more: Any) -> list[Any]:
+        await trio.sleep(CONNECT_TIMEOUT - 1)
+        return await super().getaddrinfo(*asked, **more)
+
+
 async def test_the_greeting_has_what_is_left_of_the_time(alive: int) -> None:
+    """Of looking the name up, too."""
+    trio.socket.set_custom_hostname_resolver(Slow({"gs-1.example": ["127.0.0.1"]}))
     before, since = _open_files(), trio.current_time()
 
     async def greet(_sock: socket.socket, _host: str) -> None:
         await trio.sleep_forever()
 
     with pytest.raises(SessionEnded) as caught:
-        await reach(target(node(alive)), greet=greet, **TIMES)
+        await reach(target(node(alive, "gs-1.example")), greet=greet, **TIMES)
     assert caught.value.reason is CloseReason.UPSTREAM_TIMEOUT
-    assert caught.value.detail == f"127.0.0.1:{alive}: no TLS handshake in 3 s"
+    assert caught.value.detail == f"gs-1.example:{alive}: no TLS handshake in 3 s"
     assert trio.current_time() - since == pytest.approx(CONNECT_TIMEOUT)
     with trio.move_on_after(1) as scope:
         await reach(target(node(alive)), greet=greet, **TIMES)
