@@ -86,13 +86,7 @@ class UpstreamTls:
 
         `asked`: the client's server name; None: it gave none.
         """
-        match self._pass_host:
-            case "pass":
-                wanted = asked
-            case "rewrite":
-                wanted = self._host
-            case "node":
-                wanted = None
+        wanted = {"pass": asked, "rewrite": self._host}.get(self._pass_host)
         return wanted or node_host.strip("[]").partition("%")[0].removesuffix(".").lower()
 
     def client_tls(self, shown: Certificate | None) -> ClientTls:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sniproxy.errors import KeyFileUnread
 from sniproxy.keyring import Keyring
 from sniproxy.router import Route
 from sniproxy.snapshot import Snapshot
@@ -100,6 +101,39 @@ def test_a_key_that_arrives_opens_what_did_not() -> None:
     assert len(put(snapshot, objects("upstreams/1", sealed("upstreams/1", FOREIGN)))) == 1
     snapshot.take_keys(FOREIGN)
     assert put(snapshot, objects("upstreams/1", sealed("upstreams/1", FOREIGN))) == []
+    told = spoken(snapshot)
+    assert told is not None
+    assert told.pair == (CHAIN, KEY)
+
+
+class Unready(Keyring):
+    """One whose file cannot be read yet."""
+
+    ready = False
+
+    def decrypt(self, value: str, place: str) -> str:
+        if not self.ready:
+            raise KeyFileUnread("the key file: Permission denied")
+        return super().decrypt(value, place)
+
+    def refreshes(self) -> bool:
+        return self.ready
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_needed_the_key_file_is_read_again_once_that_can_be(place: str) -> None:
+    """As ssl objects are, with the next look at files."""
+    keyring = Unready(["a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="])
+    snapshot = Snapshot("/apisix", keyring)
+    (why,) = put(snapshot, objects(place, sealed(place)))
+    assert why.endswith("the key file: Permission denied")
+    assert snapshot.naming(snapshot.files) == []
+    keyring.ready = True
+    (entry,) = snapshot.naming(snapshot.files)
+    (change,) = snapshot.read([entry])
+    assert not snapshot.is_known(change)
+    assert snapshot.enforce([change], snapshot.revision) == []
+    assert not snapshot.files
     told = spoken(snapshot)
     assert told is not None
     assert told.pair == (CHAIN, KEY)

@@ -186,3 +186,16 @@ def test_a_key_that_does_not_open_any_more(error: Exception) -> None:
     upstream = tls(open_key, tls={"client_cert": CHAIN, "client_key": "sealed" * 20})
     with pytest.raises(SessionEnded, match="no_upstream: the key of its client certificate does"):
         upstream.client_tls(None)
+
+
+def test_an_ssl_object_that_does_not_open_any_more() -> None:
+    readings = [Ssl.model_validate({"cert": CHAIN, "key": KEY, "type": "client"})]
+
+    def read() -> Ssl:
+        if not readings:
+            raise KeyringError("gone")
+        return readings.pop()
+
+    certificate = Certificate("7", 1, read)
+    with pytest.raises(SessionEnded, match="no_upstream: ssl 7 does not open any more"):
+        tls(tls={"client_cert_id": "7"}).client_tls(certificate)

@@ -214,6 +214,6 @@ class OriginatedTls(TrioTls):
         wrap = partial(client_context(client_tls).wrap_bio, server_hostname=peer)
         try:
             super().__init__(sock, wrap)
-        except ValueError as error:  # UnicodeError is one
-            why = f"{peer!r} cannot be asked for: {error}"
+        except (ValueError, ssl.SSLError) as error:  # UnicodeError is a ValueError
+            why = f"{peer[:64]!r} cannot be asked for: {error}"
             raise SessionEnded(CloseReason.UPSTREAM_TLS, why) from None

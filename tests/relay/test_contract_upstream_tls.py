@@ -275,11 +275,11 @@ async def test_a_game_server_that_resets_in_the_handshake(implementation: Implem
                 await relay.connect_tls(upstream, TRUSTING, NAME)
 
 
-@pytest.mark.parametrize("peer", ["a..example", "x" * 64 + ".example", "." + NAME])
+@pytest.mark.parametrize("peer", ["a..example", "x" * 64, "." + NAME, "x." * 130 + "example"])
 async def test_a_name_that_cannot_be_asked_for(implementation: Implementation, peer: str) -> None:
     reason, detail = await failed(implementation, game_context(), peer=peer)
     assert reason is CloseReason.UPSTREAM_TLS
-    assert detail.startswith(f"{peer!r} cannot be asked for: ")
+    assert detail.startswith(f"{peer[:64]!r} cannot be asked for: ")
 
 
 async def test_certificates_that_openssl_does_not_take(implementation: Implementation) -> None:

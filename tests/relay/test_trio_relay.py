@@ -14,10 +14,11 @@ from sniproxy.errors import CloseReason
 from sniproxy.relay import Flow, Terms
 from sniproxy.relay.contexts import _contexts, server_context
 from sniproxy.relay.trio_relay import TrioRelay, open_trio_relay
+from sniproxy.relay.trio_tls import Broken, OriginatedTls
 from sniproxy.tls import ServerTls
-from tests.support.certificates import pair
-from tests.support.peers import Peer, tcp_pair
-from tests.support.relaying import BUFFER, DEADLINE, Session, begin
+from tests.support.certificates import game_context, pair
+from tests.support.peers import Peer, TlsPeer, tcp_pair
+from tests.support.relaying import BUFFER, DEADLINE, Session, begin, greet
 
 pytestmark = pytest.mark.anyio
 
@@ -86,3 +87,16 @@ def test_a_private_key_leaves_no_file_behind(
     server_context(ServerTls(pairs=(pair(),), protocols=()))
     assert len(os.listdir("/proc/self/fd")) == len(before)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_nothing_is_sent_through_tls_after_its_end() -> None:
+    """OpenSSL would say so; whoever gets there has a defect, which must not pass for a lost connection."""
+    sock, upstream = tcp_pair()
+    with trio.fail_after(DEADLINE), sock, upstream:
+        async with open_trio_relay(buffer_size=BUFFER) as relay:
+            tls = await greet(relay, TlsPeer(sock, game_context(), serves=True), upstream)
+            assert isinstance(tls, OriginatedTls)
+            await tls.end()
+            with pytest.raises(Broken, match="protocol is shutdown") as caught:
+                await tls.send(b"x")
+    assert caught.value.reason is CloseReason.UPSTREAM_TLS
