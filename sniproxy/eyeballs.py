@@ -5,7 +5,6 @@ An address that is silent costs ATTEMPT_DELAY and no more, and one that refuses 
 
 import socket
 from collections.abc import Sequence
-from contextlib import suppress
 
 import trio
 
@@ -76,8 +75,7 @@ class _Race:
             failed.set()
             return
         if self.winner is not None:  # in the same instant
-            with suppress(OSError):
-                close(sock)
+            close(sock)
             return
         self.winner = sock
         others.cancel()

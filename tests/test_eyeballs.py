@@ -4,6 +4,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -134,3 +135,59 @@ async def test_a_shutdown_is_one_to_whoever_waits(port: int) -> None:
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert seen == [trio.Cancelled]
+
+
+class Attempts:
+    """Connections that stand when `opened` is set, all in the same instant."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = trio.Event()
+        self.made: list[socket.socket] = []
+        self.others: list[socket.socket] = []
+        monkeypatch.setattr("sniproxy.eyeballs.connect", self.connect)
+
+    async def connect(self, family: int, address: Any, *, keepalive_idle: int) -> socket.socket:
+        """In place of the kernel's."""
+        await self.opened.wait()
+        ours, theirs = socket.socketpair()
+        self.made.append(ours)
+        self.others.append(theirs)
+        return ours
+
+    def clear(self) -> list[bool]:
+        """Which of them were left open."""
+        left = [sock.fileno() >= 0 for sock in self.made]
+        for sock in (*self.made, *self.others):
+            sock.close()
+        return left
+
+
+async def test_of_two_that_answer_in_the_same_instant_one_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts = Attempts(monkeypatch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(connect_first, ["127.0.0.1", "::1"], 9, keepalive_idle=300))
+        await trio.sleep(1)
+        attempts.opened.set()
+    assert sorted(attempts.clear()) == [False, True]
+
+
+async def test_one_that_answers_while_everybody_gives_up_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts = Attempts(monkeypatch)
+    with trio.move_on_after(10) as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(connect_first, ["127.0.0.1", "::1"], 9, keepalive_idle=300))
+            await trio.sleep(ATTEMPT_DELAY / 2)
+            attempts.opened.set()
+            nursery.start_soon(_cancel_when, attempts, scope)
+    assert scope.cancelled_caught
+    assert attempts.clear() == [False]
+
+
+async def _cancel_when(attempts: Attempts, scope: trio.CancelScope) -> None:
+    while not attempts.made:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+    scope.cancel()
