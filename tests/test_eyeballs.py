@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from sniproxy.eyeballs import ATTEMPT_DELAY, connect_first, in_order
+from sniproxy.eyeballs import ATTEMPT_DELAY, MOST_ADDRESSES, connect_first, in_order
 
 pytestmark = pytest.mark.anyio
 
@@ -54,6 +54,13 @@ def test_everybody_is_tried_once_and_ipv6_first(addresses: set[str], turn: int) 
 def test_players_spread_over_all_addresses() -> None:
     first = Counter(in_order(FOUR, turn)[0] for turn in range(300))
     assert first == dict.fromkeys(FOUR, 100)
+
+
+def test_so_many_are_tried_and_no_more() -> None:
+    """And everybody is, in his turn."""
+    many = [f"10.0.1.{last}" for last in range(100)]
+    assert all(len(in_order(many, turn)) == MOST_ADDRESSES for turn in range(100))
+    assert {address for turn in range(100) for address in in_order(many, turn)} == set(many)
 
 
 @pytest.fixture
