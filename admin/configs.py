@@ -12,6 +12,7 @@ from admin.foreign import COLLECTIONS, not_ours
 from admin.reading import Problem, read_yaml, sort_out
 from admin.rules import INVALID, prepare
 from sniproxy.errors import ObjectRefused
+from sniproxy.forbidden import Forbidden
 from sniproxy.keyring import Keyring
 from sniproxy.objects.fields import ID_PATTERN
 from sniproxy.objects.secrets import PRIVATE
@@ -25,9 +26,10 @@ YAML = frozenset({"application/yaml", "application/x-yaml"})
 class ConfigsSection:
     """POST /configs/validate. Implements `admin.asking.Section`."""
 
-    def __init__(self, keyring: Keyring) -> None:
-        """keyring: opens the private keys of a dump."""
+    def __init__(self, keyring: Keyring, forbidden: Forbidden) -> None:
+        """keyring: opens the private keys of a dump. forbidden: where nodes must not be."""
         self._keyring = keyring
+        self._forbidden = forbidden
 
     async def __call__(self, ask: Ask) -> Answer:
         if (ask.method, ask.object_id, ask.path) != ("POST", "validate", ""):
@@ -49,7 +51,8 @@ class ConfigsSection:
         items, problems = sort_out(ours)
         for item in items:
             try:
-                prepare(item.kind.collection, item.object_id, item.value, self._keyring)
+                keyring, forbidden = self._keyring, self._forbidden
+                prepare(item.kind.collection, item.object_id, item.value, keyring, forbidden)
             except ObjectRefused as refused:
                 text = str(refused).removeprefix(INVALID)
                 problems.append(Problem(item.kind.collection, item.index, item.object_id, text))

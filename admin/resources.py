@@ -29,6 +29,7 @@ from admin.rules import (
     reveal,
 )
 from sniproxy.errors import Conflict, ObjectRefused
+from sniproxy.forbidden import Forbidden
 from sniproxy.keyring import Keyring
 from sniproxy.objects import Kind
 from sniproxy.objects.secrets import PRIVATE, drop_secrets, without_clear_keys
@@ -73,6 +74,7 @@ class Resources:
     prefix: str
     keyring: Keyring
     now: Callable[[], float] = field(default=time.time)
+    forbidden: Forbidden | None = None  # where nodes must not be
     catalog: Catalog = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -124,7 +126,7 @@ class Resources:
         if "id" in value:
             raise ObjectRefused(f"wrong {kind.title} id, do not need it")
         refuse_times(value)
-        prepare(kind.collection, "new", value | {"id": "new"}, self.keyring)
+        prepare(kind.collection, "new", value | {"id": "new"}, self.keyring, self.forbidden)
         for _ in range(IDS):
             revision = await self.store.put(f"{self.prefix}/gen_id", b"1")
             object_id = f"{revision:020d}"
@@ -205,7 +207,7 @@ class Resources:
             old = await self.store.get(key)
             before = decode(old.value) if old else None
             new = change(before, int(self.now()))
-            stored = prepare(kind.collection, object_id, new, self.keyring)
+            stored = prepare(kind.collection, object_id, new, self.keyring, self.forbidden)
             await check_references(stored, self._find)
             if _is_for_clients(kind, before) and not _is_for_clients(kind, stored):
                 await self.catalog.check_unused(kind.collection, object_id, still_client)

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from admin.body import check_plain
 from sniproxy.errors import KeyringError, ObjectRefused
+from sniproxy.forbidden import Forbidden
 from sniproxy.keyring import Keyring
 from sniproxy.objects import OLD_TIMES, InlineUpstream, Meta, Ssl, describe, read, refusal
 from sniproxy.objects.describing import shown
@@ -51,8 +52,8 @@ def check_schema(collection: str, clear: dict[str, Any]) -> Meta:
         raise ObjectRefused(describe(error)) from None
 
 
-def check(collection: str, clear: dict[str, Any]) -> None:
-    """Schema and certificates of an object with its keys in clear; ObjectRefused with the path and the reason.
+def check(collection: str, clear: dict[str, Any]) -> Meta:
+    """The model of an object with its keys in clear, its certificates looked at; ObjectRefused with the path and the reason.
 
     What passes may be in a store, and a backup of that one can be restored.
     """
@@ -64,28 +65,43 @@ def check(collection: str, clear: dict[str, Any]) -> None:
             _check_tls(upstream)
     except (ObjectRefused, ValueError) as error:
         raise ObjectRefused(refusal(str(error))) from None
+    return model
 
 
-def check_new(collection: str, clear: dict[str, Any]) -> None:
+def check_new(collection: str, clear: dict[str, Any]) -> Meta:
     """As `check`, for who writes an object: also what would make no difference here, but an APISIX could not use it.
 
     As there, an upstream inside a stream route is not looked at.
     """
-    check(collection, clear)
+    model = check(collection, clear)
     upstream = clear if collection == "upstreams" else clear.get("upstream")
     if collection in ("upstreams", "services") and isinstance(upstream, dict):
         hashes = upstream.get("type") == "chash" and upstream.get("hash_on") != "consumer"
         if hashes and upstream.get("key") is None:
             raise ObjectRefused("missing key")
+    return model
+
+
+def check_nodes(model: Meta, forbidden: Forbidden) -> None:
+    """ObjectRefused where no data plane would connect. Names may lead anywhere: the data planes look at them each time."""
+    upstream = getattr(model, "upstream", model)
+    for node in (upstream.nodes or ()) if isinstance(upstream, InlineUpstream) else ():
+        if why := forbidden.why_named(node.host, node.port):
+            where = node.host if node.port is None else f"{node.host}:{node.port}"
+            raise ObjectRefused(f"{INVALID}node {where} may not be reached: {why}")
 
 
 def prepare(
-    collection: str, object_id: str, value: dict[str, Any], keyring: Keyring
+    collection: str,
+    object_id: str,
+    value: dict[str, Any],
+    keyring: Keyring,
+    forbidden: Forbidden | None = None,
 ) -> dict[str, Any]:
     """Checks an object on its own and returns the form to store, its private keys encrypted; ObjectRefused.
 
     A key that is encrypted already (from a dump, or in APISIX's form) is taken if the keyring opens it at this very place.
-    References are stored as they are.
+    References are stored as they are. forbidden: where nodes must not be; None where nothing is written.
     """
 
     def opened(text: str, place: str) -> str:
@@ -98,7 +114,9 @@ def prepare(
         clear = map_secrets(collection, object_id, value, opened)
     except (KeyringError, ValueError) as error:
         raise ObjectRefused(f"{INVALID}{error}") from None
-    check_new(collection, clear)
+    model = check_new(collection, clear)
+    if forbidden is not None:
+        check_nodes(model, forbidden)
     return map_secrets(collection, object_id, _without_nulls(clear), keyring.encrypt)
 
 
@@ -132,6 +150,8 @@ def _check_ssl(ssl: Ssl) -> None:
 def _check_tls(upstream: InlineUpstream) -> None:
     """ValueError. Not for a pair that does not fit: an APISIX has taken it, and its objects stay good here."""
     tls = upstream.tls
+    for authorities in (tls and tls.ca_certs) or ():
+        check_authorities(authorities, "tls.ca_certs")
     if tls is not None and tls.client_cert is not None and tls.client_key is not None:
         check_certificate(tls.client_cert)
         check_key(tls.client_key)

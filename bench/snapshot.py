@@ -38,7 +38,7 @@ from bench.configuration import (
 from bench.machine import describe_machine, percentile
 from bench.processes import resident
 from sniproxy.keyring import Keyring
-from sniproxy.relay.trio_tls import server_context
+from sniproxy.relay.contexts import server_context
 from sniproxy.router import Arrival
 from sniproxy.snapshot import Snapshot
 from sniproxy.store import Deleted, Entry, Event

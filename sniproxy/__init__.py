@@ -20,7 +20,11 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     limits          who is let in, by address and by route
     fair_queue      who waits to be set up, and whose turn it is
     tls             name -> certificate
-    balancer        upstream -> node
+    upstream_tls    upstream -> how TLS is spoken to its game servers
+    balancing/      which node: round robin, random, least connections, by connect time, consistent hash
+    health          which game servers are well, by probes and by sessions
+    balancer        an upstream at work
+    forbidden       addresses that no session is connected to
     name_cache      what is known of names, and when each is asked for again
     snapshot        the objects in force and their indexes; one change costs only itself
     plan            name -> what becomes of everybody who asks for it, where that is the same

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import Any
 
+from sniproxy.balancing import NodeState
 from sniproxy.errors import CloseReason
 from sniproxy.logs import encode
 from sniproxy.stick_table import Key
@@ -43,6 +44,7 @@ class Account:
     handshake_at: float | None = None
     connected_at: float | None = None
     claims: list[Key] = field(default_factory=list)  # what it counts for in the limits
+    seat: NodeState | None = None  # the game server where it counts
 
     def settle(self) -> None:
         """Set-up is over: an idle session holds nothing that it can share with others."""

@@ -312,9 +312,9 @@ class Crew:
         gone = [counters(one.counted) for one in self.everybody if one.channel.gone]
         return merge([self._buried, *gone])
 
-    async def answers(self, about: str, **more: Any) -> list[Any]:
+    async def answers(self, about: str, *, old: bool = False, **more: Any) -> list[Any]:
         """Implements `sniproxy.status.Workers`."""
-        return list((await self.ask(about, **more)).values())
+        return list((await self.ask(about, old=old, **more)).values())
 
     async def flushed(self) -> None:
         """Until all have been sent what they were told."""

@@ -15,7 +15,7 @@ from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.name_cache import Service
 from sniproxy.names import Names
-from sniproxy.objects import InlineUpstream, Node
+from sniproxy.objects import Node
 
 _NAME = re.compile(r"(?P<host>[^:\[\]]+)(?::(?P<port>[0-9]{1,5}))?")
 _SERVICE = "_"  # what the names of SRV records begin with (RFC 2782)
@@ -36,7 +36,7 @@ async def discovered(target: Target, names: Names) -> Target:
             raise SessionEnded(CloseReason.UPSTREAM_NAME, why)
         addresses, _ = await names.look_up(match["host"])
         nodes = of_addresses(addresses, int(match["port"]) if match["port"] else None)
-    return _with_nodes(target, service, nodes)
+    return _with_nodes(target, nodes)
 
 
 def of_services(services: Iterable[Service]) -> list[Node]:
@@ -73,9 +73,8 @@ def _nodes(members: Iterable[dict[str, object]]) -> list[Node]:
     return nodes
 
 
-def _with_nodes(target: Target, service: InlineUpstream, nodes: list[Node]) -> Target:
+def _with_nodes(target: Target, nodes: list[Node]) -> Target:
     kept = target.discovered
-    if kept is not None and kept.service is not None and kept.service.nodes == nodes:
-        return kept
-    target.discovered = Target(service.model_copy(update={"nodes": nodes}))
-    return target.discovered
+    if kept is None or kept.service is None or kept.service.nodes != nodes:
+        kept = target.discovered = target.with_nodes(nodes)
+    return kept

@@ -53,6 +53,13 @@ class CloseReason(StrEnum):
     UPSTREAM_TIMEOUT = "upstream_timeout"
     UPSTREAM_UNREACHABLE = "upstream_unreachable"
     UPSTREAM_NAME = "upstream_name"
+    UPSTREAM_DENIED = "upstream_denied"  # proxy.deny_upstreams, or it is ourselves
+    UPSTREAM_TLS = (
+        "upstream_tls"  # no TLS with it: the handshake failed, or a record does not decrypt
+    )
+    UPSTREAM_CERTIFICATE = (
+        "upstream_certificate"  # tls.verify: its certificate is not the right one
+    )
     # ours
     INTERNAL_ERROR = "internal_error"
 

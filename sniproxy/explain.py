@@ -4,13 +4,14 @@ from dataclasses import dataclass, field, replace
 
 from sniproxy.balancer import UNSPOKEN
 from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader, host_name
-from sniproxy.errors import CloseReason
+from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.objects import LimitConn
 from sniproxy.refusals import hello_refusal
 from sniproxy.router import Arrival, Match, Route
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
 from sniproxy.tls import Certificate
+from sniproxy.upstream_tls import TLS_IN_TLS
 
 VERSIONS = {0x0301: "1.0", 0x0302: "1.1", 0x0303: "1.2", 0x0304: "1.3"}
 
@@ -83,7 +84,7 @@ def explain(
     if match is not None and to.refused is None:
         _explain_tls(snapshot, listener, match.route, arrival, now, to)
     if match is not None and to.refused is None:
-        _explain_upstream(snapshot, match.route, to)
+        _explain_upstream(snapshot, listener, match.route, arrival, to)
     return to
 
 
@@ -156,7 +157,9 @@ def _explain_choice(
             to.say("passed over", f"ssl {one.id}: {one.flaw(now)}")
 
 
-def _explain_upstream(snapshot: Snapshot, route: Route, to: Explanation) -> None:
+def _explain_upstream(
+    snapshot: Snapshot, listener: Listener, route: Route, arrival: Arrival, to: Explanation
+) -> None:
     target = snapshot.target(route)
     if target is None:
         to.refuse(
@@ -169,6 +172,14 @@ def _explain_upstream(snapshot: Snapshot, route: Route, to: Explanation) -> None
         unspoken = f"scheme {target.scheme} is not spoken to upstreams"
         to.refuse(CloseReason.NO_UPSTREAM, "upstream", unspoken)
         return
+    if target.tls is not None and listener.passes_through(asked=route.tls_passthrough):
+        to.refuse(CloseReason.NO_UPSTREAM, "upstream", TLS_IN_TLS)
+        return
+    try:
+        client_tls = snapshot.client_tls(target)
+    except SessionEnded as end:
+        to.refuse(end.reason, "upstream", end.detail)
+        return
     header = f"; PROXY {target.proxy_protocol} first" if target.proxy_protocol else ""
     if target.service is not None:
         to.say("upstream", f"what DNS has under {target.service.service_name}" + header)
@@ -180,7 +191,15 @@ def _explain_upstream(snapshot: Snapshot, route: Route, to: Explanation) -> None
     if not nodes:
         to.refuse(CloseReason.NO_UPSTREAM, "upstream", "no node with a weight above 0")
         return
-    to.say("upstream", ", ".join(nodes) + header)
+    by = f"; by {target.balancer.by}" if target.balancer.by else ""
+    to.say("upstream", ", ".join(nodes) + by + header)
+    if target.tls is not None and client_tls is not None:
+        hosts = [node.bare_host for node in target.balancer.nodes]
+        peers = sorted({target.tls.peer(arrival.server_name, host) for host in hosts})
+        verified = "verified" if client_tls.verify else "not verified"
+        shown = "shown where one is asked for" if client_tls.pair else "none"
+        text = f"spoken with {', '.join(peers)}, {verified}; client certificate {shown}"
+        to.say("tls", text)
 
 
 def _mode(listener: Listener) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from sniproxy.accounting import Account, Form
 from sniproxy.balancer import Target
-from sniproxy.networks import family_of
+from sniproxy.forbidden import Forbidden
+from sniproxy.networks import family_of, parse_address
 from sniproxy.router import Route
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
@@ -36,9 +37,13 @@ class Plan:
             self.forms[pick] = Form(self.account("", "", pick))
         return self.forms[pick]
 
+    def node(self, pick: int) -> str:
+        """The host:port of a node of the round."""
+        node = self.target.round[pick]
+        return f"{node.host}:{node.port or self.port}"
+
     def account(self, session: str, client: str, pick: int) -> Account:
         """One of its sessions, that took no time at all."""
-        node = self.target.round[pick]
         return Account(
             client=client,
             listener=self.listener.address,
@@ -46,7 +51,7 @@ class Plan:
             id=session,
             sni=self.name,
             route=self.route.id,
-            node=f"{node.host}:{node.port or self.port}",
+            node=self.node(pick),
             tls="passthrough",
             hello_at=0.0,
             connected_at=0.0,
@@ -60,7 +65,12 @@ def treats_all_alike(listener: Listener, settings: Proxy) -> bool:
 
 
 def plan_for(
-    snapshot: Snapshot, listener: Listener, settings: Proxy, name: str, port: int
+    snapshot: Snapshot,
+    listener: Listener,
+    settings: Proxy,
+    name: str,
+    port: int,
+    forbidden: Forbidden,
 ) -> Plan | None:
     """The plan for a name at a listener, whose port that is; None where not everybody fares the same."""
     if not treats_all_alike(listener, settings):
@@ -74,5 +84,8 @@ def plan_for(
     if (target.connect_timeout or settings.connect_timeout) < PATIENCE:
         return None
     if not target.round or any(family_of(node.bare_host) is None for node in target.round):
+        return None
+    nodes = set(target.round)
+    if any(forbidden.why(parse_address(one.bare_host), one.port or port) for one in nodes):
         return None
     return Plan(listener, name, route, target, port)

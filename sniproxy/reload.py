@@ -21,6 +21,8 @@ LIVE = frozenset(
         "proxy.max_crashes",
         "proxy.crash_window",
         "proxy.trusted",
+        "proxy.deny_upstreams",
+        "proxy.allow_upstreams",
         "proxy.accept_batch",
         "proxy.max_sessions",
         "proxy.limits.address_sessions",

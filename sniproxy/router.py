@@ -11,7 +11,7 @@ lower id in text order: the same on every pod, whatever the order in which objec
 import bisect
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sniproxy.access import enable
@@ -51,11 +51,14 @@ class Route:
         "upstream_id",
     )
 
-    def __init__(self, route_id: str, route: StreamRoute) -> None:
+    def __init__(
+        self, route_id: str, route: StreamRoute, open_key: Callable[[str], str] = lambda key: key
+    ) -> None:
+        """`open_key`: as its target takes it."""
         self.id = route_id
         self.names = route.names
         self.plugins = enable(route.plugins)
-        self.target = Target(route.upstream) if route.upstream is not None else None
+        self.target = None if route.upstream is None else Target(route.upstream, open_key)
         self.remote = _network(route.remote_addr)
         self.server = _network(route.server_addr)
         self.server_port = route.server_port

@@ -3,6 +3,7 @@
 import socket
 import time
 import traceback
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import trio
 
 from sniproxy.accounting import Account
 from sniproxy.balancer import Target
+from sniproxy.balancing import Caller
 from sniproxy.client_hello import ClientHello
 from sniproxy.deadline import Deadline
 from sniproxy.defects import last_line, report
@@ -21,11 +23,12 @@ from sniproxy.networks import IpAddress, parse_address
 from sniproxy.plan import plan_for
 from sniproxy.proxy_protocol import encode_v1, encode_v2
 from sniproxy.refusals import Refused, shortened
-from sniproxy.relay import Accepted, Attempt, Flow, Outcome, Terminated, Terms
+from sniproxy.relay import Accepted, Attempt, Flow, Originated, Outcome, Terminated, Terms
 from sniproxy.relay.sockets import Lost, close, send_all
 from sniproxy.router import Arrival, Match
 from sniproxy.settings import Listener
 from sniproxy.upstream import reach
+from sniproxy.upstream_tls import TLS_IN_TLS
 from sniproxy.worker_state import Worker
 
 # A fatal alert in clear: nothing was agreed upon yet (RFC 8446 section 6, RFC 6066 section 3).
@@ -170,7 +173,7 @@ def _teach(worker: Worker, listener: Listener, server: Any, account: Account) ->
         return
     if worker.short_of_memory or account.route in worker.drained:  # since it came
         return
-    plan = plan_for(worker.snapshot, listener, settings, account.sni, server[1])
+    plan = plan_for(worker.snapshot, listener, settings, account.sni, server[1], worker.forbidden)
     if plan is not None:
         front.learn(plan, _terms(worker, plan.target))
 
@@ -205,23 +208,39 @@ async def _connect(
 ) -> Flow:
     settings = worker.settings
     terms = _terms(worker, target)
+    client_tls = worker.snapshot.client_tls(target)
+    if client_tls is not None and account.tls == "passthrough":
+        raise SessionEnded(CloseReason.NO_UPSTREAM, TLS_IN_TLS)
+
+    async def greet(upstream: socket.socket, host: str) -> Originated | None:
+        await _introduce(upstream, target.proxy_protocol, server, flight.client, account)
+        if client_tls is None or target.tls is None:
+            return None
+        peer = target.tls.peer(account.sni, host)
+        return await worker.relay.connect_tls(upstream, client_tls, peer)
+
     connected = await reach(
         target,
         worker.names,
         default_port=server[1],
         connect_timeout=settings.connect_timeout,
         keepalive_idle=settings.keepalive_idle,
+        forbidden=worker.forbidden,
         begun=accepted.attempt,
+        caller=Caller(flight.client, server, account.sni),
+        greet=None if target.is_plain else greet,
     )
-    await _introduce(connected.sock, target.proxy_protocol, server, flight.client, account)
+    account.seat = connected.seat  # `_ended` lets it leave
     account.connected_at = trio.current_time()
     account.node, account.attempts = connected.node, connected.attempts
+    worker.placed[account.node] += 1  # `_ended` takes it back
     return Flow(
         client=accepted.sock,
         upstream=connected.sock,
         first=b"" if tls else flight.received,
         terms=terms,
         tls=tls,
+        upstream_tls=connected.tls,
     )
 
 
@@ -239,11 +258,8 @@ async def _introduce(
         header = encode_v2(source, destination, authority=account.sni, unique_id=unique)
     try:
         await send_all(upstream, header)
-    except BaseException as error:
-        close(upstream)
-        if isinstance(error, Lost):
-            raise SessionEnded(CloseReason.UPSTREAM_RESET, error.cause) from None
-        raise
+    except Lost as lost:
+        raise SessionEnded(CloseReason.UPSTREAM_RESET, lost.cause) from None
 
 
 def _refused(
@@ -304,14 +320,22 @@ def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
     """The one place where a session is accounted for. Raises nothing: who calls it serves others too."""
     worker.metrics.closed[outcome.reason].inc()
     if account.route is not None:
-        worker.routed[account.route] -= 1
-        if not worker.routed[account.route]:
-            del worker.routed[account.route]
+        _one_less(worker.routed, account.route)
+    if account.node is not None:
+        _one_less(worker.placed, account.node)
+    if account.seat is not None:
+        account.seat.leave()
     try:
         worker.limits.leave(account.claims)
         _account_for(worker, account, outcome)
     except Exception:  # a defect of ours costs this session its line
         _failed(worker, account)
+
+
+def _one_less(counts: Counter[str], name: str) -> None:
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]
 
 
 def _account_for(worker: Worker, account: Account, outcome: Outcome) -> None:

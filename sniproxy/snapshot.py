@@ -35,6 +35,7 @@ from sniproxy.objects.secrets import map_secrets
 from sniproxy.router import Route, Router
 from sniproxy.store import Deleted, Entry, Event, Listing
 from sniproxy.tls import Certificate, Certificates, Closed
+from sniproxy.upstream_tls import ClientTls
 
 # Stand among the files of an object that needed the key file when that could not be read, or whose own files hung. Nobody
 # has read a file of such a name, so each look at files finds it changed, and the object is tried again.
@@ -69,8 +70,8 @@ class _Service:
 
     __slots__ = ("plugins", "target", "upstream_id")
 
-    def __init__(self, service: Service) -> None:
-        self.target = Target(service.upstream) if service.upstream is not None else None
+    def __init__(self, service: Service, open_key: Callable[[str], str]) -> None:
+        self.target = None if service.upstream is None else Target(service.upstream, open_key)
         self.upstream_id = service.upstream_id
         self.plugins = enable(service.plugins)
 
@@ -119,6 +120,17 @@ class Snapshot:
         if service is None:
             return None
         return found or service.target or self._upstream(service.upstream_id)
+
+    def client_tls(self, target: Target) -> ClientTls | None:
+        """How TLS is spoken to a target's game servers, with the client certificate as it is now; None: it is not.
+
+        SessionEnded NO_UPSTREAM when that certificate cannot be shown.
+        """
+        if target.tls is None:
+            return None
+        named = target.tls.client_cert_id
+        shown = None if named is None else self._loaded.get(f"{self._prefix}ssls/{named}")
+        return target.tls.client_tls(shown)
 
     def plugins(self, route: Route) -> Plugins:
         """A route's plugins over those of its service, name by name."""
@@ -301,17 +313,21 @@ class Snapshot:
     def _read_route(self, object_id: str, entry: Entry) -> Route:
         route = read("stream_routes", _json_object(entry.value))
         assert isinstance(route, StreamRoute)
-        return Route(object_id, route)
+        return Route(object_id, route, self._opening(f"stream_routes/{object_id}/upstream"))
 
     def _read_upstream(self, object_id: str, entry: Entry) -> Target:
         upstream = read("upstreams", _json_object(entry.value))
         assert isinstance(upstream, InlineUpstream)
-        return Target(upstream)
+        return Target(upstream, self._opening(f"upstreams/{object_id}"))
 
     def _read_service(self, object_id: str, entry: Entry) -> _Service:
         service = read("services", _json_object(entry.value))
         assert isinstance(service, Service)
-        return _Service(service)
+        return _Service(service, self._opening(f"services/{object_id}/upstream"))
+
+    def _opening(self, upstream: str) -> Callable[[str], str]:
+        """Opens the private key of an upstream that stands there."""
+        return partial(self._keyring.decrypt, place=f"{upstream}/tls/client_key")
 
 
 _READERS: dict[str, Callable[[Snapshot, str, Entry], Any]] = {

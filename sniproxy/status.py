@@ -1,7 +1,8 @@
-"""What the status port answers: /livez, /readyz, /metrics, /config and /refused, of all workers together."""
+"""What the status port answers: /livez, /readyz, /metrics, /config, /sessions and /refused, of all workers together."""
 
 import json
 from base64 import b64decode, b64encode
+from collections import Counter
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -48,8 +49,8 @@ class Workers(Protocol):
         """In force in all of them."""
         ...
 
-    async def answers(self, about: str, **more: Any) -> list[Any]:
-        """Of those that answer."""
+    async def answers(self, about: str, *, old: bool = False, **more: Any) -> list[Any]:
+        """Of those that answer; old: of those of the version before too."""
         ...
 
     async def counted(self) -> list[list[Family]]:
@@ -82,11 +83,13 @@ class Status:
                 return _json(await self._config())
             case "/metrics":
                 return 200, CONTENT_TYPE_LATEST, await self._metrics()
+            case "/sessions":
+                return _json(await self._sessions())
             case "/refused":
                 return _json({"refused": await self._refused()})
             case flight if flight.startswith("/refused/"):
                 return await self._flight(flight.removeprefix("/refused/").removesuffix(FLIGHT))
-        return 404, TEXT, b"there are /livez, /readyz, /metrics, /config and /refused\n"
+        return 404, TEXT, b"there are /livez, /readyz, /metrics, /config, /sessions and /refused\n"
 
     def _readiness(self) -> Answer:
         """Who serves by an old configuration is ready: no pod would be better off without it."""
@@ -109,6 +112,14 @@ class Status:
         together = CollectorRegistry()
         together.register(_Given(merge([own, *await self._workers.counted()])))
         return generate_latest(together)
+
+    async def _sessions(self) -> dict[str, dict[str, int]]:
+        """How many there are now, by route and by game server: what is drained is left when it is not named any more."""
+        routes, nodes = Counter[str](), Counter[str]()
+        for one in await self._workers.answers("sessions", old=True):
+            routes.update(one["routes"])
+            nodes.update(one["nodes"])
+        return {"routes": dict(sorted(routes.items())), "nodes": dict(sorted(nodes.items()))}
 
     async def _refused(self) -> list[dict[str, Any]]:
         answers = await self._workers.answers("refused")

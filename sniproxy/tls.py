@@ -35,13 +35,24 @@ class ServerTls:
 
 
 class Certificate:
-    """One ssl object of type server, ready to be chosen.
+    """One ssl object: of type server, ready to be chosen; of type client, to be shown to game servers.
 
     All of it is checked when it comes, so that no handshake finds out that it is broken. But most are not asked for at any
     one worker: until one is, nothing of it is kept in clear.
     """
 
-    __slots__ = ("_read", "_server_tls", "asks", "begins", "content", "ends", "id", "names", "rank")
+    __slots__ = (
+        "_read",
+        "_server_tls",
+        "asks",
+        "begins",
+        "content",
+        "ends",
+        "id",
+        "is_shown",
+        "names",
+        "rank",
+    )
 
     def __init__(self, ssl_id: str, revision: int, read: Callable[[], Ssl]) -> None:
         """`read` gives the object, its keys in clear: now, and once more at the first handshake."""
@@ -52,6 +63,7 @@ class Certificate:
             check_authorities(ssl.client.ca)
         self.id = ssl_id
         self.names = ssl.names if ssl.type == "server" and ssl.status else ()
+        self.is_shown = ssl.type == "client" and bool(ssl.status)
         self.rank = _rank(ssl.update_time, revision, ssl_id)
         self.begins, self.ends = validity(ssl.cert)  # Unix seconds; of the main pair
         self.asks = None if ssl.client is None else (_digest(ssl.client.ca), ssl.client.depth)

@@ -1,27 +1,31 @@
-"""From a route's upstream to a connected socket: pick a node, look its name up, connect, else the next node.
+"""From a route's upstream to a connected socket: pick a node, look its name up, connect, greet it, else the next node.
 
-Every attempt has a deadline of its own, name lookup and all addresses of the name included; after `retry_timeout` no new one
-begins.
+Every attempt has a deadline of its own, which holds for name lookup, all addresses of the name and greeting together; after
+`retry_timeout` no new one begins.
 """
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import trio
 
 from sniproxy.balancer import UNSPOKEN, Target
+from sniproxy.balancing import NOBODY, Caller, NodeState
 from sniproxy.deadline import Deadline
 from sniproxy.discovery import discovered
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.eyeballs import connect_first, in_order
+from sniproxy.forbidden import Forbidden
 from sniproxy.names import Names
-from sniproxy.networks import family_of
-from sniproxy.relay import Attempt
-from sniproxy.relay.sockets import wait_connected
+from sniproxy.networks import family_of, parse_address
+from sniproxy.relay import Attempt, Originated
+from sniproxy.relay.sockets import close, wait_connected
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+# What is done on a connection, to the node of that bare host, before anything of the client goes there; SessionEnded.
+Greet = Callable[[socket.socket, str], Awaitable[Originated | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class Connected:
     sock: socket.socket
     node: str  # host:port as the object names it
     attempts: int
+    seat: NodeState  # where the session counts by now; who has the connection lets it leave
+    tls: Originated | None = None
 
 
 async def reach(
@@ -40,17 +46,21 @@ async def reach(
     default_port: int,
     connect_timeout: float,
     keepalive_idle: int,
+    forbidden: Forbidden,
     begun: Attempt | None = None,
+    caller: Caller = NOBODY,
+    greet: Greet | None = None,
 ) -> Connected:
     """A connection to one of the target's nodes, or SessionEnded with the last reason and every detail.
 
+    `greet`: a node that does not get through it has failed, and is closed.
     `begun`: the first attempt, which the relay has made; its socket is closed if nothing comes of it.
     """
     if target.scheme in UNSPOKEN:
         why = f"scheme {target.scheme} is not spoken to upstreams"
         raise SessionEnded(CloseReason.NO_UPSTREAM, why)
+    seconds = target.connect_timeout or connect_timeout
     if target.service is not None:
-        seconds = target.connect_timeout or connect_timeout
         late = "its service_name: DNS has not answered in {:g} s"
         with Deadline(seconds, CloseReason.UPSTREAM_NAME, late):
             target = await discovered(target, names)
@@ -59,25 +69,41 @@ async def reach(
     since = begun.hello_at if begun else trio.current_time()
     give_up = since + (target.retry_timeout or float("inf"))
     while len(tried) <= target.retries and (begun or trio.current_time() < give_up):
-        node = target.round[begun.pick] if begun else target.balancer.pick(tried)
+        started = trio.current_time()
+        node = target.round[begun.pick] if begun else target.balancer.pick(tried, caller, started)
         if node is None:
             break
         tried.add(id(node))
         port = node.port or default_port
+        where = f"{node.host}:{port}"
+        seat = node.state
+        seat.enter()
         try:
             sock = await _reach_node(
                 node.bare_host,
                 port,
                 names,
-                seconds=target.connect_timeout or connect_timeout,
+                seconds=seconds,
                 keepalive_idle=keepalive_idle,
+                forbidden=forbidden,
                 begun=begun,
             )
+            tls = greet and await _greet_node(
+                greet, sock, node.bare_host, where, seconds=seconds, since=started
+            )
         except SessionEnded as failure:
+            seat.leave()
+            seat.observe(seconds, trio.current_time())  # who refuses at once is not quick
             failures.append(failure)
             begun = None
+        except BaseException:
+            seat.leave()
+            raise
         else:
-            return Connected(sock, f"{node.host}:{port}", len(tried))
+            if begun is None:
+                now = trio.current_time()
+                seat.observe(now - started, now)
+            return Connected(sock, where, len(tried), seat, tls)
     if not failures:
         raise SessionEnded(CloseReason.NO_UPSTREAM, "no node with a weight above 0")
     raise SessionEnded(failures[-1].reason, "; ".join(failure.detail for failure in failures))
@@ -90,6 +116,7 @@ async def _reach_node(
     *,
     seconds: float,
     keepalive_idle: int,
+    forbidden: Forbidden,
     begun: Attempt | None,
 ) -> socket.socket:
     where, since = f"{host}:{port}", begun.hello_at if begun else trio.current_time()
@@ -102,10 +129,42 @@ async def _reach_node(
     with Deadline(seconds, CloseReason.UPSTREAM_TIMEOUT, late, since=since):
         if begun is not None:
             return await _go_on(begun.outcome, where)
+        allowed = _without_forbidden(addresses, port, where, forbidden)
         try:
-            return await connect_first(addresses, port, keepalive_idle=keepalive_idle)
+            return await connect_first(allowed, port, keepalive_idle=keepalive_idle)
         except OSError as error:
             raise _failure(error, where) from None
+
+
+def _without_forbidden(
+    addresses: Sequence[str], port: int, where: str, forbidden: Forbidden
+) -> list[str]:
+    """Of what a name is by now: an object was looked at when it was written, and a name may have moved since."""
+    refusals, allowed = [], []
+    for address in addresses:
+        why = forbidden.why(parse_address(address), port)
+        if why is None:
+            allowed.append(address)
+        else:
+            refusals.append(f"{where}: {address}: {why}")
+    if not allowed:
+        raise SessionEnded(CloseReason.UPSTREAM_DENIED, "; ".join(refusals))
+    return allowed
+
+
+async def _greet_node(
+    greet: Greet, sock: socket.socket, host: str, where: str, *, seconds: float, since: float
+) -> Originated | None:
+    late = CloseReason.UPSTREAM_TIMEOUT
+    try:
+        with Deadline(seconds, late, where + ": no TLS handshake in {:g} s", since=since):
+            try:
+                return await greet(sock, host)
+            except SessionEnded as failure:
+                raise SessionEnded(failure.reason, f"{where}: {failure.detail}") from None
+    except BaseException:
+        close(sock)
+        raise
 
 
 async def _go_on(outcome: socket.socket | OSError, where: str) -> socket.socket:

@@ -23,6 +23,7 @@ from sniproxy.channel import Channel, Message
 from sniproxy.config import InForce
 from sniproxy.errors import SettingsError
 from sniproxy.following import Freshness, follow
+from sniproxy.forbidden import own_addresses
 from sniproxy.keyring import open_keyring
 from sniproxy.limits import Limits
 from sniproxy.logs import Log, open_log
@@ -66,6 +67,7 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
             limits,
             settings.overload,
             workers=begin.workers,
+            own=own_addresses(settings),
         )
         # Who cannot follow a copy knows as late as one who looks at it now and then.
         freshness = Freshness(settings.etcd.watch_silence + POLL)
@@ -284,6 +286,8 @@ class Hand:
                 return flight_of(self._worker.recorder, str(more.get("session")))
             case "routes":
                 return self._worker.playing()
+            case "sessions":
+                return {"routes": self._worker.playing(), "nodes": self._worker.playing_on()}
             case "held":
                 return self._worker.relay.held()
             case "shut":

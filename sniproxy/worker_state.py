@@ -1,8 +1,10 @@
 """What every session of a worker shares."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sniproxy.forbidden import Forbidden
 from sniproxy.limits import Limits, open_limits
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
@@ -28,14 +30,18 @@ class Worker:
     names: Names
     sampler: Sampler
     recorder: Recorder
+    own: Sequence[str]  # HOST:PORT that no session is connected to, beside the listeners
+    forbidden: Forbidden
     workers: int = 1  # of the data plane: each logs its share of what is sampled
     drained: frozenset[str] = frozenset()  # routes that take no new session
     short_of_memory: bool = False  # nobody is let in
     routed: Counter[str] = field(default_factory=Counter)  # sessions by route; not planned ones
+    placed: Counter[str] = field(default_factory=Counter)  # those that have come to a node, by it
 
     def settle(self, settings: Proxy, overload: Overload) -> None:
         """Goes on by other settings, for those who come from now on."""
         self.settings = settings
+        self.forbidden = Forbidden(settings, self.own)
         self.turns.settings = overload
         self.limits.settle(settings)
         self.relay.settle(settings)
@@ -56,6 +62,14 @@ class Worker:
                 counts[plan.route.id] += count
         return counts
 
+    def playing_on(self) -> dict[str, int]:
+        """Sessions now that have come to a game server, by host:port."""
+        counts = Counter(self.placed)
+        if self.relay.front is not None:
+            for plan, pick, count in self.relay.front.playing():
+                counts[plan.node(pick)] += count
+        return counts
+
 
 def open_worker(
     settings: Proxy,
@@ -65,6 +79,7 @@ def open_worker(
     limits: Limits | None = None,
     overload: Overload | None = None,
     workers: int = 1,
+    own: Sequence[str] = (),
 ) -> Worker:
     """One of so many workers; without `limits` it shares them with nobody, not even with a relay that accepts by itself."""
     limits = limits or open_limits(settings)
@@ -90,5 +105,7 @@ def open_worker(
         names=Names(settings.dns, log, metrics),
         sampler=Sampler(settings.refused_log_interval * workers),
         recorder=Recorder(settings.refused_kept),
+        own=own,
+        forbidden=Forbidden(settings, own),
         workers=workers,
     )

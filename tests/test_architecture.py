@@ -26,7 +26,18 @@ LAYERS = (
         "log_queue",
         "corpus",
     ),
-    ("client_hello", "proxy_protocol", "tls", "balancer", "accounting", "stick_table", "refusals"),
+    ("balancing",),
+    (
+        "client_hello",
+        "proxy_protocol",
+        "tls",
+        "accounting",
+        "stick_table",
+        "refusals",
+        "forbidden",
+    ),
+    ("upstream_tls", "health"),
+    ("balancer",),
     ("fair_queue", "forecast", "reload", "name_cache", "name_files"),
     ("access", "router", "limits", "snapshot"),
     ("plan", "following"),
@@ -58,6 +69,7 @@ ADMIN_MAY_IMPORT = (
     "admin.",
     *("sniproxy.objects", "sniproxy.store", "sniproxy.settings"),
     *("sniproxy.errors", "sniproxy.keyring", "sniproxy.logs", "sniproxy.networks"),
+    "sniproxy.forbidden",
 )
 ITS_COMMANDS_MAY_IMPORT = (*ADMIN_MAY_IMPORT, "sniproxy.commands", "sniproxy.listener")
 OURS = ("sniproxy", "admin", "certs", "examples")

@@ -20,12 +20,13 @@ from sniproxy.relay import Flow, Link, Outcome, Relay, Terminated
 from sniproxy.relay.trio_relay import open_trio_relay
 from sniproxy.settings import Listener
 from sniproxy.tls import ServerTls
-from tests.support.certificates import NAME, player_context
+from tests.support.certificates import NAME, authority_pem, game_context, player_context
 from tests.support.gateway import Objects, certificate, route
 from tests.support.hellos import named, padded, record, records
 from tests.support.names import resolving
-from tests.support.peers import Peer, TlsPeer, deaf_server
+from tests.support.peers import Peer, TlsPeer, deaf_server, game_server
 from tests.support.stage import HELLO, MIXED, PLAIN, PROXIED_TLS, Stage, open_stage
+from tests.support.tls_game import tls_game
 
 pytestmark = pytest.mark.anyio
 
@@ -52,9 +53,9 @@ def saying(
     return scenario
 
 
-def towards(port: int | None, host: str = "127.0.0.1") -> Scenario:
+def towards(port: int | None, host: str = "127.0.0.1", **settings: Any) -> Scenario:
     """The route leads there."""
-    return saying(b"", PLAIN, {"stream_routes/1": route(port, host=host)})
+    return saying(b"", PLAIN, {"stream_routes/1": route(port, host=host)}, **settings)
 
 
 def one_too_many(plugins: Mapping[str, Any] | None = None, **settings: Any) -> Scenario:
@@ -242,6 +243,23 @@ class Defective:
         raise ZeroDivisionError
 
 
+def encrypted(which: str | None) -> Scenario:
+    """The route leads to a game server of that authority, or to one without TLS, while ours is asked for."""
+
+    async def scenario(stage: Stage) -> None:
+        enter = stage.stack.enter_async_context
+        if which is None:
+            port = (await enter(game_server())).port
+        else:
+            port = (await enter(tls_game(game_context(which=which)))).port
+        tls = {"verify": True, "ca_certs": [authority_pem()]}
+        upstream = {"nodes": {f"127.0.0.1:{port}": 1}, "scheme": "tls", "tls": tls}
+        await stage.open(PLAIN, {"stream_routes/1": {"upstream": upstream}})
+        await stage.dial()
+
+    return scenario
+
+
 async def a_defect_of_ours(stage: Stage) -> None:
     player = await terminating(stage, relay=Defective())
     await player.wire.send(player.hello())
@@ -287,8 +305,13 @@ SCENARIOS: dict[CloseReason, Scenario] = {
     CloseReason.TLS_ERROR: garbled,
     CloseReason.UPSTREAM_REFUSED: towards(1, "127.0.0.77"),
     CloseReason.UPSTREAM_TIMEOUT: unanswered,
-    CloseReason.UPSTREAM_UNREACHABLE: towards(9, "255.255.255.255"),
+    CloseReason.UPSTREAM_UNREACHABLE: towards(
+        9, "255.255.255.255", allow_upstreams=("255.255.255.255",)
+    ),
+    CloseReason.UPSTREAM_DENIED: towards(80, "169.254.169.254"),
     CloseReason.UPSTREAM_NAME: nameless,
+    CloseReason.UPSTREAM_TLS: encrypted(None),
+    CloseReason.UPSTREAM_CERTIFICATE: encrypted("theirs"),
     CloseReason.INTERNAL_ERROR: a_defect_of_ours,
 }
 
@@ -320,7 +343,7 @@ async def assert_ends(scenario: Scenario, reason: CloseReason) -> None:
         for _ in range(others):
             await gateway.lines.next()
         assert gateway.counted()["active"] == 0
-        assert gateway.worker.limits.active == 0
+        assert gateway.worker.limits.active == stage.seated() == 0
         assert gateway.closed()[reason.value] == 1
         assert sum(gateway.closed().values()) == others + 1
 

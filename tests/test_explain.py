@@ -13,6 +13,7 @@ from sniproxy.errors import CloseReason
 from sniproxy.explain import Explanation, explain
 from sniproxy.router import Arrival
 from sniproxy.settings import Listener
+from sniproxy.upstream_tls import TLS_IN_TLS
 from tests.support.certificates import NAME, authority_pem, dated
 from tests.support.gateway import Objects, certificate, fill, open_gateway, route
 from tests.support.hellos import message, record, server_name
@@ -26,6 +27,7 @@ NOW = time.time()
 
 Lines = list[tuple[str, str]]
 NODE = ("upstream", "127.0.0.1:9 weight 1")
+ENCRYPTED = {"nodes": {"127.0.0.1:9": 1}, "scheme": "tls"}
 PASSED = ("tls", "passed through: the game server answers the hello")
 
 
@@ -68,6 +70,17 @@ ELSEWHERE = {"ip-restriction": {"blacklist": ["10.0.0.0/8"]}}
 LIMIT = {"conn": 3, "burst": 0, "default_conn_delay": 0.001, "key": "remote_addr"}
 OFF = {"_meta": {"disable": True}}
 MUTUAL = certificate(client={"ca": authority_pem("ours"), "depth": 2}, ssl_protocols=["TLSv1.3"])
+
+
+def encrypted(name: str, said: str | tuple[str, str], **members: Any) -> Case:
+    """One that is led to a game server with TLS; `said`: of that, or why not."""
+    upstream = ENCRYPTED | {"tls": members.pop("tls", {})}
+    rest = [said] if isinstance(said, tuple) else [NODE, ("tls", f"spoken with {said}")]
+    lines = [("route", "1, which names nothing"), *rest]
+    refused = NO_UPSTREAM if isinstance(said, tuple) else None
+    routes = {"1": {"upstream": upstream}}
+    return Case(name, routes, lines, refused, listener=PLAIN, asked=None, **members)
+
 
 CASES = [
     Case("exact name", {"1": passing()}, [won(), PASSED, NODE]),
@@ -266,10 +279,28 @@ CASES = [
         [won(), PASSED, ("upstream", "what DNS has under _g._tcp.example")],
     ),
     Case(
-        "scheme tls",
-        {"1": passing(upstream={"nodes": {"127.0.0.1:9": 1}, "scheme": "tls"})},
-        [won(), PASSED, ("upstream", "scheme tls is not spoken to upstreams")],
+        "scheme udp",
+        {"1": passing(upstream={"nodes": {"127.0.0.1:9": 1}, "scheme": "udp"})},
+        [won(), PASSED, ("upstream", "scheme udp is not spoken to upstreams")],
         NO_UPSTREAM,
+    ),
+    Case(
+        "TLS around the client's own",
+        {"1": passing(upstream=ENCRYPTED)},
+        [won(), PASSED, ("upstream", TLS_IN_TLS)],
+        NO_UPSTREAM,
+    ),
+    encrypted("TLS to the game server", "127.0.0.1, not verified; client certificate none"),
+    encrypted(
+        "TLS to game servers, with everything",
+        "127.0.0.1, verified; client certificate shown where one is asked for",
+        tls={"verify": True, "client_cert_id": 7},
+        others={"ssls/7": certificate("player.example.com", type="client")},
+    ),
+    encrypted(
+        "a client certificate that is not there",
+        ("upstream", "ssl 7, its client certificate, is not there"),
+        tls={"client_cert_id": 7},
     ),
     Case(
         "nodes of a service's upstream, with a PROXY header",
@@ -293,6 +324,16 @@ CASES = [
                 "proxy_protocol": "v2",
             },
         },
+    ),
+    Case(
+        "nodes that do not take turns",
+        {"1": passing(upstream={"nodes": {"127.0.0.1:9": 1}, "type": "least_conn"})},
+        [won(), PASSED, ("upstream", "127.0.0.1:9 weight 1; by fewest sessions")],
+    ),
+    Case(
+        "a type of balancer that is not known",
+        {"1": passing(upstream={"nodes": {"127.0.0.1:9": 1}, "type": "x"})},
+        [won(), PASSED, ("upstream", "127.0.0.1:9 weight 1; by turn, as type x is not known")],
     ),
     Case(
         "plain TCP",

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniproxy.balancer import MOST_PICKS
+from sniproxy.balancing import MOST_PICKS
 from sniproxy.errors import CloseReason
+from sniproxy.forbidden import Forbidden
 from sniproxy.limits import open_limits
 from sniproxy.networks import IpAddress
 from sniproxy.plan import PATIENCE, Plan, plan_for, treats_all_alike
@@ -18,6 +19,7 @@ from sniproxy.settings import Limits, Listener, Proxy
 from tests.support.gateway import Objects, fill, route
 
 NAME, PORT = "play.example.com", 8888
+OPEN = Forbidden(Proxy(listeners=()))
 MIXED = Listener(address="0.0.0.0:8888", tls=True, tls_passthrough=True)
 PASS: dict[str, Any] = {"sni": NAME, "tls_passthrough": True}
 RATE = {"per_second": 1000, "burst": 1000}
@@ -32,7 +34,7 @@ def plan(
     port: int = PORT,
 ) -> Plan | None:
     """The plan for a name at a listener."""
-    return plan_for(fill(objects), listener, settings or Proxy(), name, port)
+    return plan_for(fill(objects), listener, settings or Proxy(), name, port, OPEN)
 
 
 def listener(**members: Any) -> Listener:
@@ -217,6 +219,12 @@ CONFIGURED: dict[str, tuple[dict[str, dict[str, Any]], str | None]] = {
         "1",
     ),
     "no nodes": ({"1": to()}, None),
+    # Only who takes turns does so without being asked
+    "a type that is not known": ({"1": to("127.0.0.1:1", type="another")}, "1"),
+    "random": ({"1": to("127.0.0.1:1", type="random")}, None),
+    "fewest sessions": ({"1": to("127.0.0.1:1", type="least_conn")}, None),
+    "quickest": ({"1": to("127.0.0.1:1", type="ewma")}, None),
+    "hashed": ({"1": to("127.0.0.1:1", type="chash", key="remote_addr")}, None),
     "nodes to discover": (
         {"1": PASS | {"upstream": {"service_name": "games", "discovery_type": "dns"}}},
         None,
@@ -326,7 +334,7 @@ def test_whoever_comes_would_have_fared_as_the_plan_says(
     """The plan against all that is asked of a connection that is decided alone."""
     at = listener(tls=tls)
     snapshot, limits = fill(objects), open_limits(Proxy())
-    found = plan_for(snapshot, at, Proxy(), name, port)
+    found = plan_for(snapshot, at, Proxy(), name, port, OPEN)
     for client, server in came:
         arrival = Arrival(name, client, server, port)
         match = snapshot.router.match(arrival)

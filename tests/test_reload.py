@@ -39,6 +39,8 @@ AT_ONCE: dict[str, Any] = {
     "proxy.max_crashes": 6,
     "proxy.crash_window": 61.0,
     "proxy.trusted": ("10.3.0.0/16",),
+    "proxy.deny_upstreams": ("10.4.0.0/16",),
+    "proxy.allow_upstreams": ("10.4.5.0/24",),
     "proxy.accept_batch": 65,
     "proxy.max_sessions": 20_001,
     "proxy.limits.address_sessions": 1,

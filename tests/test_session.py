@@ -150,11 +150,11 @@ CASES = [
         members={"route": "1"},
     ),
     Case(
-        "no way there",
+        "where nobody may be connected to",
         HELLO,
-        CloseReason.UPSTREAM_UNREACHABLE,
-        "255.255.255.255:9: ",
-        {"stream_routes/1": route(9, host="255.255.255.255", **PASS)},
+        CloseReason.UPSTREAM_DENIED,
+        "169.254.169.254:80: 169.254.169.254: link-local",
+        {"stream_routes/1": route(80, host="169.254.169.254", **PASS)},
         members=PASSED,
     ),
     Case(
@@ -238,6 +238,8 @@ class Defective:
 
     async def accept_tls(self, *_: object) -> Any:
         raise ZeroDivisionError("a\nb\x1b[31m")
+
+    connect_tls = accept_tls
 
     def drain(self, *_: object) -> None:
         raise NotImplementedError

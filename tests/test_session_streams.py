@@ -242,6 +242,8 @@ class Defective:
     async def accept_tls(self, *_: object) -> Any:
         raise ValueError('a\nb\r\n{"event": "forged"}\x1b[31m\u2028\0')
 
+    connect_tls = accept_tls
+
     def drain(self, *_: object) -> None:
         raise NotImplementedError
 

@@ -14,7 +14,7 @@ from tests.support.status_port import BOUND, TEXT, open_port
 
 pytestmark = pytest.mark.anyio
 
-KNOWN = "there are /livez, /readyz, /metrics, /config and /refused\n"
+KNOWN = "there are /livez, /readyz, /metrics, /config, /sessions and /refused\n"
 NO_CONFIG = "no configuration yet: the store has not answered\n"
 
 
@@ -142,6 +142,20 @@ async def test_metrics_are_those_of_the_workers_together_and_of_their_parent() -
     assert len({line for line in lines if line.startswith("# TYPE")}) == sum(
         line.startswith("# TYPE") for line in lines
     )
+
+
+async def test_sessions_of_all_workers_by_route_and_by_game_server() -> None:
+    """One of a version that knows nothing of it is left out."""
+    async with open_port(workers=3) as port:
+        first, second, _ = port.hands.all
+        first.sessions = {"routes": {"7": 2, "1": 1}, "nodes": {"10.0.0.5:1": 3}}
+        second.sessions = {"routes": {"7": 1}, "nodes": {"10.0.0.4:1": 1}}
+        answer = await port.ask("GET", "/sessions")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == {
+        "routes": {"1": 1, "7": 3},
+        "nodes": {"10.0.0.4:1": 1, "10.0.0.5:1": 3},
+    }
 
 
 async def test_what_a_worker_had_counted_that_is_gone_stays_counted() -> None:

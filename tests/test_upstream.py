@@ -13,19 +13,22 @@ from trio.testing import MockClock
 
 from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.forbidden import Forbidden
 from sniproxy.name_cache import Failed, Key, Outcome
 from sniproxy.names import Names
 from sniproxy.objects import InlineUpstream, StreamRoute
 from sniproxy.plan import Plan
 from sniproxy.relay import Attempt
+from sniproxy.relay.sockets import connect
 from sniproxy.router import Route
-from sniproxy.settings import Listener
+from sniproxy.settings import Listener, Proxy
 from sniproxy.upstream import Connected, _reason, reach
 from tests.support.names import Resolver, open_names
 
 pytestmark = pytest.mark.anyio
 
 CONNECT_TIMEOUT = 3.0  # seconds
+OPEN = Forbidden(Proxy(listeners=(), allow_upstreams=("0.0.0.0/0", "::/0")))
 DEADLINE = 1000.0  # virtual seconds for one test
 
 
@@ -78,6 +81,7 @@ async def attempt_by(names: Names, target: Target, *, default_port: int = 1) -> 
             default_port=default_port,
             connect_timeout=CONNECT_TIMEOUT,
             keepalive_idle=300,
+            forbidden=OPEN,
         )
     connected.sock.close()
     return connected
@@ -101,6 +105,36 @@ def _open_files() -> int:
 async def test_a_node_that_listens_is_reached(alive: int) -> None:
     connected = await attempt(target(node(alive)))
     assert (connected.node, connected.attempts) == (f"127.0.0.1:{alive}", 1)
+
+
+async def test_a_session_has_its_seat_at_the_node_that_it_reached(
+    alive: int, refusing: int
+) -> None:
+    """And whoever refused at once is not taken for quick."""
+    both = target(node(refusing, priority=1), node(alive))
+    connected = await attempt(both)
+    refused, reached = (one.state for one in both.balancer.nodes)
+    assert connected.seat is reached
+    assert (refused.active, reached.active) == (0, 1)
+    now = trio.current_time()
+    assert refused.connect_time(now) == pytest.approx(CONNECT_TIMEOUT, 0.1)
+    assert reached.connect_time(now) < 1
+
+
+async def test_how_long_a_node_took_is_known(alive: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(*where: Any, **how: Any) -> socket.socket:
+        await trio.sleep(2)
+        return await connect(*where, **how)
+
+    monkeypatch.setattr("sniproxy.eyeballs.connect", slow)
+    connected = await attempt(target(node(alive)))
+    assert connected.seat.connect_time(trio.current_time()) == pytest.approx(2, 0.1)
+
+
+async def test_who_was_refused_everywhere_has_no_seat(refusing: int) -> None:
+    nowhere = target(node(refusing), node(refusing, "127.0.0.2"))
+    await failure(nowhere)
+    assert [one.state.active for one in nowhere.balancer.nodes] == [0, 0]
 
 
 async def test_a_node_without_a_port_is_reached_on_the_one_that_the_player_chose(
@@ -229,6 +263,7 @@ async def test_what_the_relay_has_tried_counts_from_when_it_began(
                 default_port=1,
                 connect_timeout=CONNECT_TIMEOUT,
                 keepalive_idle=300,
+                forbidden=OPEN,
                 begun=begun,
             )
         connected.sock.close()
@@ -354,7 +389,7 @@ async def test_a_session_that_is_given_up_leaves_nothing(deaf: tuple[str, int]) 
     assert _open_files() == before
 
 
-@pytest.mark.parametrize("scheme", ["tls", "udp", "kafka"])
+@pytest.mark.parametrize("scheme", ["udp", "kafka"])
 async def test_a_scheme_that_is_not_spoken_is_never_plain_tcp(alive: int, scheme: str) -> None:
     reason, detail, _ = await failure(target(node(alive), scheme=scheme))
     assert reason is CloseReason.NO_UPSTREAM

@@ -34,12 +34,12 @@ def check_key(pem: str) -> object:
     return key.public_key()
 
 
-def check_authorities(pem: str) -> None:
-    """ValueError unless `pem` holds certificates."""
+def check_authorities(pem: str, member: str = "client.ca") -> None:
+    """ValueError, which names the member, unless `pem` holds certificates."""
     try:
         x509.load_pem_x509_certificates(pem.encode())
     except Exception:
-        raise ValueError("client.ca is not PEM that can be read") from None
+        raise ValueError(f"{member} is not PEM that can be read") from None
 
 
 def validity(pem: str) -> tuple[int, int]:

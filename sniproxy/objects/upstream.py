@@ -19,6 +19,7 @@ from sniproxy.objects.fields import (
     Whole,
 )
 
+CertificateText = Annotated[str, StringConstraints(min_length=128, max_length=65536)]
 Count = Annotated[int, Field(ge=1, le=254)]
 CountOrOff = Annotated[int, Field(ge=0, le=254)]
 Status = Annotated[int, Field(ge=200, le=599)]
@@ -68,9 +69,11 @@ class Tls(Lenient):
     """How TLS to the game server is spoken when `scheme` is tls."""
 
     client_cert_id: Id | None = None
-    client_cert: Annotated[str, StringConstraints(min_length=128, max_length=65536)] | None = None
+    client_cert: CertificateText | None = None
     client_key: Annotated[str, StringConstraints(min_length=64, max_length=65536)] | None = None
     verify: bool = False
+    # As in the APISIX releases after 3.18, which look at it for https and grpcs only. None: those of the system.
+    ca_certs: Annotated[Items[CertificateText], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -15,7 +15,7 @@ which take the implementation as a parameter.
   So it is after `session_time` seconds, or up to two seconds more, whatever moves.
 - Bandwidth: each direction moves at most `bandwidth` bytes per second, and a tenth of a second's worth at once.
   What was read before the relay had the session goes at once, and counts.
-- Counts are payload: bytes handed to the kernel for the upstream, and for the client before encryption.
+- Counts are payload: bytes handed to the kernel for either side, before encryption where that side speaks TLS.
 - A failure of any kind ends that session alone.
 """
 
@@ -28,6 +28,7 @@ from sniproxy.errors import CloseReason
 from sniproxy.plan import Plan
 from sniproxy.settings import Listener, Proxy
 from sniproxy.tls import ServerTls
+from sniproxy.upstream_tls import ClientTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,13 @@ class Terminated(Protocol):
     """The client's side of a session after its TLS handshake, in the form that the relay which made it wants back."""
 
     version: str  # such as TLSv1.3
+    cipher: str
+
+
+class Originated(Protocol):
+    """The game server's side of a session after our TLS handshake with it, in the same way."""
+
+    version: str
     cipher: str
 
 
@@ -66,6 +74,7 @@ class Flow:
     first: bytes  # already read from the client, in clear, not yet sent to the upstream
     terms: Terms
     tls: Terminated | None = None
+    upstream_tls: Originated | None = None
 
 
 class Link(Protocol):
@@ -205,6 +214,17 @@ class Relay(Protocol):
 
         The caller bounds its time and keeps the socket. SessionEnded HANDSHAKE_FAILED, with the cause as detail, after
         the alert went out.
+        """
+        ...
+
+    async def connect_tls(
+        self, upstream: socket.socket, client_tls: ClientTls, peer: str
+    ) -> Originated:
+        """The client's side of a TLS handshake, on a socket on which the game server has said nothing yet.
+
+        `peer`: whom it must be, a name, which is asked for, or an address, which is not.
+        The caller bounds its time and keeps the socket. SessionEnded UPSTREAM_CERTIFICATE when it is somebody else,
+        UPSTREAM_TLS for any other failure, with the cause as detail, after the alert went out.
         """
         ...
 

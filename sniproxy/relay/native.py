@@ -1,7 +1,8 @@
 """The native relay: once both sockets stand, no Python runs until the session ends.
 
 A thread outside the interpreter's lock owns the sockets (the crate in relay/). This is its door: sessions go in as
-descriptors, ends come out in batches through an eventfd. Sessions with terminated TLS are still moved by the relay on trio.
+descriptors, ends come out in batches through an eventfd. Sessions with TLS of ours, on either side, are still moved by
+the relay on trio.
 """
 
 import os
@@ -15,12 +16,13 @@ import trio
 
 from sniproxy.errors import CloseReason
 from sniproxy.plan import Plan
-from sniproxy.relay import Flow, Link, Outcome, Terminated
+from sniproxy.relay import Flow, Link, Originated, Outcome, Terminated
 from sniproxy.relay.front import NativeFront, as_numbers, milliseconds
 from sniproxy.relay.trio_relay import NEVER_CLOSED, TrioRelay, open_trio_relay
 from sniproxy.settings import Proxy
 from sniproxy.stick_table import Places
 from sniproxy.tls import ServerTls
+from sniproxy.upstream_tls import ClientTls
 
 try:
     from sniproxy import _relay
@@ -82,6 +84,11 @@ class NativeRelay:
     ) -> Terminated:
         return await self._terminating.accept_tls(client, server_tls, received)
 
+    async def connect_tls(
+        self, upstream: socket.socket, client_tls: ClientTls, peer: str
+    ) -> Originated:
+        return await self._terminating.connect_tls(upstream, client_tls, peer)
+
     def drain(self, after: float, spread: float) -> None:
         self.tick_now()  # from now on, not from the last tick
         self._engine.drain(milliseconds(after), milliseconds(spread))
@@ -101,7 +108,7 @@ class NativeRelay:
     def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> Link:
         if self._over:
             raise RuntimeError("the relay was closed")
-        if flow.tls is not None:
+        if flow.tls is not None or flow.upstream_tls is not None:
             return self._terminating.start(flow, on_end)
         link, terms = _Link(self._engine, on_end), as_numbers(flow.terms)
         client, upstream = flow.client.detach(), flow.upstream.detach()

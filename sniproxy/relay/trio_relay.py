@@ -10,7 +10,6 @@ session is needed.
 """
 
 import socket
-import ssl
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -19,17 +18,16 @@ from typing import Any
 import trio
 
 from sniproxy.errors import CloseReason
-from sniproxy.relay import Flow, Outcome, Terminated
-from sniproxy.relay.alerts import cause_of
+from sniproxy.relay import Flow, Originated, Outcome, Terminated
 from sniproxy.relay.deadlines import Deadlines
 from sniproxy.relay.pace import Pace
-from sniproxy.relay.sockets import Lost, close, receive_into, send_all, shut_writing
-from sniproxy.relay.trio_tls import CHUNK, TrioTls
+from sniproxy.relay.sinks import Encrypted, Plain, Sink
+from sniproxy.relay.sockets import Lost, close, receive_into
+from sniproxy.relay.trio_tls import CHUNK, AcceptedTls, Broken, OriginatedTls, TrioTls
 from sniproxy.settings import Proxy
 from sniproxy.tls import ServerTls
+from sniproxy.upstream_tls import ClientTls
 
-LITTLE = 8 * 1024  # bytes that are encrypted at once for a client that may be slow
-KEEPS_UP = 64  # times in a row that the kernel took all at once: more than it takes for one who reads nothing
 NEVER_CLOSED = "the other side never closed"
 TICK = 1.0  # seconds between two looks at the idle deadlines
 
@@ -52,20 +50,21 @@ class TrioRelay:
     async def accept_tls(
         self, client: socket.socket, server_tls: ServerTls, received: bytes
     ) -> Terminated:
-        tls = TrioTls(client, server_tls, received)
+        tls = AcceptedTls(client, server_tls, received)
+        await tls.handshake()
+        return tls
+
+    async def connect_tls(
+        self, upstream: socket.socket, client_tls: ClientTls, peer: str
+    ) -> Originated:
+        tls = OriginatedTls(upstream, client_tls, peer)
         await tls.handshake()
         return tls
 
     def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> "_Link":
         link = _Link(flow, self._deadlines, on_end, self._links)
         self._links.add(link)
-        if flow.tls is None:
-            inbound = _copy_inbound(link, flow, self._buffer)
-            outbound = _copy_outbound(link, flow, self._buffer)
-        else:
-            assert isinstance(flow.tls, TrioTls)
-            inbound = _decrypt(link, flow, flow.tls, self._buffer)
-            outbound = _encrypt(link, flow, flow.tls, self._buffer)
+        inbound, outbound = _inbound(link, self._buffer), _outbound(link, self._buffer)
         self._nursery.start_soon(link.run, inbound, CloseReason.CLIENT_CLOSED, name="relay inbound")
         self._nursery.start_soon(
             link.run, outbound, CloseReason.UPSTREAM_CLOSED, name="relay outbound"
@@ -120,7 +119,6 @@ class _Link:
         "_deadlines",
         "_detail",
         "_first_end",
-        "_flow",
         "_lasts_until",
         "_living",
         "_on_end",
@@ -130,6 +128,7 @@ class _Link:
         "bucket",
         "closed",
         "ends_at",
+        "flow",
         "idle_timeout",
         "kept",
         "last_active",
@@ -154,7 +153,7 @@ class _Link:
         self.ends_at = self._lasts_until
         self._time_up = CloseReason.SESSION_TIMEOUT
         self.bucket = -1
-        self._flow = flow
+        self.flow = flow
         self._on_end = on_end
         self._deadlines = deadlines
         self._running = 2
@@ -172,8 +171,8 @@ class _Link:
             pass  # the other direction, or `kill`, has closed the sockets and knows why
         except Lost as lost:
             self._lost(lost)
-        except ssl.SSLError as error:
-            self._abort(CloseReason.TLS_ERROR, cause_of(error))
+        except Broken as broken:
+            self._abort(broken.reason, broken.cause)
         except trio.Cancelled:
             self._abort(CloseReason.SHUTDOWN)
             raise
@@ -194,13 +193,14 @@ class _Link:
         """Bytes of ours; none once it is over."""
         if self._reason is not None:
             return 0
-        tls = self._flow.tls
-        return self.kept + (tls.held if isinstance(tls, TrioTls) else 0)
+        return self.kept + sum(
+            tls.held for tls in (self.flow.tls, self.flow.upstream_tls) if isinstance(tls, TrioTls)
+        )
 
     def shed(self) -> None:
         """It held too much."""
-        close(self._flow.client, reset=True)
-        close(self._flow.upstream, reset=True)
+        close(self.flow.client, reset=True)
+        close(self.flow.upstream, reset=True)
         self._abort(CloseReason.SHED)
 
     def drain(self, ends_at: float) -> None:
@@ -226,23 +226,23 @@ class _Link:
         if self._first_end is None:
             self._first_end = source
             self.last_active = trio.current_time()
-            self.idle_timeout = min(self.idle_timeout, self._flow.terms.half_close_timeout)
+            self.idle_timeout = min(self.idle_timeout, self.flow.terms.half_close_timeout)
             self._deadlines.file(self)
 
     def _lost(self, lost: Lost) -> None:
         """A socket failed. A side that had sent EOF before has closed, not reset."""
-        client = lost.sock is self._flow.client
+        client = lost.sock is self.flow.client
         closed = CloseReason.CLIENT_CLOSED if client else CloseReason.UPSTREAM_CLOSED
         reset = CloseReason.CLIENT_RESET if client else CloseReason.UPSTREAM_RESET
         if self._reason is None:
-            close(self._flow.upstream if client else self._flow.client, reset=True)
+            close(self.flow.upstream if client else self.flow.client, reset=True)
         self._abort(closed if self._first_end is closed else reset, lost.cause)
 
     def _abort(self, reason: CloseReason, detail: str = "") -> None:
         if self._reason is None:
             self._reason, self._detail = reason, detail
-        close(self._flow.client)
-        close(self._flow.upstream)
+        close(self.flow.client)
+        close(self.flow.upstream)
         if self.closed is not None:
             self.closed.set()
 
@@ -277,68 +277,71 @@ async def _allowed(link: _Link, pace: Pace | None, most: int) -> int:
     return min(pace.allowance(now), most)
 
 
-def _moved(link: _Link, pace: Pace | None, count: int) -> None:
-    """Dates and charges what has gone."""
+def _moved(link: _Link, pace: Pace | None, count: int, *, inbound: bool) -> None:
+    """Counts, dates and charges what has gone."""
+    if inbound:
+        link.to_upstream += count
+    else:
+        link.to_client += count
     link.last_active = trio.current_time()
     if pace is not None:
         pace.spend(count, link.last_active)
 
 
-async def _copy_inbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
-    """The client's bytes to the upstream, as they are."""
-    pace = _open_pace(flow)
-    await send_all(flow.upstream, flow.first, link)
-    link.to_upstream += len(flow.first)
-    _moved(link, pace, len(flow.first))
+def _sink(link: _Link, sock: socket.socket, tls: object) -> Sink:
+    return Encrypted(sock, tls) if isinstance(tls, TrioTls) else Plain(sock, link)
+
+
+def _inbound(link: _Link, buffer: memoryview) -> Coroutine[Any, Any, None]:
+    """The client's bytes to the upstream, and their end."""
+    flow = link.flow
+    sink = _sink(link, flow.upstream, flow.upstream_tls)
+    if isinstance(flow.tls, TrioTls):
+        return _decrypt(link, flow.tls, sink, buffer, inbound=True)
+    return _copy(link, flow.client, sink, buffer, flow.first, inbound=True)
+
+
+def _outbound(link: _Link, buffer: memoryview) -> Coroutine[Any, Any, None]:
+    """The upstream's bytes to the client, and their end."""
+    flow = link.flow
+    sink = _sink(link, flow.client, flow.tls)
+    if isinstance(flow.upstream_tls, TrioTls):
+        return _decrypt(link, flow.upstream_tls, sink, buffer, inbound=False)
+    return _copy(link, flow.upstream, sink, buffer, b"", inbound=False)
+
+
+async def _copy(
+    link: _Link,
+    source: socket.socket,
+    sink: Sink,
+    buffer: memoryview,
+    first: bytes,
+    *,
+    inbound: bool,
+) -> None:
+    """From a socket, as bytes come; `first` goes before them."""
+    pace = _open_pace(link.flow)
+    if first:
+        await sink.send(first)
+        _moved(link, pace, len(first), inbound=inbound)
     while count := await receive_into(
-        flow.client, buffer[: await _allowed(link, pace, len(buffer))]
+        source, buffer[: await _allowed(link, pace, sink.most(len(buffer)))]
     ):
-        await send_all(flow.upstream, buffer[:count], link)
-        link.to_upstream += count
-        _moved(link, pace, count)
-    shut_writing(flow.upstream)
+        await sink.send(buffer[:count])
+        _moved(link, pace, count, inbound=inbound)
+    await sink.end()
 
 
-async def _copy_outbound(link: _Link, flow: Flow, buffer: memoryview) -> None:
-    """The upstream's bytes to the client, as they are."""
-    pace = _open_pace(flow)
-    while count := await receive_into(
-        flow.upstream, buffer[: await _allowed(link, pace, len(buffer))]
-    ):
-        await send_all(flow.client, buffer[:count], link)
-        link.to_client += count
-        _moved(link, pace, count)
-    shut_writing(flow.client)
-
-
-async def _decrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) -> None:
-    """The client's bytes, in clear, to the upstream; its end as a write shutdown."""
-    pace = _open_pace(flow)
-    while (data := tls.read(await _allowed(link, pace, CHUNK))) != b"":
+async def _decrypt(
+    link: _Link, tls: TrioTls, sink: Sink, buffer: memoryview, *, inbound: bool
+) -> None:
+    """From TLS, in clear."""
+    pace = _open_pace(link.flow)
+    while (data := tls.read(await _allowed(link, pace, sink.most(CHUNK)))) != b"":
         if data is None:
             await tls.answer()
             await tls.fetch(buffer)
         else:
-            await send_all(flow.upstream, data, link)
-            link.to_upstream += len(data)
-            _moved(link, pace, len(data))
-    shut_writing(flow.upstream)
-
-
-async def _encrypt(link: _Link, flow: Flow, tls: TrioTls, buffer: memoryview) -> None:
-    """The upstream's bytes to the client; its end as close_notify and a write shutdown.
-
-    A little at a time until the client is known to keep up: what it does not take is kept encrypted, and OpenSSL's buffer
-    stays as large as it was once.
-    """
-    pace, in_a_row = _open_pace(flow), 0
-    while True:
-        most = len(buffer) if in_a_row >= KEEPS_UP else min(LITTLE, len(buffer))
-        count = await receive_into(flow.upstream, buffer[: await _allowed(link, pace, most)])
-        if not count:
-            break
-        in_a_row = in_a_row + 1 if await tls.send(buffer[:count]) else 0
-        link.to_client += count
-        _moved(link, pace, count)
-    await tls.end()
-    shut_writing(flow.client)
+            await sink.send(data)
+            _moved(link, pace, len(data), inbound=inbound)
+    await sink.end()

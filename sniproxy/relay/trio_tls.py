@@ -5,112 +5,58 @@ Two tasks use one object, one per direction, and both may have something to send
 sending is done under a lock, which also keeps the records in order.
 """
 
-import os
 import socket
 import ssl
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from weakref import WeakKeyDictionary
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import ClassVar
 
 import trio
 
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.relay.alerts import cause_of, explain_failure
+from sniproxy.relay.contexts import client_context, server_context
 from sniproxy.relay.sockets import Lost, receive, receive_into, send_all
 from sniproxy.tls import ServerTls
+from sniproxy.upstream_tls import ClientTls
 
 CHUNK = 16 * 1024 + 512  # bytes: one TLS record with its overhead (RFC 8446 section 5.2)
 
-_VERSIONS = {
-    "TLSv1.1": ssl.TLSVersion.TLSv1_1,
-    "TLSv1.2": ssl.TLSVersion.TLSv1_2,
-    "TLSv1.3": ssl.TLSVersion.TLSv1_3,
-}
 
-_contexts: WeakKeyDictionary[ServerTls, ssl.SSLContext] = WeakKeyDictionary()
+class Broken(Exception):
+    """TLS failed after the handshake: what that is for the session, and OpenSSL's words."""
 
-
-def server_context(server_tls: ServerTls) -> ssl.SSLContext:
-    """The OpenSSL context of an ssl object, made at its first handshake and kept as long as the object is.
-
-    SessionEnded NO_CERTIFICATE when OpenSSL does not take the object's certificate and key.
-    """
-    context = _contexts.get(server_tls)
-    if context is None:
-        try:
-            context = _contexts[server_tls] = _make_context(server_tls)
-        except ssl.SSLError as error:  # such as a key that is too short for its policy
-            raise SessionEnded(
-                CloseReason.NO_CERTIFICATE, f"OpenSSL refuses it: {cause_of(error)}"
-            ) from None
-    return context
-
-
-def _make_context(server_tls: ServerTls) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _limit_versions(context, server_tls.protocols or ("TLSv1.2", "TLSv1.3"))
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    if server_tls.client_ca is not None:
-        # Comments between the certificates may be in any language; OpenSSL wants ASCII.
-        authorities = server_tls.client_ca.encode("ascii", "replace").decode()
-        context.load_verify_locations(cadata=authorities)
-        context.verify_mode = ssl.CERT_REQUIRED
-        # Nobody comes back by a ticket whose certificate was found too deep once the handshake was over.
-        context.options |= ssl.OP_NO_TICKET
-        context.num_tickets = 0
-    for certificate, key in server_tls.pairs:
-        with _private_file(f"{certificate}\n{key}\n") as path:
-            context.load_cert_chain(path)
-    return context
-
-
-def _limit_versions(context: ssl.SSLContext, protocols: tuple[str, ...]) -> None:
-    asked = [version for name, version in _VERSIONS.items() if name in protocols]
-    if asked[0] < ssl.TLSVersion.TLSv1_2:
-        context.set_ciphers("DEFAULT:@SECLEVEL=0")  # OpenSSL 3 has no TLS 1.1 at level 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # asked for by the operator
-        context.minimum_version, context.maximum_version = asked[0], asked[-1]
-        if len(asked) == 2 and asked[-1] - asked[0] == 2:
-            context.options |= ssl.OP_NO_TLSv1_2
-
-
-@contextmanager
-def _private_file(text: str) -> Iterator[str]:
-    """A path that OpenSSL can read `text` from. On Linux it is memory only: a key in clear never touches a disk."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("certificate")
-        try:
-            os.write(fd, text.encode())
-            yield f"/proc/self/fd/{fd}"
-        finally:
-            os.close(fd)
-    else:
-        with tempfile.NamedTemporaryFile("w") as file:  # created with mode 0600
-            file.write(text)
-            file.flush()
-            yield file.name
+    def __init__(self, reason: CloseReason, error: ssl.SSLError) -> None:
+        self.reason = reason
+        self.cause = cause_of(error)
+        super().__init__(self.cause)
 
 
 class TrioTls:
-    """The server's side of one TLS session. Implements `sniproxy.relay.Terminated`."""
+    """One TLS session, in which we are server (`AcceptedTls`) or client (`OriginatedTls`)."""
 
-    def __init__(self, sock: socket.socket, server_tls: ServerTls, received: bytes) -> None:
-        """SessionEnded NO_CERTIFICATE when OpenSSL does not take certificate and key."""
-        context = server_context(server_tls)
+    PEER: ClassVar[str]
+    FAILED: ClassVar[CloseReason]  # the handshake
+    DISTRUSTED: ClassVar[CloseReason]  # the certificate in it
+    BROKEN: ClassVar[CloseReason]  # something later
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        wrap: Callable[[ssl.MemoryBIO, ssl.MemoryBIO], ssl.SSLObject],
+        received: bytes = b"",
+    ) -> None:
         self._sock = sock
-        self._depth = server_tls.client_depth if server_tls.client_ca is not None else None
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._incoming.write(received)
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._object = wrap(self._incoming, self._outgoing)
         self._sending = trio.Lock()
         self._held_back = b""  # decrypted by `end`, not yet read
-        self._eof = False  # the client's
+        self._eof = False  # the peer's
         self._ended = False  # ours
-        self.kept = 0  # bytes, on their way to a client who does not take them
+        self.kept = 0  # bytes, on their way to a peer who does not take them
         self.version = ""
         self.cipher = ""
 
@@ -121,45 +67,33 @@ class TrioTls:
         return self.kept + between + len(self._held_back)
 
     async def handshake(self) -> None:
-        """SessionEnded HANDSHAKE_FAILED, after the alert went out, when the client does not get through it."""
+        """SessionEnded, after the alert went out, when the two do not get through it."""
         try:
             while not self._advance():
                 await self._flush()
                 data = await receive(self._sock, CHUNK)
                 if not data:
-                    raise SessionEnded(CloseReason.HANDSHAKE_FAILED, "closed by the client")
+                    raise SessionEnded(self.FAILED, f"closed by {self.PEER}")
                 self._incoming.write(data)
-            self._check_depth()  # before anybody else runs, who might resume what is refused here
+            self._check()  # before anybody else runs, who might resume what is refused here
             await self._flush()
         except ssl.SSLError as error:
             last = self._outgoing.read()
             with suppress(Lost):
                 await send_all(self._sock, last)
-            why = explain_failure(error, last)
-            raise SessionEnded(CloseReason.HANDSHAKE_FAILED, why) from None
+            distrusted = isinstance(error, ssl.SSLCertVerificationError)
+            reason = self.DISTRUSTED if distrusted else self.FAILED
+            raise SessionEnded(reason, explain_failure(error, last)) from None
         except Lost as lost:
-            raise SessionEnded(CloseReason.HANDSHAKE_FAILED, lost.cause) from None
+            raise SessionEnded(self.FAILED, lost.cause) from None
         self.version = self._object.version() or ""
         self.cipher = (self._object.cipher() or ("",))[0]
 
-    def _check_depth(self) -> None:
-        """At most `depth` intermediate authorities between the client's certificate and the trusted one.
-
-        The standard library has no way to tell OpenSSL so before the handshake. A session that is resumed (TLS 1.2, by
-        its id) has no chain any more: only one that passed is there to be resumed, since OpenSSL forgets a session whose
-        object goes without a close_notify.
-        """
-        if self._depth is None:
-            return
-        chain = self._object._sslobj.get_verified_chain()  # type: ignore[attr-defined]  # public from 3.13 on
-        between = len(chain) - 2 if chain else 0
-        if between > self._depth:
-            del self._object
-            why = f"{between} authorities below client.ca, client.depth is {self._depth}"
-            raise SessionEnded(CloseReason.HANDSHAKE_FAILED, why)
+    def _check(self) -> None:
+        """What OpenSSL does not; SessionEnded."""
 
     def read(self, size: int = CHUNK) -> bytes | None:
-        """Up to `size` decrypted bytes; None when more must be fetched; b"" after the client's end."""
+        """Up to `size` decrypted bytes; None when more must be fetched; b"" after the peer's end. Broken."""
         if self._held_back:
             data, self._held_back = self._held_back[:size], self._held_back[size:]
             return data
@@ -169,12 +103,12 @@ class TrioTls:
             return b"" if self._eof else None
         except ssl.SSLZeroReturnError:
             return b""
-        except ssl.SSLError:
+        except ssl.SSLError as error:
             self._alert()
-            raise
+            raise Broken(self.BROKEN, error) from None
 
     async def fetch(self, buffer: memoryview) -> None:
-        """More from the socket. The end of the stream is the client's end, with or without a close_notify.
+        """More from the socket. The end of the stream is the peer's end, with or without a close_notify.
 
         OpenSSL is not told of it: it would refuse to send the answers that are still on their way.
         """
@@ -184,15 +118,18 @@ class TrioTls:
         else:
             self._eof = True
 
-    async def send(self, data: memoryview) -> bool:
-        """Encrypts and sends every byte; whether the kernel took them at once."""
-        self._object.write(data)
+    async def send(self, data: bytes | memoryview) -> bool:
+        """Encrypts and sends every byte; whether the kernel took them at once. Broken."""
+        try:
+            self._object.write(data)
+        except ssl.SSLError as error:
+            raise Broken(self.BROKEN, error) from None
         return await self._flush()
 
     async def answer(self) -> None:
         """Sends what reading has made due: the answer to a KeyUpdate (RFC 8446 section 4.6.3).
 
-        Whoever is sending takes it along: a client that does not read must not keep us from hearing it.
+        Whoever is sending takes it along: a peer that does not read must not keep us from hearing it.
         """
         if self._outgoing.pending and not self._ended and not self._sending.locked():
             await self._flush()
@@ -200,20 +137,20 @@ class TrioTls:
     async def end(self) -> None:
         """Sends close_notify; reading goes on (RFC 8446 section 6.1).
 
-        OpenSSL looks for the client's close_notify once ours is sent, and would lose data that it finds in its place:
+        OpenSSL looks for the peer's close_notify once ours is sent, and would lose data that it finds in its place:
         so all that is in hand is decrypted before, and kept for the next `read`.
         """
         pending = bytearray()
         while data := self.read():
             pending += data
         self._held_back = bytes(pending)
-        with suppress(ssl.SSLError):  # "want read": the client has not ended yet
+        with suppress(ssl.SSLError):  # "want read": the peer has not ended yet
             self._object.unwrap()
         await self._flush()
         self._ended = True
 
     def _alert(self) -> None:
-        """Tells the client what was wrong, unless it is behind in its reading: the session is over."""
+        """Tells the peer what was wrong, unless it is behind in its reading: the session is over."""
         if not self._sending.locked():
             with suppress(OSError):
                 self._sock.send(self._outgoing.read())
@@ -232,3 +169,51 @@ class TrioTls:
             while data := self._outgoing.read(4 * CHUNK):
                 at_once = await send_all(self._sock, data, self) and at_once
         return at_once
+
+
+class AcceptedTls(TrioTls):
+    """With a player. Implements `sniproxy.relay.Terminated`."""
+
+    PEER = "the client"
+    FAILED = DISTRUSTED = CloseReason.HANDSHAKE_FAILED
+    BROKEN = CloseReason.TLS_ERROR
+
+    def __init__(self, sock: socket.socket, server_tls: ServerTls, received: bytes) -> None:
+        """SessionEnded NO_CERTIFICATE when OpenSSL does not take certificate and key."""
+        context = server_context(server_tls)
+        self._depth = server_tls.client_depth if server_tls.client_ca is not None else None
+        super().__init__(sock, partial(context.wrap_bio, server_side=True), received)
+
+    def _check(self) -> None:
+        """At most `depth` intermediate authorities between the client's certificate and the trusted one.
+
+        The standard library has no way to tell OpenSSL so before the handshake. A session that is resumed (TLS 1.2, by
+        its id) has no chain any more: only one that passed is there to be resumed, since OpenSSL forgets a session whose
+        object goes without a close_notify.
+        """
+        if self._depth is None:
+            return
+        chain = self._object._sslobj.get_verified_chain()  # type: ignore[attr-defined]  # public from 3.13 on
+        between = len(chain) - 2 if chain else 0
+        if between > self._depth:
+            del self._object
+            why = f"{between} authorities below client.ca, client.depth is {self._depth}"
+            raise SessionEnded(CloseReason.HANDSHAKE_FAILED, why)
+
+
+class OriginatedTls(TrioTls):
+    """With a game server. Implements `sniproxy.relay.Originated`."""
+
+    PEER = "the game server"
+    FAILED = BROKEN = CloseReason.UPSTREAM_TLS
+    DISTRUSTED = CloseReason.UPSTREAM_CERTIFICATE
+
+    def __init__(self, sock: socket.socket, client_tls: ClientTls, peer: str) -> None:
+        """SessionEnded UPSTREAM_TLS when OpenSSL does not take the certificates, or such a name."""
+        # The standard library asks for a name only, and verifies an address as one.
+        wrap = partial(client_context(client_tls).wrap_bio, server_hostname=peer)
+        try:
+            super().__init__(sock, wrap)
+        except ValueError as error:  # UnicodeError is one
+            why = f"{peer!r} cannot be asked for: {error}"
+            raise SessionEnded(CloseReason.UPSTREAM_TLS, why) from None

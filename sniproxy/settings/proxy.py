@@ -113,6 +113,8 @@ class Proxy(Section):
     crash_window: PositiveSeconds = 1 * MINUTE  # ... in which they count
     trusted: tuple[NetworkText, ...] = ()  # who may say PROXY
     backlog: Annotated[int, Field(ge=1)] = 4096  # connections the kernel keeps for us
+    deny_upstreams: tuple[NetworkText, ...] = ()  # no session is connected there, nor to ourselves
+    allow_upstreams: tuple[NetworkText, ...] = ()  # but there; opens link-local addresses too
     defer_accept: Annotated[int, Field(ge=0, le=60)] = 1  # seconds to wait for the first byte
     accept_batch: Annotated[int, Field(ge=1)] = 64  # connections taken per turn of the loop
     max_sessions: Annotated[int, Field(ge=1)] = 20_000  # sessions at once, set-up included
@@ -122,7 +124,9 @@ class Proxy(Section):
     max_hello: Annotated[int, Field(ge=16 * KIB, le=16 * MIB)] = 64 * KIB  # bytes of the handshake
     max_hello_raw: Annotated[int, Field(ge=96 * KIB)] = 128 * KIB  # the same with record headers
     handshake_timeout: PositiveSeconds = 10 * SECOND
-    connect_timeout: PositiveSeconds = 3 * SECOND  # per node, name lookup included
+    connect_timeout: PositiveSeconds = (
+        3 * SECOND
+    )  # per node, name lookup included, and TLS where it is spoken
     idle_timeout: PositiveSeconds = 1 * HOUR  # no byte in either direction
     half_close_timeout: PositiveSeconds = 2 * MINUTE  # the same after one side has ended
     keepalive_idle: Annotated[int, Field(ge=1)] = 300  # seconds; an NLB forgets a flow after 350

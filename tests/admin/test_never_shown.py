@@ -49,6 +49,7 @@ BODIES: tuple[Any, ...] = (
     {"desc": KEY, "nodes": NODES},
     inline_tls(),
     inline_tls() | {"tls": {"client_cert": pair(NAMES[2])[0], "client_key": KEY}},
+    inline_tls() | {"tls": {"verify": True, "ca_certs": [KEY, pair(NAMES[2])[0] + KEY]}},
     {"upstream": inline_tls()},
     {"ssls": [ssl_object(key=KEY[:-200], id="1"), {"id": "2", "key": KEY}]},
     {"nodes": {KEY: 1}},

@@ -210,6 +210,7 @@ def test_certificates_that_are_not(value: dict[str, Any], why: str) -> None:
     [
         ("upstreams", {"nodes": NODES, "tls": {"clientKey": KEY}}),
         ("upstreams", {"nodes": NODES, "tls": {"client_cert": CERT + KEY, "client_key": KEY}}),
+        ("upstreams", {"nodes": NODES, "tls": {"verify": True, "ca_certs": [CERT + KEY]}}),
         ("upstreams", {"nodes": {KEY: 1}}),
         ("upstreams", {"nodes": NODES, "client_key": KEY}),
         ("services", {"upstream": {"nodes": NODES, "discovery_args": {"k": [KEY]}}}),
@@ -315,10 +316,12 @@ def test_no_member_is_stored_as_null() -> None:
     [
         ({"client_cert": GARBAGE, "client_key": KEY}, CERT_UNREADABLE),
         ({"client_cert": CERT, "client_key": NO_KEY}, KEY_UNREADABLE),
+        ({"ca_certs": [CERT, GARBAGE]}, "tls.ca_certs is not PEM that can be read"),
+        ({"verify": True, "ca_certs": ["x" * 200]}, "tls.ca_certs is not PEM that can be read"),
     ],
 )
 @pytest.mark.parametrize("collection", ["upstreams", "services", "stream_routes"])
-def test_a_client_certificate_and_its_key_can_be_read(
+def test_certificates_of_an_upstream_and_their_key_can_be_read(
     collection: str, tls: dict[str, Any], why: str
 ) -> None:
     upstream = {"nodes": NODES, "scheme": "tls", "tls": tls}

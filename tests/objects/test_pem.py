@@ -149,8 +149,9 @@ NOT_KEYS = GARBAGE | {
 @pytest.mark.parametrize("text", [*NOT_CERTIFICATES.values()], ids=[*NOT_CERTIFICATES])
 def test_not_a_certificate(text: str) -> None:
     refuses(text, private(key_of("p256")), NOT_A_CERTIFICATE)
-    with pytest.raises(ValueError, match=r"^client\.ca is not PEM that can be read$"):
-        check_authorities(text)
+    for member in ("client.ca", "tls.ca_certs"):
+        with pytest.raises(ValueError, match=f"^{member} is not PEM that can be read$"):
+            check_authorities(text, member)
     with pytest.raises(ValueError, match=f"^{NOT_A_CERTIFICATE}$"):
         check_certificate(text)
     with pytest.raises(ValueError, match=r"^the certificate's validity cannot be read$"):

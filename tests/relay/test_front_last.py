@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from sniproxy.forbidden import Forbidden
 from sniproxy.plan import plan_for
 from sniproxy.relay import Accepted, Played, Terms
 from sniproxy.relay.front import NativeFront
@@ -104,7 +105,14 @@ def test_a_listener_that_was_closed_learns_no_plans() -> None:
         Engine(),
     )
     front = NativeFront(cast("Any", engine), read_end, 300)
-    plan = plan_for(fill({"stream_routes/1": route(9, sni=NAME)}), listener, settings, NAME, 1)
+    plan = plan_for(
+        fill({"stream_routes/1": route(9, sni=NAME)}),
+        listener,
+        settings,
+        NAME,
+        1,
+        Forbidden(settings),
+    )
     assert plan is not None
     with socket.socket() as one, socket.socket() as other:
         front.open(other, listener, Host(), settings)

@@ -12,8 +12,8 @@ import trio
 
 from sniproxy.errors import CloseReason
 from sniproxy.relay import Flow, Terms
+from sniproxy.relay.contexts import _contexts, server_context
 from sniproxy.relay.trio_relay import TrioRelay, open_trio_relay
-from sniproxy.relay.trio_tls import _contexts, server_context
 from sniproxy.tls import ServerTls
 from tests.support.certificates import pair
 from tests.support.peers import Peer, tcp_pair

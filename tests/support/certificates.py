@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from sniproxy.tls import ServerTls
+from sniproxy.upstream_tls import ClientTls, share
 
 NAME = "play.example.com"
 PLAYER = "player.example.com"
@@ -166,3 +167,38 @@ def player_context(
             context.load_cert_chain(path)
     context.check_hostname = not any_name
     return context
+
+
+@cache
+def game_context(
+    version: ssl.TLSVersion | None = None,
+    *,
+    name: str = NAME,
+    which: str = "ours",
+    flaw: Flaw | None = None,
+    wants: str | None = None,
+) -> ssl.SSLContext:
+    """A game server with a certificate of that CA for that name or address, or one with that flaw.
+
+    `wants`: the CA that the certificate of whoever comes must be from.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if version is not None:
+        context.minimum_version = context.maximum_version = version
+    if flaw is not None:
+        with flawed(flaw).tempfile() as path:
+            context.load_cert_chain(path)
+    else:
+        leaf(name, which).configure_cert(context)
+    if wants is not None:
+        authority(wants).configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_tls(
+    *, verify: bool = True, trusts: str = "ours", identity: str | None = None
+) -> ClientTls:
+    """What a relay speaks TLS to a game server with; `identity`: the CA that its own certificate is from."""
+    shown = None if identity is None else pair(PLAYER, identity)
+    return share(verify=verify, authorities=(authority_pem(trusts),), pair=shown)

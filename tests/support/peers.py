@@ -103,7 +103,7 @@ class Peer:
 
 
 class TlsPeer(Peer):
-    """A player that speaks TLS, and ends it as the standard has it: its close_notify does not stop its reading."""
+    """One that speaks TLS, and ends it as the standard has it: its close_notify does not stop its reading."""
 
     def __init__(
         self,
@@ -112,13 +112,18 @@ class TlsPeer(Peer):
         name: str | None = NAME,
         *,
         session: ssl.SSLSession | None = None,
+        serves: bool = False,
     ) -> None:
-        """`session`: one to come back to, of the same context."""
+        """`session`: one to come back to, of the same context. `serves`: it is the game server."""
         super().__init__(sock)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(
-            self._incoming, self._outgoing, server_hostname=name, session=session
+            self._incoming,
+            self._outgoing,
+            server_side=serves,
+            server_hostname=None if serves else name,
+            session=session,
         )
         self._sending = trio.Lock()
         self._held_back = b""
@@ -134,6 +139,11 @@ class TlsPeer(Peer):
     def resumed(self) -> bool | None:
         """Whether both sides went on with the session that was offered."""
         return self._tls.session_reused
+
+    @property
+    def shown(self) -> bytes | None:
+        """The certificate of the other side in DER, if it was verified."""
+        return self._tls.getpeercert(binary_form=True)
 
     @property
     def version(self) -> str | None:

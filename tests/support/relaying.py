@@ -3,7 +3,7 @@
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -12,12 +12,21 @@ import trio
 import trio.testing
 
 from sniproxy.errors import SessionEnded
-from sniproxy.relay import Flow, Link, Outcome, Relay, Terminated, Terms
+from sniproxy.relay import Flow, Link, Originated, Outcome, Relay, Terminated, Terms
 from sniproxy.tls import ServerTls
-from tests.support.certificates import player_context, server_tls
+from sniproxy.upstream_tls import ClientTls
+from tests.support.certificates import NAME, client_tls, game_context, player_context, server_tls
 from tests.support.peers import Peer, TlsPeer, tcp_pair
 
-Transport = Literal["plain", "TLSv1.2", "TLSv1.3"]
+# Of the player, and where it is not plain, of the game server.
+Transport = Literal[
+    "plain",
+    "TLSv1.2",
+    "TLSv1.3",
+    "plain to TLSv1.2",
+    "plain to TLSv1.3",
+    "TLSv1.3 to TLSv1.2",
+]
 VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 
 on_every_transport = pytest.mark.parametrize("transport", get_args(Transport))
@@ -98,13 +107,46 @@ async def begin(
     player_sock, client = tcp_pair(kernel_buffer=kernel_buffer)
     server_sock, upstream = tcp_pair(kernel_buffer=kernel_buffer)
     player, tls = Peer(player_sock), None
-    if transport != "plain":
-        player = TlsPeer(player_sock, player_context(VERSIONS[transport]))
+    server, upstream_tls = Peer(server_sock), None
+    inward, _, outward = transport.partition(" to ")
+    if inward != "plain":
+        player = TlsPeer(player_sock, player_context(VERSIONS[inward]))
         tls = await shake_hands(relay, player, client, then=then)
-    flow = Flow(client, upstream, first, terms, tls)
-    session = Session(player, Peer(server_sock), flow)
+    if outward:
+        server = TlsPeer(server_sock, game_context(VERSIONS[outward]), serves=True)
+        upstream_tls = await greet(relay, server, upstream)
+    session = Session(player, server, Flow(client, upstream, first, terms, tls, upstream_tls))
     session.start(relay)
     return session
+
+
+async def greet(
+    relay: Relay,
+    server: TlsPeer,
+    upstream: socket.socket,
+    offered: ClientTls | None = None,
+    peer: str = NAME,
+    *,
+    then: bytes = b"",
+) -> Originated:
+    """A handshake with a game server, which says `then` right behind it; SessionEnded as the relay raised it."""
+    result: Originated | SessionEnded | None = None
+
+    async def server_side() -> None:
+        with suppress(ssl.SSLError, OSError):
+            await server.handshake(then=then)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server_side)
+        try:
+            result = await relay.connect_tls(upstream, offered or client_tls(), peer)
+        except SessionEnded as ended:
+            result = ended
+            upstream.close()
+    if isinstance(result, SessionEnded):
+        raise result
+    assert result is not None
+    return result
 
 
 async def shake_hands(

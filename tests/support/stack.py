@@ -103,7 +103,8 @@ class Stack:
         folder.mkdir(parents=True, exist_ok=True)
         self.port, self.admin_port, self.status_port = free_ports(3)
         self.store = store
-        flags = listener or {"tls": True, "tls_passthrough": True}
+        flags = {"tls": True, "tls_passthrough": True} if listener is None else listener
+        self.listener = flags
         settings = {
             "store": store,
             "state_dir": str(folder / "state"),

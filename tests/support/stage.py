@@ -8,6 +8,7 @@ from typing import Any
 
 import trio
 
+from sniproxy.router import Route
 from sniproxy.session import UNRECOGNIZED_NAME
 from sniproxy.settings import Listener
 from sniproxy.snapshot import Broken
@@ -108,6 +109,12 @@ class Stage:
         line = await self.gateway.lines.next()
         assert line["reason"] == "client_closed"
         return line
+
+    def seated(self) -> int:
+        """How many sessions count on nodes of the routes' own upstreams, played by plans aside."""
+        loaded = self.gateway.worker.snapshot._loaded.values()
+        targets = [one.target for one in loaded if isinstance(one, Route) and one.target]
+        return sum(node.state.active for target in targets for node in target.balancer.nodes)
 
     def nobody_came(self) -> bool:
         """Whether the queue of the game server is empty; on loopback whoever has connected is in it at once."""

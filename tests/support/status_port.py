@@ -37,11 +37,13 @@ class Hand:
     recorder: Recorder = field(default_factory=empty)
     snapshot: Snapshot = field(default_factory=one_upstream)
     metrics: Metrics = field(default_factory=lambda: Metrics(lambda: 7))
+    sessions: dict[str, dict[str, int]] | None = None
 
     def answer(self, about: str, more: dict[str, Any]) -> Any:
         """As a worker does."""
         answers: dict[str, Callable[[], Any]] = {
             "config": lambda: config_of(self.snapshot),
+            "sessions": lambda: self.sessions,
             "refused": lambda: refused_of(self.recorder),
             "flight": lambda: flight_of(self.recorder, more["session"]),
         }
@@ -59,7 +61,8 @@ class Hands:
     def revision(self) -> int:
         return min((one.snapshot.revision for one in self.all), default=0)
 
-    async def answers(self, about: str, **more: Any) -> list[Any]:
+    async def answers(self, about: str, *, old: bool = False, **more: Any) -> list[Any]:
+        assert old == (about == "sessions")
         given = [one.answer(about, more) for one in self.all]
         return [json.loads(json.dumps(one)) for one in given if one is not None]
 
