@@ -5,7 +5,6 @@ An address that is silent costs ATTEMPT_DELAY and no more, and one that refuses 
 
 import socket
 from collections.abc import Sequence
-from contextlib import suppress
 
 import trio
 
@@ -14,9 +13,14 @@ from sniproxy.relay.sockets import close, connect
 
 ATTEMPT_DELAY = 0.25  # seconds before the next address is tried beside those that have not answered
 
+MOST_ADDRESSES = 16  # of a name that are tried for one session
+
 
 def in_order(addresses: Sequence[str], turn: int) -> list[str]:
-    """IPv6 and IPv4 in turns, IPv6 first; within a family it is another one's turn each time, so that players spread."""
+    """IPv6 and IPv4 in turns, IPv6 first; within a family it is another one's turn each time, so that players spread.
+
+    MOST_ADDRESSES of them.
+    """
     families: list[list[str]] = []
     for version in (socket.AF_INET6, socket.AF_INET):
         family = [address for address in addresses if family_of(address) == version]
@@ -24,7 +28,8 @@ def in_order(addresses: Sequence[str], turn: int) -> list[str]:
             first = turn % len(family)
             families.append(family[first:] + family[:first])
     longest = max(map(len, families), default=0)
-    return [family[i] for i in range(longest) for family in families if i < len(family)]
+    order = [family[i] for i in range(longest) for family in families if i < len(family)]
+    return order[:MOST_ADDRESSES]
 
 
 async def connect_first(
@@ -76,8 +81,7 @@ class _Race:
             failed.set()
             return
         if self.winner is not None:  # in the same instant
-            with suppress(OSError):
-                close(sock)
+            close(sock)
             return
         self.winner = sock
         others.cancel()

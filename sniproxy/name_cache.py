@@ -135,6 +135,11 @@ class NameCache:
         """What is known, however old."""
         return self._entries.get(key)
 
+    def may_go_on(self, key: Key, now: float) -> bool:
+        """Whether there is something that may be served while DNS does not answer."""
+        entry = self._entries.get(key)
+        return entry is not None and bool(entry.records) and now < entry.expires + self._stale
+
     def put(self, key: Key, outcome: Outcome, now: float) -> News | None:
         """Takes an answer in."""
         entry = self._entries.get(key)
@@ -150,7 +155,7 @@ class NameCache:
                 entry.holds, entry.ask_at = now + HOLDS, now + RETRY
             case Failed() if entry.records and now < entry.expires + self._stale:
                 entry.why = outcome.why
-                entry.holds = max(entry.expires, now + HOLDS)
+                entry.holds = min(max(entry.expires, now + HOLDS), entry.expires + self._stale)
                 entry.ask_at = now + RETRY
             case Gone() | Failed():
                 held = self.settings.negative_ttl if isinstance(outcome, Gone) else RETRY

@@ -13,7 +13,7 @@ from typing import cast
 
 import trio
 
-from sniproxy.defects import last_line, report
+from sniproxy.defects import report
 from sniproxy.dns_client import DnsClient
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.logs import Log
@@ -120,8 +120,8 @@ class Names:
 
     async def _asked(self, key: Key) -> Entry | None:
         """What is known once DNS was asked, or as long as waiting is worth it."""
-        known = self._cache.peek(key)
-        patience = STALE_PATIENCE if known is not None and known.records else float("inf")
+        going_on = self._cache.may_go_on(key, trio.current_time())
+        patience = STALE_PATIENCE if going_on else float("inf")
         flight = self._begin(key)
         with trio.move_on_after(patience):
             await flight.wait()
@@ -137,19 +137,23 @@ class Names:
         return self._flights[key]
 
     async def _fly(self, key: Key) -> None:
-        outcome: Outcome
         try:
             async with self._line:
-                outcome = await self._ask(key)
-        except Exception:  # a defect of ours costs this answer
-            trace = traceback.format_exc()
-            report(self._metrics, self._log, trace)
-            outcome = Failed(last_line(trace))
-        finally:  # who waits runs when all that follows is done
+                outcome = await self._answer(key)
+            news = self._cache.put(key, _advised(outcome), trio.current_time())
+            self._put.set()
+            self._tell(key, outcome, news)
+        except Exception:  # a defect of ours costs this answer, and not the worker
+            report(self._metrics, self._log, traceback.format_exc())
+        finally:
             self._flights.pop(key).set()
-        news = self._cache.put(key, _advised(outcome), trio.current_time())
-        self._put.set()
-        self._tell(key, outcome, news)
+
+    async def _answer(self, key: Key) -> Outcome:
+        try:
+            return await self._ask(key)
+        except Exception as error:  # a defect of ours is no answer
+            report(self._metrics, self._log, traceback.format_exc())
+            return Failed(repr(error))
 
     def _tell(self, key: Key, outcome: Outcome, news: News | None) -> None:
         if isinstance(outcome, Found):

@@ -73,7 +73,7 @@ async def ask(key: Key, *servers: str, **settings: Any) -> Outcome:
         ),
     ],
 )
-@pytest.mark.parametrize("mood", [Mood.WELL, Mood.CUT, Mood.FOREIGN])
+@pytest.mark.parametrize("mood", [Mood.WELL, Mood.CUT, Mood.FOREIGN, Mood.FORGED])
 async def test_what_a_server_says(mood: Mood, key: Key, outcome: Outcome) -> None:
     """Over TCP where it is too long for UDP. What comes beside the answer is not one."""
     async with dns_server(ZONE) as server:

@@ -371,7 +371,7 @@ def test_what_is_said(case: Case) -> None:
     assert str(said).splitlines() == [f"{topic:<12}{text}" for topic, text in said.lines]
 
 
-# Where the set-up ends of a session that is let in: nobody listens, and a hand-made hello is no player.
+# Where the set-up ends of a session that is let in: nobody listens, DNS knows nobody, and a hand-made hello is no player.
 LET_IN = {CloseReason.UPSTREAM_NAME, CloseReason.UPSTREAM_REFUSED, CloseReason.HANDSHAKE_FAILED}
 
 

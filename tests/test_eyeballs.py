@@ -4,6 +4,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from sniproxy.eyeballs import ATTEMPT_DELAY, connect_first, in_order
+from sniproxy.eyeballs import ATTEMPT_DELAY, MOST_ADDRESSES, connect_first, in_order
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +54,13 @@ def test_everybody_is_tried_once_and_ipv6_first(addresses: set[str], turn: int) 
 def test_players_spread_over_all_addresses() -> None:
     first = Counter(in_order(FOUR, turn)[0] for turn in range(300))
     assert first == dict.fromkeys(FOUR, 100)
+
+
+def test_so_many_are_tried_and_no_more() -> None:
+    """And everybody is, in his turn."""
+    many = [f"10.0.1.{last}" for last in range(100)]
+    assert all(len(in_order(many, turn)) == MOST_ADDRESSES for turn in range(100))
+    assert {address for turn in range(100) for address in in_order(many, turn)} == set(many)
 
 
 @pytest.fixture
@@ -134,3 +142,59 @@ async def test_a_shutdown_is_one_to_whoever_waits(port: int) -> None:
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert seen == [trio.Cancelled]
+
+
+class Attempts:
+    """Connections that stand when `opened` is set, all in the same instant."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = trio.Event()
+        self.made: list[socket.socket] = []
+        self.others: list[socket.socket] = []
+        monkeypatch.setattr("sniproxy.eyeballs.connect", self.connect)
+
+    async def connect(self, family: int, address: Any, *, keepalive_idle: int) -> socket.socket:
+        """In place of the kernel's."""
+        await self.opened.wait()
+        ours, theirs = socket.socketpair()
+        self.made.append(ours)
+        self.others.append(theirs)
+        return ours
+
+    def clear(self) -> list[bool]:
+        """Which of them were left open."""
+        left = [sock.fileno() >= 0 for sock in self.made]
+        for sock in (*self.made, *self.others):
+            sock.close()
+        return left
+
+
+async def test_of_two_that_answer_in_the_same_instant_one_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts = Attempts(monkeypatch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(connect_first, ["127.0.0.1", "::1"], 9, keepalive_idle=300))
+        await trio.sleep(1)
+        attempts.opened.set()
+    assert sorted(attempts.clear()) == [False, True]
+
+
+async def test_one_that_answers_while_everybody_gives_up_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts = Attempts(monkeypatch)
+    with trio.move_on_after(10) as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(connect_first, ["127.0.0.1", "::1"], 9, keepalive_idle=300))
+            await trio.sleep(ATTEMPT_DELAY / 2)
+            attempts.opened.set()
+            nursery.start_soon(_cancel_when, attempts, scope)
+    assert scope.cancelled_caught
+    assert attempts.clear() == [False]
+
+
+async def _cancel_when(attempts: Attempts, scope: trio.CancelScope) -> None:
+    while not attempts.made:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+    scope.cancel()

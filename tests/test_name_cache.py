@@ -130,6 +130,16 @@ def test_who_comes_long_after_a_failure_asks_first() -> None:
     assert entry.records == OLD
 
 
+@pytest.mark.parametrize(("stale", "until"), [(0, TTL), (2, TTL + 2), (60, TTL - 1 + HOLDS)])
+def test_no_hold_is_longer_than_that_bound(stale: float, until: float) -> None:
+    of = cache(stale=stale)
+    of.put(GS, DOWN, TTL - 1)
+    assert served(of, until - 0.01) == OLD
+    assert served(of, until) is None
+    assert of.may_go_on(GS, TTL + stale - 0.01)
+    assert not of.may_go_on(GS, TTL + stale)
+
+
 @pytest.mark.parametrize(("now", "expected"), [(TTL + 9.9, OLD), (TTL + 10, "no answer")])
 def test_a_stale_answer_may_have_a_bound(now: float, expected: object) -> None:
     of = cache(stale=10)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.metrics import Metrics
-from sniproxy.name_cache import HOLDS, REFRESH, RETRY, Failed, Found, Outcome, Service
+from sniproxy.name_cache import HOLDS, REFRESH, RETRY, Failed, Found, NameCache, Outcome, Service
 from sniproxy.names import MOST_QUESTIONS, STALE_PATIENCE, Names
 from sniproxy.settings import Dns
 from tests.support.gateway import open_lines
@@ -210,6 +210,20 @@ async def test_who_comes_after_a_long_time_waits_half_a_second_for_better() -> N
         assert trio.current_time() - before == STALE_PATIENCE
 
 
+async def test_what_is_too_old_is_not_served_to_who_waits() -> None:
+    """Where stale answers have a bound."""
+    dns = resolver()
+    async with open_names(dns, stale=60) as names:
+        await found(names)
+        await trio.sleep(30 + 59)
+        dns.names[GS] = None
+        assert await found(names) == ("10.0.0.1",)
+        await trio.sleep(1)
+        with trio.move_on_after(10) as scope:
+            await found(names)
+        assert scope.cancelled_caught
+
+
 async def test_dns_was_down_and_back_while_nobody_came() -> None:
     dns = resolver()
     async with open_names(dns) as names:
@@ -298,7 +312,7 @@ async def test_a_defect_costs_one_answer() -> None:
 
     sound, dns.ask = dns.ask, defective  # type: ignore[method-assign]
     async with open_names(dns, log=log, metrics=metrics) as names:
-        assert "RuntimeError: a defect" in await ended(names)
+        assert "RuntimeError('a defect')" in await ended(names)
         names._ask = sound
         await trio.sleep(RETRY)
         assert await found(names) == ("10.0.0.1",)
@@ -307,6 +321,18 @@ async def test_a_defect_costs_one_answer() -> None:
         "name not resolved",
         "name resolved again",
     ]
+
+
+async def test_a_defect_in_what_is_done_with_an_answer_costs_that_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, lines = open_lines()
+    async with open_names(resolver(), log=log) as names:
+        with monkeypatch.context() as patch:
+            patch.setattr(NameCache, "put", None)
+            await ended(names)
+        assert await found(names) == ("10.0.0.1",)
+    assert [line["event"] for line in lines.all] == ["session failed"]
 
 
 async def test_settings_may_change() -> None:

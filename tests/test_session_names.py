@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from sniproxy.settings import Dns
 from sniproxy.store import Entry
 from tests.support.certificates import NAME
 from tests.support.dns_server import DnsServer, Mood, dns_server
@@ -190,6 +191,16 @@ async def test_others_play_while_one_name_is_not_answered() -> None:
         line = await of.gateway.lines.next()
         assert line["reason"] == "upstream_name"
         assert line["detail"].startswith("gs.example: 127.0.0.1: no answer in 1 s: see whether")
+
+
+async def test_other_servers_are_asked_once_the_settings_name_them() -> None:
+    async with world() as of, dns_server({GS: {"A": [NEW]}}) as other:
+        assert await of.play() == OLD
+        worker = of.gateway.worker
+        dns = Dns(servers=(other.address,))
+        worker.settle(worker.settings.model_copy(update={"dns": dns}), worker.turns.settings)
+        await trio.sleep(TTL)
+        assert await of.play() == NEW
 
 
 async def test_a_crowd_for_one_name_is_one_question() -> None:

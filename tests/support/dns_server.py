@@ -26,6 +26,7 @@ class Mood(Enum):
     REFUSED = auto()
     GARBLED = auto()  # what it says is no message
     FOREIGN = auto()  # it answers what nobody asked, and then what was asked
+    FORGED = auto()  # somebody else answers first, from another port
     CUT = auto()  # over UDP all is too long
 
 
@@ -109,6 +110,10 @@ async def dns_server(zone: Zone | None = None, host: str = "127.0.0.1") -> Async
 async def _answer_datagrams(server: DnsServer, udp: trio.socket.SocketType) -> None:
     while True:
         wire, peer = await udp.recvfrom(65535)
+        if server.mood is Mood.FORGED:
+            forged = dns.message.make_response(dns.message.from_wire(wire))
+            with socket.socket(udp.family, socket.SOCK_DGRAM) as somebody:
+                somebody.sendto(forged.to_wire(), peer)
         for answer in server.answer(wire, "udp"):
             with suppress(OSError):
                 await udp.sendto(answer, peer)
