@@ -1,7 +1,6 @@
 """Reaching a game server: which node, how long, and what a failure says. On virtual time, with real sockets."""
 
 import errno
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -13,7 +12,6 @@ from trio.testing import MockClock
 
 from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason, SessionEnded
-from sniproxy.forbidden import Forbidden
 from sniproxy.name_cache import Failed, Key, Outcome
 from sniproxy.names import Names
 from sniproxy.objects import InlineUpstream, StreamRoute
@@ -21,21 +19,14 @@ from sniproxy.plan import Plan
 from sniproxy.relay import Attempt
 from sniproxy.relay.sockets import connect
 from sniproxy.router import Route
-from sniproxy.settings import Listener, Proxy
+from sniproxy.settings import Listener
 from sniproxy.upstream import Connected, _reason, reach
 from tests.support.names import Resolver, open_names
+from tests.support.upstreams import CONNECT_TIMEOUT, OPEN, node, open_files, target
 
 pytestmark = pytest.mark.anyio
 
-CONNECT_TIMEOUT = 3.0  # seconds
-OPEN = Forbidden(Proxy(listeners=(), allow_upstreams=("0.0.0.0/0", "::/0")))
 DEADLINE = 1000.0  # virtual seconds for one test
-TIMES: dict[str, Any] = {
-    "default_port": 1,
-    "connect_timeout": CONNECT_TIMEOUT,
-    "keepalive_idle": 300,
-    "forbidden": OPEN,
-}
 
 
 @pytest.fixture
@@ -57,16 +48,6 @@ def refusing() -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
-
-
-def node(port: int | None, host: str = "127.0.0.1", **members: Any) -> dict[str, Any]:
-    """A node of an upstream object."""
-    return {"host": host, "weight": 1} | ({} if port is None else {"port": port}) | members
-
-
-def target(*nodes: dict[str, Any], **members: Any) -> Target:
-    """An upstream at work."""
-    return Target(InlineUpstream.model_validate({"nodes": list(nodes), **members}))
 
 
 async def attempt(
@@ -97,15 +78,11 @@ async def failure(
     target: Target, resolver: Resolver | None = None
 ) -> tuple[CloseReason, str, float]:
     """How `reach` failed, and after how many seconds."""
-    started, before = trio.current_time(), _open_files()
+    started, before = trio.current_time(), open_files()
     with pytest.raises(SessionEnded) as caught:
         await attempt(target, resolver=resolver)
-    assert _open_files() == before
+    assert open_files() == before
     return caught.value.reason, caught.value.detail, trio.current_time() - started
-
-
-def _open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 async def test_a_node_that_listens_is_reached(alive: int) -> None:
@@ -388,11 +365,11 @@ def test_the_longer_of_send_and_read_is_the_idle_timeout(
 
 
 async def test_a_session_that_is_given_up_leaves_nothing(deaf: tuple[str, int]) -> None:
-    before = _open_files()
+    before = open_files()
     with trio.move_on_after(1) as scope:
         await attempt(target(node(deaf[1])))
     assert scope.cancelled_caught
-    assert _open_files() == before
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("scheme", ["udp", "kafka"])
@@ -405,54 +382,3 @@ async def test_a_scheme_that_is_not_spoken_is_never_plain_tcp(alive: int, scheme
 @pytest.mark.parametrize("scheme", ["http", "https", "grpc", "grpcs", "tcp"])
 async def test_the_other_schemes_mean_tcp_as_they_do_in_apisix(alive: int, scheme: str) -> None:
     assert (await attempt(target(node(alive), scheme=scheme))).attempts == 1
-
-
-async def test_who_does_not_get_through_the_greeting_has_failed(alive: int) -> None:
-    """And is closed; the next node is greeted on a connection of its own."""
-    greeted: list[tuple[str, int]] = []
-    before = _open_files()
-
-    async def greet(sock: socket.socket, host: str) -> None:
-        greeted.append((host, sock.getpeername()[1]))
-        if host == "127.0.0.1":
-            raise SessionEnded(CloseReason.UPSTREAM_CERTIFICATE, "somebody else")
-
-    both = target(node(alive), node(alive, "localhost", priority=-1))
-    only = target(node(alive))
-    async with open_names(Resolver({"localhost": ["127.0.0.1"]})) as names:
-        connected = await reach(both, names, greet=greet, **TIMES)
-        with pytest.raises(SessionEnded) as caught:
-            await reach(only, names, greet=greet, **TIMES)
-    assert (connected.node, connected.attempts) == (f"localhost:{alive}", 2)
-    connected.sock.close()
-    assert greeted == [("127.0.0.1", alive), ("localhost", alive), ("127.0.0.1", alive)]
-    assert caught.value.reason is CloseReason.UPSTREAM_CERTIFICATE
-    assert caught.value.detail == f"127.0.0.1:{alive}: somebody else"
-    assert _open_files() == before
-
-
-class Slow(Resolver):
-    """Takes most of the time that there is."""
-
-    async def ask(self, key: Key) -> Outcome:
-        await trio.sleep(CONNECT_TIMEOUT - 1)
-        return await super().ask(key)
-
-
-async def test_the_greeting_has_what_is_left_of_the_time(alive: int) -> None:
-    """Of looking the name up, too."""
-    before, since = _open_files(), trio.current_time()
-
-    async def greet(_sock: socket.socket, _host: str) -> None:
-        await trio.sleep_forever()
-
-    async with open_names(Slow({"gs-1.example": ["127.0.0.1"]})) as names:
-        with pytest.raises(SessionEnded) as caught:
-            await reach(target(node(alive, "gs-1.example")), names, greet=greet, **TIMES)
-        assert caught.value.reason is CloseReason.UPSTREAM_TIMEOUT
-        assert caught.value.detail == f"gs-1.example:{alive}: no TLS handshake in 3 s"
-        assert trio.current_time() - since == pytest.approx(CONNECT_TIMEOUT)
-        with trio.move_on_after(1) as scope:
-            await reach(target(node(alive)), names, greet=greet, **TIMES)
-    assert scope.cancelled_caught
-    assert _open_files() == before
