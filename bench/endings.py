@@ -28,6 +28,7 @@ from bench.machine import describe_machine, percentile
 from bench.moody import GOODBYE, WAYS
 from bench.settling import settled
 from sniproxy.relay.native import BUILT
+from tests.support.peers import deaf_server
 from tests.support.players import client_hello
 from tests.support.ports import free_ports
 from tests.support.stack import Stack, retry_until, stores
@@ -131,14 +132,7 @@ def servers() -> Iterator[dict[str, int]]:
     """Ports of game servers, by their ways."""
     with ExitStack() as stack:
         ports = dict(zip((*WAYS, "refuses"), free_ports(len(WAYS) + 1), strict=True))
-        silent = stack.enter_context(socket.socket())
-        silent.bind(("127.0.0.1", 0))
-        silent.listen(0)
-        ports["silent"] = silent.getsockname()[1]
-        for _ in range(4):  # its queue is full from then on, and the kernel answers nobody
-            filling = stack.enter_context(socket.socket())
-            filling.setblocking(False)
-            filling.connect_ex(silent.getsockname())
+        ports["silent"] = stack.enter_context(deaf_server())[1]
         command = [sys.executable, "-m", "bench.moody", *(f"{one}={ports[one]}" for one in WAYS)]
         process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
         stack.callback(process.terminate)

@@ -5,6 +5,7 @@ An address that is silent costs ATTEMPT_DELAY and no more, and one that refuses 
 
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 import trio
 
@@ -51,7 +52,7 @@ async def connect_first(
             await trio.lowlevel.checkpoint()  # is cancelled, with one exception for all of them
         raise
     if race.winner is None:
-        raise race.failures[-1]
+        raise OSError(*race.failure)
     return race.winner
 
 
@@ -60,7 +61,7 @@ class _Race:
 
     def __init__(self, port: int, keepalive_idle: int) -> None:
         self.winner: socket.socket | None = None
-        self.failures: list[OSError] = []
+        self.failure: tuple[Any, ...] = ()  # of the last that failed: not the error, which knows us
         self._port = port
         self._keepalive_idle = keepalive_idle
 
@@ -77,7 +78,7 @@ class _Race:
         try:
             sock = await _connect(address, self._port, self._keepalive_idle)
         except OSError as error:
-            self.failures.append(error)
+            self.failure = error.args
             failed.set()
             return
         if self.winner is not None:  # in the same instant

@@ -64,7 +64,8 @@ async def reach(
         late = "its service_name: DNS has not answered in {:g} s"
         with Deadline(seconds, CloseReason.UPSTREAM_NAME, late):
             target = await discovered(target, names)
-    failures: list[SessionEnded] = []
+    # not the errors: each knows this frame, and would be a cycle, which nobody collects (`worker.tame_garbage_collection`)
+    reason, details = CloseReason.NO_UPSTREAM, list[str]()
     tried: set[int] = set()
     since = begun.hello_at if begun else trio.current_time()
     give_up = since + (target.retry_timeout or float("inf"))
@@ -94,7 +95,8 @@ async def reach(
         except SessionEnded as failure:
             seat.leave()
             seat.observe(seconds, trio.current_time())  # who refuses at once is not quick
-            failures.append(failure)
+            reason = failure.reason
+            details.append(failure.detail)
             begun = None
         except BaseException:
             seat.leave()
@@ -104,9 +106,7 @@ async def reach(
                 now = trio.current_time()
                 seat.observe(now - started, now)
             return Connected(sock, where, len(tried), seat, tls)
-    if not failures:
-        raise SessionEnded(CloseReason.NO_UPSTREAM, "no node with a weight above 0")
-    raise SessionEnded(failures[-1].reason, "; ".join(failure.detail for failure in failures))
+    raise SessionEnded(reason, "; ".join(details) or "no node with a weight above 0")
 
 
 async def _reach_node(

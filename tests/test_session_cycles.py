@@ -16,12 +16,15 @@ import trio
 from tests.support.certificates import NAME, player_context
 from tests.support.gateway import Gateway, certificate, open_gateway, route
 from tests.support.hellos import named
-from tests.support.peers import TlsPeer
+from tests.support.peers import TlsPeer, deaf_server
 
 pytestmark = pytest.mark.anyio
 
 TIMES = 5  # a cycle once may be a cache; one per session is a leak
 PASSED, NOWHERE, LIMITED = "passed.example.com", "nowhere.example.com", "limited.example.com"
+REFUSED, SILENT, SENT_ON = "refused.example.com", "silent.example.com", "sent-on.example.com"
+UNKNOWN, ENCRYPTED = "unknown.example.com", "encrypted.example.com"
+QUICK = {"timeout": {"connect": 0.1, "send": 60, "read": 60}}
 
 
 def ours(one: object) -> str | None:
@@ -67,6 +70,18 @@ async def played(gateway: Gateway, game: socket.socket) -> None:
     player.close()
 
 
+async def sent_on(gateway: Gateway, game: socket.socket) -> None:
+    """From a node that does not answer to one that does."""
+    player = gateway.dial()
+    await player.send(named(SENT_ON.encode()))
+    server = await accept(game)
+    await trio.lowlevel.wait_readable(server)
+    server.close()
+    with suppress(OSError):
+        await player.read_all()
+    player.close()
+
+
 async def terminated(gateway: Gateway, game: socket.socket) -> None:
     player = TlsPeer(gateway.dial().sock, player_context())
     await player.handshake()
@@ -74,6 +89,16 @@ async def terminated(gateway: Gateway, game: socket.socket) -> None:
     await player.send(b"x")
     await trio.lowlevel.wait_readable(server)
     server.close()
+    with suppress(OSError):
+        await player.read_all()
+    player.close()
+
+
+async def encrypted(gateway: Gateway, game: socket.socket) -> None:
+    """Towards a game server that closes instead of shaking hands."""
+    player = TlsPeer(gateway.dial().sock, player_context(), ENCRYPTED)
+    await player.handshake()
+    (await accept(game)).close()
     with suppress(OSError):
         await player.read_all()
     player.close()
@@ -94,6 +119,11 @@ async def stuck(gateway: Gateway, _: socket.socket) -> None:
     player.close()
 
 
+def passing(name: str, nodes: object) -> dict[str, object]:
+    """A route to these, whose nodes have little time."""
+    return {"sni": name, "tls_passthrough": True, "upstream": {"nodes": nodes, **QUICK}}
+
+
 WAYS: dict[str, tuple[Way, str]] = {
     "played": (played, "upstream_reset"),
     "terminated": (terminated, "upstream_reset"),
@@ -101,6 +131,11 @@ WAYS: dict[str, tuple[Way, str]] = {
     "half a hello": (saying(named(NAME.encode())[:50]), "hello_timeout"),
     "no route": (saying(named(NOWHERE.encode())), "no_route"),
     "denied": (saying(named(LIMITED.encode())), "address_denied"),
+    "refused": (saying(named(REFUSED.encode())), "upstream_refused"),
+    "unanswered": (saying(named(SILENT.encode())), "upstream_timeout"),
+    "sent on": (sent_on, "upstream_reset"),
+    "a name that leads nowhere": (saying(named(UNKNOWN.encode())), "upstream_name"),
+    "no TLS with it": (encrypted, "upstream_tls"),
     "distrusted": (distrusted, "handshake_failed"),
     "stuck in the handshake": (stuck, "handshake_timeout"),
 }
@@ -108,7 +143,14 @@ WAYS: dict[str, tuple[Way, str]] = {
 
 @pytest.mark.parametrize(("way", "reason"), WAYS.values(), ids=WAYS)
 async def test_a_session_leaves_no_cycle(way: Way, reason: str) -> None:
-    with trio.fail_after(20), socket.create_server(("127.0.0.1", 0)) as game:
+    with (
+        trio.fail_after(20),
+        socket.create_server(("127.0.0.1", 0)) as game,
+        deaf_server() as (_, deaf),
+        socket.socket() as bound,
+    ):
+        bound.bind(("127.0.0.1", 0))
+        closed = bound.getsockname()[1]
         game.setblocking(False)
         port = game.getsockname()[1]
         nobody = {"ip-restriction": {"whitelist": ["192.0.2.1"]}}
@@ -117,6 +159,21 @@ async def test_a_session_leaves_no_cycle(way: Way, reason: str) -> None:
             "stream_routes/1": route(port, sni=PASSED, tls_passthrough=True),
             "stream_routes/2": route(port, sni=NAME),
             "stream_routes/3": route(port, sni=LIMITED, plugins=nobody),
+            "stream_routes/4": passing(REFUSED, {f"127.0.0.1:{closed}": 1}),
+            "stream_routes/5": passing(SILENT, {f"127.0.0.1:{deaf}": 1}),
+            "stream_routes/6": passing(
+                SENT_ON,
+                [
+                    {"host": "127.0.0.1", "port": deaf, "weight": 1, "priority": 1},
+                    {"host": "127.0.0.1", "port": port, "weight": 1},
+                ],
+            ),
+            "ssls/2": certificate(ENCRYPTED),
+            "stream_routes/8": {
+                "sni": ENCRYPTED,
+                "upstream": {"nodes": {f"127.0.0.1:{port}": 1}, "scheme": "tls"},
+            },
+            "stream_routes/7": passing(UNKNOWN, {"unknown.example.com:7": 1}),
         }
         async with open_gateway(None, objects, hello_timeout=0.1, handshake_timeout=0.1) as gateway:
             await way(gateway, game)
