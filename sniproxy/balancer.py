@@ -26,6 +26,7 @@ class Target:
         "discovered",
         "idle_timeout",
         "proxy_protocol",
+        "records",
         "retries",
         "retry_timeout",
         "round",
@@ -48,6 +49,7 @@ class Target:
         # Its nodes are what DNS has under a name (`discovery.py`), as of the last time.
         self.service = upstream if upstream.discovery_type == "dns" else None
         self.discovered: Target | None = None
+        self.records: tuple[object, ...] = ()  # of which those nodes were made
         self._balance(upstream)
 
     def _balance(self, upstream: InlineUpstream) -> None:
@@ -65,6 +67,7 @@ class Target:
         """The same with these nodes: what was opened once, such as a key, is shared."""
         assert self.service is not None
         found = copy(self)
+        found.discovered = None  # or the ones of before would be kept, each by the next, for ever
         found.service = self.service.model_copy(update={"nodes": list(nodes)})
         found._balance(found.service)
         return found
