@@ -24,10 +24,13 @@ NEVER = (
     "ff00::/8",
     "255.255.255.255/32",
 )
-AWS_IPV6_METADATA = "fd00:ec2::254/128"
+# Of clouds that give out credentials elsewhere: AWS by IPv6, also to pods; Google by IPv6; Alibaba.
+METADATA = ("fd00:ec2::254/128", "fd00:ec2::23/128", "fd20:ce::254/128", "100.100.100.200/32")
 # IPv6 networks whose addresses end in the IPv4 address that a translator, or the kernel, goes on to: NAT64 (RFC 6052, RFC
 # 8215), SIIT (RFC 2765), and IPv4-compatible ones (RFC 4291).
 TRANSLATED = ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")
+
+LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 
 def is_local(address: IpAddress) -> bool:
@@ -54,7 +57,7 @@ class Forbidden:
     ) -> None:
         """own: HOST:PORT of what listens here beside the listeners, or must be reached by us alone."""
         self._allowed = Networks(settings.allow_upstreams)
-        self._never = Networks((*NEVER, AWS_IPV6_METADATA))
+        self._never = Networks((*NEVER, *METADATA))
         self._denied = Networks(settings.deny_upstreams)
         self._translated = Networks(TRANSLATED)
         self._local = local
@@ -71,6 +74,8 @@ class Forbidden:
             self._own.setdefault(port, []).append((parse_address(host), address))
         except ValueError:
             self._names[host.lower(), port] = address
+            if host.lower() == "localhost":
+                self._own.setdefault(port, []).extend((one, address) for one in LOOPBACK)
 
     def why(self, address: IpAddress, port: int) -> str | None:
         """Why nobody may be connected there; None: one may."""

@@ -34,7 +34,11 @@ def forbidden(*listeners: str, own: tuple[str, ...] = (), **settings: object) ->
         ("febf:ffff::1", False),
         ("fec0::1", True),
         ("fd00:ec2::254", False),  # AWS by IPv6
+        ("fd00:ec2::23", False),  # of pods
         ("fd00:ec2::253", True),
+        ("fd20:ce::254", False),  # Google by IPv6
+        ("100.100.100.200", False),  # Alibaba
+        ("100.100.100.201", True),
         ("0.0.0.0", False),  # the kernel's loopback
         ("0.1.2.3", False),
         ("::", False),
@@ -111,6 +115,22 @@ def test_our_own_ports_are_never_open(listener: str, address: str, port: int, ou
     ):
         why = found.why(parse_address(address), port)
         assert why == (f"{listener} is ours" if ours else None)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "ours"),
+    [
+        ("127.0.0.1", 2379, True),
+        ("::1", 2379, True),
+        ("127.0.0.1", 7085, True),
+        ("127.0.0.1", 2380, False),
+        ("127.0.0.2", 2379, False),
+        ("192.0.2.10", 2379, False),
+    ],
+)
+def test_what_we_have_by_the_name_of_this_machine(address: str, port: int, ours: bool) -> None:
+    found = forbidden(own=("localhost:2379", "LocalHost:7085"))
+    assert (found.why(parse_address(address), port) is not None) is ours
 
 
 @pytest.mark.parametrize(
