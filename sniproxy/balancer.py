@@ -46,10 +46,10 @@ class Target:
         self.connect_timeout = timeout.connect if timeout else None
         self.idle_timeout = max(timeout.send, timeout.read) if timeout else None
         self.retry_timeout = upstream.retry_timeout or None  # 0 = no limit, as in APISIX
+        self.records: tuple[object, ...] = ()  # of which the nodes in `discovered` were made
         # Its nodes are what DNS has under a name (`discovery.py`), as of the last time.
         self.service = upstream if upstream.discovery_type == "dns" else None
         self.discovered: Target | None = None
-        self.records: tuple[object, ...] = ()  # of which those nodes were made
         self._balance(upstream)
 
     def _balance(self, upstream: InlineUpstream) -> None:
@@ -67,8 +67,8 @@ class Target:
         """The same with these nodes: what was opened once, such as a key, is shared."""
         assert self.service is not None
         found = copy(self)
-        found.discovered = None  # or the ones of before would be kept, each by the next, for ever
         found.service = self.service.model_copy(update={"nodes": list(nodes)})
+        found.discovered = None  # what was there before, which nobody needs any more
         found._balance(found.service)
         return found
 
