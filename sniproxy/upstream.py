@@ -125,6 +125,8 @@ async def _reach_node(
     where, since = f"{host}:{port}", begun.hello_at if begun else trio.current_time()
     addresses: Sequence[str] = (host,)
     if begun is None and family_of(host) is None:
+        if why := forbidden.why_named(host, port):
+            raise SessionEnded(CloseReason.UPSTREAM_DENIED, f"{where}: {why}")
         late = host + ": DNS has not answered in {:g} s"
         with Deadline(seconds, CloseReason.UPSTREAM_NAME, late, since=since):
             name = f"{host}." if absolute else host
