@@ -211,6 +211,14 @@ def _explain_upstream(
         to.say("tls", text)
 
 
+def _mode(listener: Listener) -> str:
+    if listener.tls and listener.tls_passthrough:
+        return "TLS terminated or passed through, as the route says"
+    if listener.is_tls:
+        return "TLS terminated" if listener.tls else "TLS passed through"
+    return "plain TCP"
+
+
 def _explain_denied(
     snapshot: Snapshot, route: Route, arrival: Arrival, forbidden: Forbidden, to: Explanation
 ) -> None:
@@ -226,14 +234,6 @@ def _explain_denied(
         to.say("denied", reason)
     if reasons and len(reasons) == len(nodes):
         to.refuse(CloseReason.UPSTREAM_DENIED, "upstream", "no node may be reached")
-
-
-def _mode(listener: Listener) -> str:
-    if listener.tls and listener.tls_passthrough:
-        return "TLS terminated or passed through, as the route says"
-    if listener.is_tls:
-        return "TLS terminated" if listener.tls else "TLS passed through"
-    return "plain TCP"
 
 
 def _described(hello: ClientHello) -> str:
