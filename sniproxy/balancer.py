@@ -26,6 +26,7 @@ class Target:
         "discovered",
         "idle_timeout",
         "proxy_protocol",
+        "records",
         "retries",
         "retry_timeout",
         "round",
@@ -45,6 +46,7 @@ class Target:
         self.connect_timeout = timeout.connect if timeout else None
         self.idle_timeout = max(timeout.send, timeout.read) if timeout else None
         self.retry_timeout = upstream.retry_timeout or None  # 0 = no limit, as in APISIX
+        self.records: tuple[object, ...] = ()  # of which the nodes in `discovered` were made
         # Its nodes are what DNS has under a name (`discovery.py`), as of the last time.
         self.service = upstream if upstream.discovery_type == "dns" else None
         self.discovered: Target | None = None
@@ -66,6 +68,7 @@ class Target:
         assert self.service is not None
         found = copy(self)
         found.service = self.service.model_copy(update={"nodes": list(nodes)})
+        found.discovered = None  # what was there before, which nobody needs any more
         found._balance(found.service)
         return found
 

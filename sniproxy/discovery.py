@@ -7,13 +7,13 @@ An upstream with the nodes of the moment is made when they change, and kept unti
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pydantic import ValidationError
 
 from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason, SessionEnded
-from sniproxy.name_cache import Service
+from sniproxy.name_cache import Records, Service
 from sniproxy.names import Names
 from sniproxy.objects import Node
 
@@ -28,15 +28,15 @@ async def discovered(target: Target, names: Names) -> Target:
         return target
     name = service.service_name
     if name.startswith(_SERVICE):
-        nodes = of_services(await names.services(name))
-    else:
-        match = _NAME.fullmatch(name)
-        if match is None:
-            why = f"{name}: neither a name nor name:port"
-            raise SessionEnded(CloseReason.UPSTREAM_NAME, why)
-        addresses, _ = await names.look_up(match["host"])
-        nodes = of_addresses(addresses, int(match["port"]) if match["port"] else None)
-    return _with_nodes(target, nodes)
+        services = await names.services(name)
+        return _of(target, services, lambda: of_services(services))
+    match = _NAME.fullmatch(name)
+    if match is None:
+        why = f"{name}: neither a name nor name:port"
+        raise SessionEnded(CloseReason.UPSTREAM_NAME, why)
+    addresses, _ = await names.look_up(match["host"])
+    port = int(match["port"]) if match["port"] else None
+    return _of(target, addresses, lambda: of_addresses(addresses, port))
 
 
 def of_services(services: Iterable[Service]) -> list[Node]:
@@ -73,8 +73,8 @@ def _nodes(members: Iterable[dict[str, object]]) -> list[Node]:
     return nodes
 
 
-def _with_nodes(target: Target, nodes: list[Node]) -> Target:
-    kept = target.discovered
-    if kept is None or kept.service is None or kept.service.nodes != nodes:
-        kept = target.discovered = target.with_nodes(nodes)
-    return kept
+def _of(target: Target, records: Records, nodes_of: Callable[[], list[Node]]) -> Target:
+    """Sessions come far more often than records change: only then nodes are made of them."""
+    if target.discovered is None or target.records != records:
+        target.discovered, target.records = target.with_nodes(nodes_of()), records
+    return target.discovered

@@ -54,20 +54,23 @@ class DnsClient:
         """What DNS says of a name, asked for as the search list has it.
 
         A candidate that is not answered ends it: no other name must be taken for the right one because that is silent.
+        One that is no name, such as with the search list too long, is passed over, as in the C library.
         """
         conf = self._conf()
-        outcome: Outcome = Gone(UNKNOWN)
+        outcome: Outcome | None = None
+        unheld = ""
         for candidate in conf.candidates(key.name):
             try:
                 name = dns.name.from_text(candidate)
             except (dns.exception.DNSException, ValueError) as error:
-                return Gone(f"no name that DNS could hold: {error}")
+                unheld = f"no name that DNS could hold: {error}"
+                continue
             found = await self._of(key.kind, name, conf)
             if not isinstance(found, Gone):
                 return found
-            if found.why != UNKNOWN:
+            if outcome is None or found.why != UNKNOWN:
                 outcome = found
-        return outcome
+        return outcome or Gone(unheld)
 
     def _conf(self) -> ResolvConf:
         if self.settings.servers:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from sniproxy.balancer import UNSPOKEN
 from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader, host_name
 from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.forbidden import Forbidden
 from sniproxy.objects import LimitConn
 from sniproxy.refusals import hello_refusal
 from sniproxy.router import Arrival, Match, Route
@@ -65,10 +66,16 @@ def read_name(name: str, to: Explanation) -> str | None:
 
 
 def explain(
-    snapshot: Snapshot, listener: Listener, arrival: Arrival, now: float, to: Explanation
+    snapshot: Snapshot,
+    listener: Listener,
+    arrival: Arrival,
+    now: float,
+    to: Explanation,
+    forbidden: Forbidden | None = None,
 ) -> Explanation:
     """What would become of a connection with that name, client and listening address. Limits that depend on who else
-    is connected are named, not counted. now: Unix seconds, for certificates.
+    is connected are named, not counted, and no name is looked up. now: Unix seconds, for certificates. forbidden: where
+    nobody is connected to; None: that is not asked.
     """
     if not listener.is_tls:
         arrival = replace(arrival, server_name=None)
@@ -85,6 +92,8 @@ def explain(
         _explain_tls(snapshot, listener, match.route, arrival, now, to)
     if match is not None and to.refused is None:
         _explain_upstream(snapshot, listener, match.route, arrival, to)
+    if match is not None and to.refused is None and forbidden is not None:
+        _explain_denied(snapshot, match.route, arrival, forbidden, to)
     return to
 
 
@@ -208,6 +217,23 @@ def _mode(listener: Listener) -> str:
     if listener.is_tls:
         return "TLS terminated" if listener.tls else "TLS passed through"
     return "plain TCP"
+
+
+def _explain_denied(
+    snapshot: Snapshot, route: Route, arrival: Arrival, forbidden: Forbidden, to: Explanation
+) -> None:
+    """Which nodes are passed over, and the end where they all are."""
+    target = snapshot.target(route)
+    nodes = () if target is None else target.balancer.nodes
+    reasons = []
+    for node in nodes:
+        port = node.port or arrival.server_port
+        if why := forbidden.why_named(node.host, port):
+            reasons.append(f"{node.host}:{port}: {why}")
+    for reason in reasons:
+        to.say("denied", reason)
+    if reasons and len(reasons) == len(nodes):
+        to.refuse(CloseReason.UPSTREAM_DENIED, "upstream", "no node may be reached")
 
 
 def _described(hello: ClientHello) -> str:

@@ -10,6 +10,7 @@ import click
 from sniproxy.commands import config_option, run
 from sniproxy.errors import SettingsError
 from sniproxy.explain import Explanation, explain, read_flight, read_name
+from sniproxy.forbidden import Forbidden, own_addresses
 from sniproxy.keyring import open_keyring
 from sniproxy.networks import IpAddress, parse_address
 from sniproxy.references import References
@@ -58,7 +59,8 @@ def explain_command(
     if explanation.refused is None:
         arrival = Arrival(server_name, remote, _address("--to", server or host), bound)
         snapshot = run(_load_snapshot, settings)
-        explain(snapshot, listener, arrival, time.time(), explanation)
+        forbidden = Forbidden(settings.proxy, own_addresses(settings))
+        explain(snapshot, listener, arrival, time.time(), explanation, forbidden)
     click.echo(str(explanation))
     raise SystemExit(0 if explanation.refused is None else 1)
 

@@ -5,10 +5,10 @@ that clouds give out on a link-local address, our own ports, the store. The seco
 that moment, so a name that moves is caught.
 """
 
-import ipaddress
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
 
 from sniproxy.networks import IpAddress, Networks, parse_address
 from sniproxy.settings import Proxy, Settings, SqliteUrl, split_address
@@ -24,7 +24,13 @@ NEVER = (
     "ff00::/8",
     "255.255.255.255/32",
 )
-AWS_IPV6_METADATA = "fd00:ec2::254/128"
+# Of clouds that give out credentials elsewhere: AWS by IPv6, also to pods; Google by IPv6; Alibaba.
+METADATA = ("fd00:ec2::254/128", "fd00:ec2::23/128", "fd20:ce::254/128", "100.100.100.200/32")
+# IPv6 networks whose addresses end in the IPv4 address that a translator, or the kernel, goes on to: NAT64 (RFC 6052, RFC
+# 8215), SIIT (RFC 2765), and IPv4-compatible ones (RFC 4291).
+TRANSLATED = ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")
+
+LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 
 def is_local(address: IpAddress) -> bool:
@@ -51,8 +57,9 @@ class Forbidden:
     ) -> None:
         """own: HOST:PORT of what listens here beside the listeners, or must be reached by us alone."""
         self._allowed = Networks(settings.allow_upstreams)
-        self._never = Networks((*NEVER, AWS_IPV6_METADATA))
+        self._never = Networks((*NEVER, *METADATA))
         self._denied = Networks(settings.deny_upstreams)
+        self._translated = Networks(TRANSLATED)
         self._local = local
         self._own: dict[int, list[tuple[IpAddress, str]]] = {}
         self._names: dict[tuple[str, int], str] = {}
@@ -67,18 +74,33 @@ class Forbidden:
             self._own.setdefault(port, []).append((parse_address(host), address))
         except ValueError:
             self._names[host.lower(), port] = address
+            if host.lower() == "localhost":
+                self._own.setdefault(port, []).extend((one, address) for one in LOOPBACK)
 
     def why(self, address: IpAddress, port: int) -> str | None:
         """Why nobody may be connected there; None: one may."""
-        if self._own and (ours := self._why_own(address, port)) is not None:
-            return ours
+        behind = None if address.version == 4 else self._behind(address)
+        if port in self._own:
+            ours = self._why_own(address, port)
+            if ours is None and behind is not None:
+                ours = self._why_own(behind, port)
+            if ours is not None:
+                return ours
         if address in self._allowed:
             return None
         if address in self._never:
             return "link-local, multicast and unspecified addresses are no game servers: proxy.allow_upstreams opens them"
         if address in self._denied:
             return "it is in proxy.deny_upstreams"
-        return None
+        return None if behind is None else self.why(behind, port)
+
+    def _behind(self, address: IPv6Address) -> IPv4Address | None:
+        """Where one ends who connects to an address that only carries another."""
+        if address.is_loopback:
+            return None
+        if address in self._translated:
+            return IPv4Address(int(address) & 0xFFFFFFFF)
+        return address.sixtofour
 
     def why_named(self, host: str, port: int | None) -> str | None:
         """The same of a host as an object names it, as far as it can be told without asking anybody.
@@ -111,5 +133,5 @@ def _as_kernel(host: str) -> IpAddress | None:
     with suppress(ValueError):
         return parse_address(host.strip("[]"))
     with suppress(OSError):
-        return ipaddress.IPv4Address(socket.inet_aton(host))
+        return IPv4Address(socket.inet_aton(host))
     return None

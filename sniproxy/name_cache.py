@@ -18,6 +18,7 @@ from sniproxy.settings import Dns
 
 REFRESH = 0.8  # of a time to live is over when a name in use is asked for again
 RETRY = 2.0  # seconds until it is asked for again that was not answered, or said to be gone for the first time
+LEAST_TIDIED = 64  # names; among fewer nothing is tidied
 HOLDS = 4.0  # seconds for which the last good answer is served after that without asking
 
 
@@ -163,6 +164,7 @@ class NameCache:
                 entry.holds, entry.ask_at = now + held, inf
         if entry.ask_at < inf:
             heapq.heappush(self._due, (entry.ask_at, key))
+            self._tidy()
         if (before is None) == (entry.why is None):
             return None
         return News.BACK if entry.why is None else News.LOST
@@ -192,6 +194,13 @@ class NameCache:
     @property
     def _stale(self) -> float:
         return inf if self.settings.stale is None else self.settings.stale
+
+    def _tidy(self) -> None:
+        """Names that were dropped leave their time in the heap: more of these than of others are not kept."""
+        if len(self._due) > 2 * max(len(self._entries), LEAST_TIDIED):
+            asked = self._entries.items()
+            self._due = [(entry.ask_at, key) for key, entry in asked if entry.ask_at < inf]
+            heapq.heapify(self._due)
 
     def _make_room(self) -> None:
         while len(self._entries) > self.settings.names:

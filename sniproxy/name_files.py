@@ -51,7 +51,7 @@ def parse_resolv_conf(text: str) -> ResolvConf:
             case ["search", *suffixes]:
                 search = tuple(bare for suffix in suffixes if (bare := suffix.lower().strip(".")))
             case ["domain", suffix, *_]:
-                search = (suffix.lower().strip("."),)
+                search = (bare,) if (bare := suffix.lower().strip(".")) else ()
             case ["options", *options]:
                 for option in options:
                     word, _, value = option.partition(":")

@@ -34,7 +34,7 @@ from sniproxy.name_files import HOSTS, Followed, parse_hosts
 from sniproxy.settings import Dns
 
 STALE_PATIENCE = 0.5  # seconds that one waits for DNS who could have an answer that has run out
-MOST_QUESTIONS = 64  # names that are asked for at once, each over two sockets
+MOST_QUESTIONS = 64  # names that are asked for at once, each over two sockets; and as many that were not answered last
 
 Ask = Callable[[Key], Awaitable[Outcome]]
 
@@ -65,6 +65,8 @@ class Names:
         self._metrics = metrics
         self._flights: dict[Key, trio.Event] = {}  # questions on their way
         self._line = trio.CapacityLimiter(MOST_QUESTIONS)
+        # Those that were not answered last: a zone whose servers are silent takes the whole patience of each question.
+        self._slow_line = trio.CapacityLimiter(MOST_QUESTIONS)
         self._nursery: trio.Nursery | None = None
         self._turns = count()  # among the addresses that a name has in hosts
         self._put = trio.Event()  # something was put into the cache
@@ -137,8 +139,9 @@ class Names:
         return self._flights[key]
 
     async def _fly(self, key: Key) -> None:
+        known = self._cache.peek(key)
         try:
-            async with self._line:
+            async with self._line if known is None or known.why is None else self._slow_line:
                 outcome = await self._answer(key)
             news = self._cache.put(key, _advised(outcome), trio.current_time())
             self._put.set()

@@ -88,6 +88,7 @@ async def reach(
                 keepalive_idle=keepalive_idle,
                 forbidden=forbidden,
                 begun=begun,
+                absolute=target.service is not None,
             )
             tls = greet and await _greet_node(
                 greet, sock, node.bare_host, where, seconds=seconds, since=started
@@ -118,13 +119,18 @@ async def _reach_node(
     keepalive_idle: int,
     forbidden: Forbidden,
     begun: Attempt | None,
+    absolute: bool,
 ) -> socket.socket:
+    """`absolute`: a name that DNS has given (RFC 2782), which no search list may complete to another."""
     where, since = f"{host}:{port}", begun.hello_at if begun else trio.current_time()
     addresses: Sequence[str] = (host,)
     if begun is None and family_of(host) is None:
+        if why := forbidden.why_named(host, port):
+            raise SessionEnded(CloseReason.UPSTREAM_DENIED, f"{where}: {why}")
         late = host + ": DNS has not answered in {:g} s"
         with Deadline(seconds, CloseReason.UPSTREAM_NAME, late, since=since):
-            addresses = in_order(*await names.look_up(host))
+            name = f"{host}." if absolute else host
+            addresses = in_order(*await names.look_up(name))
     late = where + ": no answer in {:g} s"
     with Deadline(seconds, CloseReason.UPSTREAM_TIMEOUT, late, since=since):
         if begun is not None:

@@ -1,10 +1,13 @@
 """Upstreams whose nodes are what DNS has under a name."""
 
+from gc import collect
 from typing import Any
+from weakref import ref
 
 import pytest
 import trio.testing
 
+from sniproxy import discovery
 from sniproxy.balancer import Target
 from sniproxy.discovery import discovered, of_addresses, of_services
 from sniproxy.name_cache import Found, Service
@@ -77,6 +80,30 @@ async def test_the_nodes_are_those_of_now() -> None:
         dns.names["games.example"] = ["10.0.0.2", "10.0.0.3"]
         await trio.sleep(31)
         assert hosts(await discovered(games, names)) == ["10.0.0.2:7001", "10.0.0.3:7001"]
+
+
+async def test_what_was_there_before_is_given_up() -> None:
+    """A name may change every minute, for years."""
+    dns = Resolver({"games.example": ["10.0.0.1"]})
+    games = upstream("games.example")
+    async with open_names(dns) as names:
+        before = ref(await discovered(games, names))
+        for last in range(2, 5):
+            dns.names["games.example"] = [f"10.0.0.{last}"]
+            await trio.sleep(31)
+            await discovered(games, names)
+    collect()
+    assert before() is None
+
+
+async def test_nodes_are_made_when_records_change_and_not_for_each_session() -> None:
+    """Of a thousand records that would hold everybody up for milliseconds."""
+    made = upstream(SRV)
+    async with open_names(Resolver({SRV: Found((service("a."),), 30)})) as names:
+        first = await discovered(made, names)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(discovery, "of_services", None)  # whoever calls it fails
+            assert await discovered(made, names) is first
 
 
 async def test_all_but_the_nodes_is_the_upstream_s_own() -> None:

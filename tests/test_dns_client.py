@@ -181,6 +181,18 @@ async def test_a_name_that_no_completion_has_is_unknown(tmp_path: Path) -> None:
         assert len({name for name, _, _ in server.asked}) == 3
 
 
+@pytest.mark.parametrize("search", ["x" * 60 + ".example", "x" * 64, "a..b"])
+async def test_a_completion_that_is_no_name_is_passed_over(tmp_path: Path, search: str) -> None:
+    """The name itself is one, and so is what the rest of the list makes of it."""
+    long = ".".join(["y" * 60] * 3) + ".z"
+    text = f"search {search} games\nnameserver 127.0.0.1\noptions ndots:5\n"
+    zone: Zone = {f"{long}.": {"A": ["10.0.0.1"]}, f"gs.{long}.games.": {"A": ["10.0.0.2"]}}
+    async with dns_server(zone) as server:
+        assert await of_file(server, tmp_path, long, text) == Found(("10.0.0.1",), 30)
+        assert await of_file(server, tmp_path, f"gs.{long}", text) == Found(("10.0.0.2",), 30)
+        assert await of_file(server, tmp_path, "gs", text) == Gone(UNKNOWN)
+
+
 async def test_one_that_is_there_without_an_address_is_told(tmp_path: Path) -> None:
     async with dns_server({"gs-1.svc.x.": {"MX": ["1 a."]}}) as server:
         assert await of_file(server, tmp_path, "gs-1", POD) == Gone(EMPTY)

@@ -34,7 +34,11 @@ def forbidden(*listeners: str, own: tuple[str, ...] = (), **settings: object) ->
         ("febf:ffff::1", False),
         ("fec0::1", True),
         ("fd00:ec2::254", False),  # AWS by IPv6
+        ("fd00:ec2::23", False),  # of pods
         ("fd00:ec2::253", True),
+        ("fd20:ce::254", False),  # Google by IPv6
+        ("100.100.100.200", False),  # Alibaba
+        ("100.100.100.201", True),
         ("0.0.0.0", False),  # the kernel's loopback
         ("0.1.2.3", False),
         ("::", False),
@@ -46,6 +50,15 @@ def forbidden(*listeners: str, own: tuple[str, ...] = (), **settings: object) ->
         ("::1", True),
         ("203.0.113.9", True),
         ("2001:db8::9", True),
+        ("64:ff9b::169.254.169.254", False),  # by NAT64
+        ("64:ff9b:1::169.254.169.254", False),
+        ("64:ff9b:1:fffe::169.254.169.254", False),
+        ("::ffff:0:169.254.169.254", False),  # by SIIT
+        ("::169.254.169.254", False),  # IPv4-compatible
+        ("2002:a9fe:a9fe::1", False),  # by 6to4
+        ("64:ff9b::203.0.113.9", True),
+        ("64:ff9c::169.254.169.254", True),
+        ("2002:cb00:7109::1", True),
     ],
 )
 def test_what_is_never_a_game_server(address: str, allowed: bool) -> None:
@@ -61,6 +74,11 @@ def test_what_is_never_a_game_server(address: str, allowed: bool) -> None:
         (["10.0.0.0/8"], ["10.1.0.0/16"], "10.2.2.3", "it is in proxy.deny_upstreams"),
         (["127.0.0.0/8", "::1/128"], [], "::1", "it is in proxy.deny_upstreams"),
         (["0.0.0.0/0"], [], "::1", None),
+        (["10.0.0.0/8"], [], "64:ff9b::10.1.2.3", "it is in proxy.deny_upstreams"),
+        (["10.0.0.0/8"], [], "2002:a01:203::9", "it is in proxy.deny_upstreams"),
+        (["10.0.0.0/8"], ["10.1.0.0/16"], "64:ff9b::10.1.2.3", None),
+        (["10.0.0.0/8"], ["64:ff9b::/96"], "64:ff9b::10.1.2.3", None),
+        (["64:ff9b::/96"], ["10.0.0.0/8"], "64:ff9b::10.1.2.3", "it is in proxy.deny_upstreams"),
         ([], ["169.254.7.0/24"], "169.254.7.1", None),
         (["169.254.7.0/24"], ["169.254.7.0/24"], "169.254.7.1", None),
     ],
@@ -85,6 +103,7 @@ def test_what_settings_deny_and_open(
         ("192.0.2.10:443", "::ffff:192.0.2.10", 443, True),
         ("192.0.2.10:443", "127.0.0.1", 443, False),  # a game server may listen there
         ("127.0.0.1:443", "127.0.0.1", 443, True),
+        ("192.0.2.10:443", "64:ff9b::192.0.2.10", 443, True),
         ("127.0.0.1:0", "127.0.0.1", 0, False),
     ],
 )
@@ -96,6 +115,22 @@ def test_our_own_ports_are_never_open(listener: str, address: str, port: int, ou
     ):
         why = found.why(parse_address(address), port)
         assert why == (f"{listener} is ours" if ours else None)
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "ours"),
+    [
+        ("127.0.0.1", 2379, True),
+        ("::1", 2379, True),
+        ("127.0.0.1", 7085, True),
+        ("127.0.0.1", 2380, False),
+        ("127.0.0.2", 2379, False),
+        ("192.0.2.10", 2379, False),
+    ],
+)
+def test_what_we_have_by_the_name_of_this_machine(address: str, port: int, ours: bool) -> None:
+    found = forbidden(own=("localhost:2379", "LocalHost:7085"))
+    assert (found.why(parse_address(address), port) is not None) is ours
 
 
 @pytest.mark.parametrize(

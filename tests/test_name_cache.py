@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sniproxy.name_cache import (
     HOLDS,
+    LEAST_TIDIED,
     REFRESH,
     RETRY,
     Failed,
@@ -272,3 +273,15 @@ def test_whatever_happens_what_is_served_was_said_and_is_not_too_old(
             assert bad or now < good_until + HOLDS
         if entry is not None and not entry.records:
             assert entry.why
+
+
+def test_what_was_dropped_is_not_kept_for_its_time() -> None:
+    """More names than are kept, over and over, with an answer that holds for a day each."""
+    of = cache(found=None, names=16, max_ttl=86400)
+    for now in range(10_000):
+        of.put(Key(Kind.ADDRESSES, f"{now % 1000}.example"), Found(OLD, 86400), now)
+    assert len(of) == 16
+    assert len(of._due) <= 2 * LEAST_TIDIED
+    kept = Key(Kind.ADDRESSES, "999.example")
+    assert served(of, 10_000, kept) == OLD
+    assert kept in [*of.due(10_000 + 86400)]

@@ -295,6 +295,24 @@ async def test_so_many_names_are_asked_for_at_once_and_no_more() -> None:
     assert most == MOST_QUESTIONS
 
 
+async def test_names_that_are_not_answered_keep_nobody_from_one_that_is() -> None:
+    """However many of one zone there are: who waits for them has a line of his own."""
+    silent = [f"{number}.dead.example" for number in range(2 * MOST_QUESTIONS)]
+    dns = resolver()
+    dns.names |= dict.fromkeys(silent, DOWN)
+    async with open_names(dns) as names, trio.open_nursery() as nursery:
+        for name in silent:
+            await ended(names, name)
+        await trio.sleep(RETRY)
+        dns.names |= dict.fromkeys(silent)
+        for name in silent:
+            nursery.start_soon(names.look_up, name)
+        await trio.sleep(1)
+        with trio.fail_after(1):
+            assert await found(names) == ("10.0.0.1",)
+        nursery.cancel_scope.cancel()
+
+
 async def test_more_names_than_are_kept() -> None:
     dns = Resolver({f"gs-{number}": ["10.0.0.1"] for number in range(64)})
     async with open_names(dns, names=16) as names:

@@ -7,12 +7,14 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from sniproxy.dns_client import DnsClient
 from sniproxy.settings import Dns
 from sniproxy.store import Entry
 from tests.support.certificates import NAME
@@ -274,3 +276,17 @@ async def test_nodes_are_what_dns_has_under_a_service_name() -> None:
         await trio.sleep(2 * TTL)
         assert await of.play() == "upstream_name"
         assert of.line["detail"].startswith("_game._tcp.example: the name has no service in DNS: ")
+
+
+async def test_a_name_that_dns_has_given_is_completed_by_no_search_list(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in a cluster: a name of few dots is another one there first, and somebody else's."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 127.0.0.1\nsearch corp.example\noptions ndots:5\n")
+    async with world({"service_name": SRV, "discovery_type": "dns"}) as of:
+        of.dns.zone[SRV] = {"SRV": [f"10 1 {of.port} gs.example."]}
+        of.dns.zone["gs.example.corp.example."] = {"A": [ELSEWHERE]}
+        monkeypatch.setattr("sniproxy.dns_client.PORT", int(of.dns.address.rpartition(":")[2]))
+        monkeypatch.setattr(of.gateway.worker.names, "_ask", DnsClient(Dns(), conf).ask)
+        assert await of.play() == OLD

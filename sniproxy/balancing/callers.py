@@ -50,8 +50,9 @@ VARIABLES: dict[str, Variable] = {
     "ssl_preread_server_name": _server_name,  # and where it passes TLS through
 }
 
-# $name, or ${name}, or ${name ?? what stands for it where it has no value}
-_PLACE = re.compile(r"(?<!\\)\$(?:\{\s*(?P<braced>[^}]+?)\s*\}|(?P<bare>[\w.]+))")
+# $name, or ${name}, or ${name ?? what stands for it where it has no value}. In one way only, and no brace inside of braces:
+# whatever somebody writes is read in a time that grows as it does.
+_PLACE = re.compile(r"(?<!\\)\$(?:\{(?P<braced>[^{}]+)\}|(?P<bare>[\w.]+))")
 
 
 def key_of(hash_on: str, key: str | None) -> KeyOf:

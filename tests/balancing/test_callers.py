@@ -37,6 +37,7 @@ ADDRESS = "192.0.2.7"
         ("vars_combinations", "$uri:$remote_port", ":4242"),
         ("vars_combinations", "${uri ?? none}:$remote_port", "none:4242"),
         ("vars_combinations", "${uri ?? 5%}", "5%"),
+        ("vars_combinations", "${ remote_port  }${}${${ remote_port", "4242${}${${ remote_port"),
         ("vars_combinations", "$uri$host", ADDRESS),
         ("vars_combinations", "remote_port", ADDRESS),
         ("vars_combinations", "\\$remote_port", ADDRESS),
@@ -73,3 +74,10 @@ def test_an_address_is_the_same_however_it_came(address: Any, expected: str) -> 
     caller = Caller(address, address, None)
     assert key_of("vars", "remote_addr")(caller) == expected
     assert key_of("vars", "server_addr")(caller) == expected
+
+
+@pytest.mark.parametrize("part", ["${ ", "$", "${", " ", "${a ??", "{", "$a."])
+def test_a_long_key_is_read_in_a_time_that_grows_as_it_does(part: str) -> None:
+    """Whoever reads an object serves players: with a way back for each blank, this one would take for ever."""
+    key = "${" + part * 40_000
+    assert key_of("vars_combinations", key)(CALLER)
