@@ -79,7 +79,9 @@ async def reach(
         late = "its service_name: DNS has not answered in {:g} s"
         with Deadline(seconds, CloseReason.UPSTREAM_NAME, late):
             target = await discovered(target, names)
-    failures: list[SessionEnded] = []
+    # not the failures themselves: their tracebacks lead back here, and a cycle would keep all of it
+    reason: CloseReason | None = None
+    details: list[str] = []
     tried: set[int] = set()
     panicked = False
     since = begun.hello_at if begun else trio.current_time()
@@ -121,7 +123,8 @@ async def reach(
             seat.observe(seconds, now)  # who refuses at once is not quick
             if circuit is not None and _tell(circuit, failure.reason, started, now):
                 metrics.circuits_opened.inc()
-            failures.append(failure)
+            reason = failure.reason
+            details.append(failure.detail)
             begun = None
         except BaseException:
             seat.leave()
@@ -135,9 +138,9 @@ async def reach(
             if circuit is not None:
                 circuit.connect(now)
             return Connected(sock, where, len(tried), seat, now, circuit, tls)
-    if not failures:
+    if reason is None:
         raise SessionEnded(CloseReason.NO_UPSTREAM, "no node with a weight above 0")
-    raise SessionEnded(failures[-1].reason, "; ".join(failure.detail for failure in failures))
+    raise SessionEnded(reason, "; ".join(details))
 
 
 def _pick_well(target: Target, tried: set[int], caller: Caller, now: float) -> Node | None:
