@@ -148,10 +148,13 @@ class Circuit:
         return self._connecting.fail(failure) and self._open(now)
 
     def lose(self, connected: float, now: float) -> bool:
-        """A session that got there at `connected` ended early; whether that opens it."""
+        """The game server hung up on a session that got there at `connected`, without a byte; whether that opens it."""
         self._settle(now)
-        if connected + EARLY in self._unproven:
-            self._unproven.remove(connected + EARLY)
+        kept_at = connected + EARLY
+        if now >= kept_at:
+            return False
+        if kept_at in self._unproven:
+            self._unproven.remove(kept_at)
         if self.until is not None:
             return self._stay_open(connected, now)
         self._lost += 1

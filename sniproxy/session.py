@@ -18,7 +18,7 @@ from sniproxy.deadline import Deadline
 from sniproxy.defects import last_line, report
 from sniproxy.errors import REFUSALS, CloseReason, SessionEnded
 from sniproxy.first_flight import FirstFlight
-from sniproxy.health import EARLY, Circuit
+from sniproxy.health import Circuit
 from sniproxy.limits import site_of
 from sniproxy.networks import IpAddress, parse_address
 from sniproxy.plan import plan_for
@@ -338,11 +338,10 @@ def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
 
 
 def _judge(worker: Worker, account: Account, circuit: Circuit, outcome: Outcome) -> None:
-    """A game server that hangs up at once without a byte has not taken the session."""
-    now, since = trio.current_time(), account.connected_at
-    if outcome.reason not in HUNG_UP or outcome.to_client or since is None or now - since >= EARLY:
+    """Whoever hangs up without a byte may not have taken the session at all."""
+    if outcome.reason not in HUNG_UP or outcome.to_client or account.connected_at is None:
         return
-    if circuit.lose(since, now):
+    if circuit.lose(account.connected_at, trio.current_time()):
         worker.metrics.circuits_opened.inc()
 
 

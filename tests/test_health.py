@@ -228,6 +228,14 @@ def test_early_ends_open_it_though_everybody_connects() -> None:
     assert not circuit.admits(10.1)
 
 
+def test_an_end_that_is_not_early_says_nothing() -> None:
+    circuit = Circuit(RULES)
+    for now in (0.0, 10.0, 20.0):
+        circuit.connect(now)
+        assert not circuit.lose(now, now + EARLY)
+    assert circuit.admits(30.0)
+
+
 def test_an_early_end_of_the_one_who_tries_keeps_it_open_for_longer() -> None:
     circuit = opened()
     circuit.begin(OPEN_FOR, PATIENCE)
