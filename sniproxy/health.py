@@ -123,14 +123,20 @@ class Circuit:
         self._settle(now)
         return self.until is None or now >= max(self.until, self._trial_until)
 
+    def shut_until(self) -> float:
+        """When that may be another answer, where it is open and admits nobody: then, or when something happens."""
+        assert self.until is not None
+        kept_at = self._unproven[0] if self._unproven else inf
+        return min(kept_at, max(self.until, self._trial_until))
+
     def begin(self, now: float, seconds: float) -> None:
         """A session is sent there, and has so long. Where it is open, others wait for what becomes of it, but no longer."""
         if self.until is not None and now >= self.until:
-            self._trial_until = now + seconds
+            self._try_until(now + seconds)
 
     def withdraw(self) -> None:
         """What became of that session says nothing of the game server."""
-        self._trial_until = -inf
+        self._try_until(-inf)
 
     def connect(self, now: float) -> None:
         """That session got there. Where it is open, that closes it unless it ends early."""
@@ -138,7 +144,7 @@ class Circuit:
         self._connecting.succeed()
         self._unproven.append(now + EARLY)
         if self.until is not None:
-            self._trial_until = now + EARLY
+            self._try_until(now + EARLY)
 
     def fail(self, failure: Failure, began: float, now: float) -> bool:
         """A session that was sent there at `began` did not get there; whether that opens it."""
@@ -168,8 +174,9 @@ class Circuit:
             del self._unproven[:kept]
             self._lost = 0
             if self.until is not None:
-                self.until, self._trial_until, self._wait = None, -inf, OPEN_FOR
+                self.until, self._wait = None, OPEN_FOR
                 _OPEN.discard(self)
+                self._try_until(-inf)
 
     def _open(self, now: float) -> bool:
         self._connecting = Health(self._connecting.thresholds)
@@ -177,17 +184,29 @@ class Circuit:
         self._unproven.clear()  # who got there before proves nothing any more
         self.until = now + self._wait
         _OPEN.add(self)
+        self._try_until(-inf)
         return True
 
     def _stay_open(self, began: float, now: float) -> bool:
         """For longer, unless that one was sent there before anybody was to try."""
         if self.until is not None and began >= self.until:
             self._wait = min(2 * self._wait, OPEN_AT_MOST)
-            self.until, self._trial_until = now + self._wait, -inf
+            self.until = now + self._wait
+            self._try_until(-inf)
         return False
 
+    def _try_until(self, when: float) -> None:
+        self._trial_until = when
+        _OPEN.changes += 1
 
-_OPEN: WeakSet[Circuit] = WeakSet()  # few, so that nobody has to look at all nodes
+
+class _Open(WeakSet[Circuit]):
+    """Those that are open: few, so that nobody has to look at all nodes; and whether to look again."""
+
+    changes = 0  # of any of them
+
+
+_OPEN = _Open()
 _CIRCUITS: WeakValueDictionary[tuple[str, int | None, Thresholds], Circuit] = WeakValueDictionary()
 
 
@@ -216,7 +235,17 @@ def probe_name(node: Node, active: Active) -> str:
 class Checkup:
     """Which nodes of one upstream get no sessions now."""
 
-    __slots__ = ("_circuits", "_down", "_ids", "_names", "active", "passive")
+    __slots__ = (
+        "_circuits",
+        "_down",
+        "_ids",
+        "_names",
+        "_out",
+        "_seen",
+        "_seen_until",
+        "active",
+        "passive",
+    )
 
     def __init__(
         self, nodes: Iterable[Node], active: Active | None, passive: Passive | None
@@ -235,21 +264,31 @@ class Checkup:
         for one, circuit in self._circuits.items():
             self._ids.setdefault(circuit, []).append(one)
         self._down: frozenset[int] = frozenset()
+        # what `out` has answered, and for how long that is good
+        self._out = self._down
+        self._seen = -1
+        self._seen_until = -inf
 
     def hear(self, unhealthy: frozenset[str]) -> None:
         """What probes have found by now: the names of those that are not well."""
         self._down = frozenset(one for one, name in self._names.items() if name in unhealthy)
+        self._seen = -1
 
     def out(self, now: float) -> frozenset[int]:
         """The ids of nodes that get no session at this moment."""
         if not _OPEN or not self._circuits:
             return self._down
+        if self._seen != _OPEN.changes or now >= self._seen_until:
+            self._look(now)
+        return self._out
+
+    def _look(self, now: float) -> None:
         # whichever are fewer; `admits` takes those out of them that close
         few = tuple(_OPEN) if len(_OPEN) < len(self._ids) else self._ids
         shut = [one for one in few if one in self._ids and not one.admits(now)]
-        if not shut:
-            return self._down
-        return self._down.union(*(self._ids[circuit] for circuit in shut))
+        self._out = self._down.union(*(self._ids[circuit] for circuit in shut))
+        self._seen_until = min((circuit.shut_until() for circuit in shut), default=inf)
+        self._seen = _OPEN.changes
 
     @property
     def steady(self) -> bool:

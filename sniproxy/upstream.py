@@ -146,7 +146,7 @@ async def reach(
 def _pick_well(target: Target, tried: set[int], caller: Caller, now: float) -> Node | None:
     """The next node, of those that are well."""
     out = target.checkup.out(now) if target.checkup else None
-    return target.balancer.pick(tried | out if out else tried, caller, now)
+    return target.balancer.pick(out | tried if out and tried else out or tried, caller, now)
 
 
 def _tell(circuit: Circuit, reason: CloseReason, began: float, now: float) -> bool:

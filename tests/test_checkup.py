@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sniproxy.balancer import Target
 from sniproxy.balancing import Node
@@ -159,3 +161,36 @@ def test_where_a_probe_found_somebody_unwell_there_are_no_plans() -> None:
     assert not checkup_of(here).steady
     checkup_of(here).hear(frozenset({"of another upstream"}))
     assert checkup_of(here).steady
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["fails", "connects", "is lost", "is sent", "gives up", "looks"]),
+            st.integers(0, 2),  # where
+            st.floats(0, 3),  # seconds since the step before
+        )
+    )
+)
+def test_who_is_out_is_what_each_circuit_says(steps: list[tuple[str, int, float]]) -> None:
+    """Whoever asked before, and when."""
+    here, now = target(1, 2, 3, passive={}), 0.0
+    circuits = [circuit_of(one, checkup_of(here).passive or RULES) for one in here.balancer.nodes]
+    for what, where, pause in steps:
+        now += pause
+        circuit = circuits[where]
+        match what:
+            case "fails":
+                circuit.fail(TCP, now, now)
+            case "connects":
+                circuit.connect(now)
+            case "is lost":
+                circuit.lose(now - EARLY / 2, now)
+            case "is sent":
+                circuit.begin(now, PATIENCE)
+            case "gives up":
+                circuit.withdraw()
+            case _:
+                pass
+        out = ports_out(here, now)
+        assert out == {place for place, one in enumerate(circuits, 1) if not one.admits(now)}
