@@ -25,6 +25,7 @@ PASSED, NOWHERE, LIMITED = "passed.example.com", "nowhere.example.com", "limited
 REFUSED, SILENT, SENT_ON = "refused.example.com", "silent.example.com", "sent-on.example.com"
 UNKNOWN, ENCRYPTED = "unknown.example.com", "encrypted.example.com"
 QUICK = {"timeout": {"connect": 0.1, "send": 60, "read": 60}}
+REFUSED_AND_CHECKED = "checked.example.com"
 
 
 def ours(one: object) -> str | None:
@@ -59,9 +60,9 @@ def saying(first: bytes) -> Way:
     return way
 
 
-async def played(gateway: Gateway, game: socket.socket) -> None:
+async def played(gateway: Gateway, game: socket.socket, name: str = PASSED) -> None:
     player = gateway.dial()
-    await player.send(named(PASSED.encode()))
+    await player.send(named(name.encode()))
     server = await accept(game)
     await trio.lowlevel.wait_readable(server)
     server.close()
@@ -72,14 +73,7 @@ async def played(gateway: Gateway, game: socket.socket) -> None:
 
 async def sent_on(gateway: Gateway, game: socket.socket) -> None:
     """From a node that does not answer to one that does."""
-    player = gateway.dial()
-    await player.send(named(SENT_ON.encode()))
-    server = await accept(game)
-    await trio.lowlevel.wait_readable(server)
-    server.close()
-    with suppress(OSError):
-        await player.read_all()
-    player.close()
+    await played(gateway, game, SENT_ON)
 
 
 async def terminated(gateway: Gateway, game: socket.socket) -> None:
@@ -126,6 +120,7 @@ def passing(name: str, nodes: object) -> dict[str, object]:
 
 WAYS: dict[str, tuple[Way, str]] = {
     "played": (played, "upstream_reset"),
+    "refused, with checks": (saying(named(REFUSED_AND_CHECKED.encode())), "upstream_refused"),
     "terminated": (terminated, "upstream_reset"),
     "HTTP": (saying(b"GET / HTTP/1.1\r\n\r\n"), "hello_not_tls"),
     "half a hello": (saying(named(NAME.encode())[:50]), "hello_timeout"),
@@ -153,6 +148,8 @@ async def test_a_session_leaves_no_cycle(way: Way, reason: str) -> None:
         closed = bound.getsockname()[1]
         game.setblocking(False)
         port = game.getsockname()[1]
+        checks = {"active": {"type": "tcp"}, "passive": {}}
+        dead = {"nodes": {f"127.0.0.1:{closed}": 1}, "checks": checks}
         nobody = {"ip-restriction": {"whitelist": ["192.0.2.1"]}}
         objects = {
             "ssls/1": certificate(),
@@ -174,6 +171,11 @@ async def test_a_session_leaves_no_cycle(way: Way, reason: str) -> None:
                 "upstream": {"nodes": {f"127.0.0.1:{port}": 1}, "scheme": "tls"},
             },
             "stream_routes/7": passing(UNKNOWN, {"unknown.example.com:7": 1}),
+            "stream_routes/9": {
+                "upstream": dead,
+                "sni": REFUSED_AND_CHECKED,
+                "tls_passthrough": True,
+            },
         }
         async with open_gateway(None, objects, hello_timeout=0.1, handshake_timeout=0.1) as gateway:
             await way(gateway, game)

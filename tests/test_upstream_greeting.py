@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.metrics import Metrics
 from sniproxy.name_cache import Key, Outcome
 from sniproxy.upstream import reach
 from tests.support.names import Resolver, open_names
@@ -21,6 +22,7 @@ TIMES: dict[str, Any] = {
     "connect_timeout": CONNECT_TIMEOUT,
     "keepalive_idle": 300,
     "forbidden": OPEN,
+    "metrics": Metrics(),
 }
 
 
