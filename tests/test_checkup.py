@@ -123,6 +123,19 @@ def test_an_object_that_is_written_again_goes_on_with_it() -> None:
     assert ports_out(target(1, 2, passive={})) == set()
 
 
+def test_nodes_of_dns_that_change_are_known_again() -> None:
+    checks = {"active": {"type": "tcp"}, "passive": {}}
+    members = {"service_name": "games.example", "discovery_type": "dns", "checks": checks}
+    service = Target(InlineUpstream.model_validate(members))
+    listed = [{"host": "127.0.0.1", "port": port, "weight": 1} for port in (1, 2, 3)]
+    nodes = InlineUpstream.model_validate({"nodes": listed}).nodes
+    assert nodes is not None
+    first = service.with_nodes(nodes[:2])
+    open_at(first, 1)
+    assert ports_out(service.with_nodes([nodes[2], nodes[0]])) == {1}
+    assert checkup_of(service).out(0.0) == frozenset()
+
+
 @pytest.mark.parametrize(
     ("passive", "watched"),
     [
