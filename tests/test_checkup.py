@@ -87,7 +87,7 @@ def ports_out(target: Target, now: float = 0.0) -> set[int | None]:
     return {one.port for one in target.balancer.nodes if id(one) in out}
 
 
-@pytest.mark.parametrize("others", [0, 20])
+@pytest.mark.parametrize("others", [0, 100])
 def test_nodes_where_sessions_fail_are_out_until_one_may_try(others: int) -> None:
     """However many are open elsewhere."""
     elsewhere = target(*range(100, 100 + others), passive={})
@@ -121,6 +121,19 @@ def test_an_object_that_is_written_again_goes_on_with_it() -> None:
     assert ports_out(second) == {1}
     del second
     assert ports_out(target(1, 2, passive={})) == set()
+
+
+def test_nodes_of_dns_that_change_are_known_again() -> None:
+    checks = {"active": {"type": "tcp"}, "passive": {}}
+    members = {"service_name": "games.example", "discovery_type": "dns", "checks": checks}
+    service = Target(InlineUpstream.model_validate(members))
+    listed = [{"host": "127.0.0.1", "port": port, "weight": 1} for port in (1, 2, 3)]
+    nodes = InlineUpstream.model_validate({"nodes": listed}).nodes
+    assert nodes is not None
+    first = service.with_nodes(nodes[:2])
+    open_at(first, 1)
+    assert ports_out(service.with_nodes([nodes[2], nodes[0]])) == {1}
+    assert checkup_of(service).out(0.0) == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,9 @@ class Told:
                 self._target,
                 names,
                 default_port=1,
-                connect_timeout=CONNECT_TIMEOUT,
                 keepalive_idle=300,
                 metrics=self._metrics,
-                **{"forbidden": OPEN, **members},
+                **{"forbidden": OPEN, "connect_timeout": CONNECT_TIMEOUT, **members},
             )
         connected.sock.close()
         return connected
@@ -176,6 +175,29 @@ async def test_one_that_tries_and_is_given_up_lets_the_next_one_try(deaf: tuple[
     with trio.move_on_after(CONNECT_TIMEOUT / 10):
         await told.reach()
     assert circuits(to)[0].admits(trio.current_time())
+
+
+async def test_one_that_tries_and_finds_out_nothing_lets_the_next_one_try() -> None:
+    to = leading_to(("127.0.0.1", 9))
+    told = await open_and_wait(to)
+    assert (await told.fail(forbidden=CLOSED)).reason is CloseReason.UPSTREAM_DENIED
+    assert circuits(to)[0].admits(trio.current_time())
+
+
+async def test_one_that_gets_there_ends_the_row(alive: tuple[str, int]) -> None:
+    to = leading_to(alive, threshold=2)
+    told = Told(to)
+
+    async def refuse(_sock: socket.socket, _host: str) -> None:
+        raise SessionEnded(CloseReason.UPSTREAM_REFUSED)
+
+    for _ in range(3):
+        await told.fail(greet=refuse)
+        await told.reach()
+    assert told.count("circuits_opened") == 0
+    await told.fail(greet=refuse)
+    await told.fail(greet=refuse)
+    assert told.count("circuits_opened") == 1
 
 
 async def test_while_one_tries_nobody_else_does(
