@@ -6,8 +6,8 @@ waits no longer than STALE_PATIENCE for better.
 """
 
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from itertools import count
 from pathlib import Path
 from typing import cast
 
@@ -68,7 +68,7 @@ class Names:
         # Those that were not answered last: a zone whose servers are silent takes the whole patience of each question.
         self._slow_line = trio.CapacityLimiter(MOST_QUESTIONS)
         self._nursery: trio.Nursery | None = None
-        self._turns = count()  # among the addresses that a name has in hosts
+        self._turns = Counter[str]()  # by name, among the addresses that it has in hosts
         self._put = trio.Event()  # something was put into the cache
 
     def settle(self, settings: Dns) -> None:
@@ -96,7 +96,8 @@ class Names:
         """
         entry = await self._entry(Kind.ADDRESSES, name)
         if isinstance(entry, tuple):
-            return entry, next(self._turns)
+            self._turns[name] += 1
+            return entry, self._turns[name]
         entry.turn += 1
         return cast("tuple[str, ...]", entry.records), entry.turn
 

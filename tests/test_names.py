@@ -1,5 +1,6 @@
 """Names for all sessions of a worker: who waits for DNS, who does not, and what is said of it. On virtual time."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,16 @@ async def test_what_stands_in_hosts_is_asked_of_nobody(tmp_path: Path) -> None:
         hosts.write_text("")
         await trio.sleep(1)
         assert await found(names) == ("10.0.0.1",)
+
+
+async def test_each_name_in_hosts_has_turns_of_its_own(tmp_path: Path) -> None:
+    """Or two that are asked for by turns would lead to one address each."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("10.0.0.1 a b\n10.0.0.2 a b\n")
+    async with open_names(Resolver({}), hosts=hosts) as names:
+        turns = [[(await names.look_up(name))[1] for name in "ab"] for _ in range(4)]
+    assert all(later[0] == now[0] + 1 for now, later in pairwise(turns))
+    assert all(later[1] == now[1] + 1 for now, later in pairwise(turns))
 
 
 async def test_so_many_names_are_asked_for_at_once_and_no_more() -> None:
