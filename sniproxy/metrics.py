@@ -116,6 +116,17 @@ class Metrics:
             "Sessions that went by an answer of DNS whose time had run out",
             registry=self.registry,
         )
+        self.probes = Counter(
+            "sniproxy_probes",
+            "Probes of game servers, by what they found",
+            ["result"],
+            registry=self.registry,
+        )
+        self.upstream_unhealthy = Gauge(
+            "sniproxy_upstream_unhealthy",
+            "Game servers that probes find unhealthy now, told by the one worker that probes",
+            registry=self.registry,
+        )
         Gauge(
             "sniproxy_log_lines_dropped",
             "Log lines that the stream did not take",

@@ -14,7 +14,7 @@ from tests.support.status_port import BOUND, TEXT, open_port
 
 pytestmark = pytest.mark.anyio
 
-KNOWN = "there are /livez, /readyz, /metrics, /config, /sessions and /refused\n"
+KNOWN = "there are /livez, /readyz, /metrics, /config, /sessions, /refused and /v1/healthcheck\n"
 NO_CONFIG = "no configuration yet: the store has not answered\n"
 
 
