@@ -161,6 +161,8 @@ async def _connected(addresses: Sequence[str], port: int) -> AsyncIterator[trio.
 
 def _request(active: Active, host: str) -> bytes:
     lines = [line.partition(":") for line in active.req_headers or ()]
+    if not all(colon for _, colon, _ in lines):
+        raise ValueError("no HTTP request can be made of req_headers: a header has a colon")
     headers = [(name.strip(), value.strip()) for name, _, value in lines]
     given = {name.lower() for name, _ in headers}
     own = {"host": active.host or host, "user-agent": "sniproxy", "connection": "close"}

@@ -141,7 +141,7 @@ class Status:
 
     async def _health_of(self, which: str) -> Answer:
         for one in await self._health():
-            if one["name"].endswith(f"/{which}"):
+            if one["name"].split("/")[-2:] == which.split("/"):
                 return _json(one)
         return 404, JSON, b'{"error_msg":"no checks.active of that are in force"}\n'
 

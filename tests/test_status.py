@@ -158,6 +158,23 @@ async def test_sessions_of_all_workers_by_route_and_by_game_server() -> None:
     }
 
 
+async def test_health_is_of_the_one_worker_that_probes() -> None:
+    node = {"hostname": "10.0.0.5", "ip": "10.0.0.5", "port": 1, "status": "healthy"}
+    one = {"name": "/apisix/upstreams/1", "type": "tcp", "nodes": [node]}
+    other = {"name": "/apisix/stream_routes/1", "type": "http", "nodes": []}
+    async with open_port(workers=2) as port:
+        assert (await port.ask("GET", "/v1/healthcheck")).json() == []
+        port.hands.all[1].health = [one, other]
+        answer = await port.ask("GET", "/v1/healthcheck")
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json() == [one, other]
+        assert (await port.ask("GET", "/v1/healthcheck/upstreams/1")).json() == one
+        assert (await port.ask("GET", "/v1/healthcheck/stream_routes/1")).json() == other
+        for unknown in ("upstreams/2", "upstreams/", "1", "apisix/upstreams/1/x", ""):
+            answer = await port.ask("GET", f"/v1/healthcheck/{unknown}")
+            assert (answer.status_code, list(answer.json())) == (404, ["error_msg"]), unknown
+
+
 async def test_what_a_worker_had_counted_that_is_gone_stays_counted() -> None:
     async with open_port(workers=2) as port:
         for hand in port.hands.all:
