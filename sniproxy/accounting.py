@@ -7,6 +7,7 @@ from typing import Any
 
 from sniproxy.balancing import NodeState
 from sniproxy.errors import CloseReason
+from sniproxy.health import Circuit
 from sniproxy.logs import encode
 from sniproxy.stick_table import Key
 
@@ -45,6 +46,7 @@ class Account:
     connected_at: float | None = None
     claims: list[Key] = field(default_factory=list)  # what it counts for in the limits
     seat: NodeState | None = None  # the game server where it counts
+    circuit: Circuit | None = None  # which is told of an early end
 
     def settle(self) -> None:
         """Set-up is over: an idle session holds nothing that it can share with others."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from sniproxy.balancer import UNSPOKEN
+from sniproxy.balancer import UNSPOKEN, Target
 from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader, host_name
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.objects import LimitConn
@@ -183,6 +183,7 @@ def _explain_upstream(
     header = f"; PROXY {target.proxy_protocol} first" if target.proxy_protocol else ""
     if target.service is not None:
         to.say("upstream", f"what DNS has under {target.service.service_name}" + header)
+        _explain_checks(target, to)
         return
     nodes = [
         f"{node.host}:{node.port or '(the port connected to)'} weight {node.weight}"
@@ -193,6 +194,7 @@ def _explain_upstream(
         return
     by = f"; by {target.balancer.by}" if target.balancer.by else ""
     to.say("upstream", ", ".join(nodes) + by + header)
+    _explain_checks(target, to)
     if target.tls is not None and client_tls is not None:
         hosts = [node.bare_host for node in target.balancer.nodes]
         peers = sorted({target.tls.peer(arrival.server_name, host) for host in hosts})
@@ -200,6 +202,17 @@ def _explain_upstream(
         shown = "shown where one is asked for" if client_tls.pair else "none"
         text = f"spoken with {', '.join(peers)}, {verified}; client certificate {shown}"
         to.say("tls", text)
+
+
+def _explain_checks(target: Target, to: Explanation) -> None:
+    """That there are some; who is well is known to the data plane alone."""
+    checkup = target.checkup
+    if checkup is None or not (checkup.active or checkup.passive):
+        return
+    by = [f"{checkup.active.type} probes"] if checkup.active else []
+    by += ["how sessions fare there"] if checkup.passive else []
+    text = f"by {' and '.join(by)}: a node that is not well gets none, unless no other is there"
+    to.say("checks", text)
 
 
 def _mode(listener: Listener) -> str:

@@ -6,23 +6,26 @@ so many failures in a row, lets one session try again after a while, and longer 
 node that was judged by sessions alone out for ever; nobody would go there to find that it is well again.
 
 What is known belongs to a host, a port and the rules it is judged by, not to an object: one that is written again goes on
-with it. It is forgotten when no upstream refers to it any more.
+with it. It is forgotten when no upstream and no session refers to it any more.
 """
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from weakref import WeakSet, WeakValueDictionary
 
 from sniproxy.balancing import Node
 from sniproxy.objects.upstream import Active, Passive
 
-OPEN_FOR = (
-    1.0  # seconds until a game server is tried again that sessions have failed at; it doubles ...
-)
+# Seconds until one session tries a game server again at which sessions have failed. They double each time that one fails ...
+OPEN_FOR = 1.0
 OPEN_AT_MOST = 60.0  # ... up to this
+# Seconds after connecting within which a game server that hangs up without a byte has not taken the session at all.
+EARLY = 1.0
 
 
 class Failure(StrEnum):
@@ -90,54 +93,109 @@ class Health:
 
 
 class Circuit:
-    """What sessions of this worker found of a game server. Closed: it gets sessions; open: none, until one may try."""
+    """What sessions of this worker found of a game server. Closed: it gets sessions; open: none, until one may try.
 
-    __slots__ = ("__weakref__", "_health", "_tried_at", "_wait", "until")
+    To connect is one thing and to be kept is another, and each has failures in a row of its own: else a game server that
+    takes everybody and hangs up on them would never be found out. A session is kept once EARLY has passed since it
+    connected. That needs no timer: whoever looks next finds it passed.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_connecting",
+        "_lost",
+        "_trial_until",
+        "_unproven",
+        "_wait",
+        "until",
+    )
 
     def __init__(self, thresholds: Thresholds) -> None:
-        self._health = Health(thresholds)
+        self._connecting = Health(thresholds)
+        self._lost = 0  # early, in a row
+        self._unproven: list[float] = []  # when it is known of each who connected that he was kept
         self._wait = OPEN_FOR
-        self._tried_at: float | None = None  # when a session was sent to try
+        self._trial_until = -inf  # the session that tries has until then
         self.until: float | None = None  # when one may try; None: it is closed
 
     def admits(self, now: float) -> bool:
-        """Whether a session may go there. One that may try it is `begin`'s to say."""
-        if self.until is None:
-            return True
-        trying = self._tried_at is not None and now < self._tried_at + self._wait
-        return now >= self.until and not trying
+        """Whether a session may go there."""
+        self._settle(now)
+        return self.until is None or now >= max(self.until, self._trial_until)
 
-    def begin(self, now: float) -> None:
-        """A session is sent there: where it is open, others wait for what becomes of it, but not for ever."""
+    def begin(self, now: float, seconds: float) -> None:
+        """A session is sent there, and has so long. Where it is open, others wait for what becomes of it, but no longer."""
+        if self.until is not None and now >= self.until:
+            self._trial_until = now + seconds
+
+    def withdraw(self) -> None:
+        """What became of that session says nothing of the game server."""
+        self._trial_until = -inf
+
+    def connect(self, now: float) -> None:
+        """That session got there. Where it is open, that closes it unless it ends early."""
+        self._settle(now)
+        self._connecting.succeed()
+        self._unproven.append(now + EARLY)
         if self.until is not None:
-            self._tried_at = now
+            self._trial_until = now + EARLY
 
-    def succeed(self) -> bool:
-        """A session got there; whether that closes it."""
-        self._health.succeed()
-        if self.until is None:
-            return False
-        self._health = Health(self._health.thresholds)
-        self.until = self._tried_at = None
-        self._wait = OPEN_FOR
-        _OPEN.discard(self)
-        return True
-
-    def fail(self, failure: Failure, now: float) -> bool:
-        """A session did not get there; whether that opens it, or leaves it open for longer."""
+    def fail(self, failure: Failure, began: float, now: float) -> bool:
+        """A session that was sent there at `began` did not get there; whether that opens it."""
+        self._settle(now)
         if self.until is not None:
-            if now < self.until:
-                return False  # one that was on its way when it opened
-            self._wait = min(2 * self._wait, OPEN_AT_MOST)
-        elif not self._health.fail(failure):
+            return self._stay_open(began, now)
+        return self._connecting.fail(failure) and self._open(now)
+
+    def lose(self, connected: float, now: float) -> bool:
+        """The game server hung up on a session that got there at `connected`, without a byte; whether that opens it."""
+        self._settle(now)
+        kept_at = connected + EARLY
+        if now >= kept_at:
             return False
-        self.until, self._tried_at = now + self._wait, None
+        if kept_at in self._unproven:
+            self._unproven.remove(kept_at)
+        if self.until is not None:
+            return self._stay_open(connected, now)
+        self._lost += 1
+        limit = self._connecting.thresholds.limit(Failure.TCP)
+        return 0 < limit <= self._lost and self._open(now)
+
+    def _settle(self, now: float) -> None:
+        """Those who connected long enough ago were kept."""
+        kept = bisect_right(self._unproven, now)
+        if kept:
+            del self._unproven[:kept]
+            self._lost = 0
+            if self.until is not None:
+                self.until, self._trial_until, self._wait = None, -inf, OPEN_FOR
+                _OPEN.discard(self)
+
+    def _open(self, now: float) -> bool:
+        self._connecting = Health(self._connecting.thresholds)
+        self._lost = 0
+        self._unproven.clear()  # who got there before proves nothing any more
+        self.until = now + self._wait
         _OPEN.add(self)
         return True
+
+    def _stay_open(self, began: float, now: float) -> bool:
+        """For longer, unless that one was sent there before anybody was to try."""
+        if self.until is not None and began >= self.until:
+            self._wait = min(2 * self._wait, OPEN_AT_MOST)
+            self.until, self._trial_until = now + self._wait, -inf
+        return False
 
 
 _OPEN: WeakSet[Circuit] = WeakSet()  # few, so that nobody has to look at all nodes
 _CIRCUITS: WeakValueDictionary[tuple[str, int | None, Thresholds], Circuit] = WeakValueDictionary()
+
+
+def open_circuits(now: float) -> int:
+    """How many game servers get no sessions of this worker, or one that tries."""
+    for circuit in tuple(_OPEN):
+        circuit.admits(now)  # closes where that is due
+    return len(_OPEN)
 
 
 def circuit_of(node: Node, thresholds: Thresholds) -> Circuit:
@@ -158,20 +216,24 @@ def probe_name(node: Node, active: Active) -> str:
 class Checkup:
     """Which nodes of one upstream get no sessions now."""
 
-    __slots__ = ("_circuits", "_down", "_names", "_nodes", "active", "passive")
+    __slots__ = ("_circuits", "_down", "_ids", "_names", "active", "passive")
 
     def __init__(
         self, nodes: Iterable[Node], active: Active | None, passive: Passive | None
     ) -> None:
         nodes = list(nodes)
         self.active = active
-        self.passive = Thresholds.of(passive) if passive is not None else None
+        found = Thresholds.of(passive) if passive is not None else None
+        # sessions know of no other failures
+        self.passive = found if found is not None and (found.tcp or found.timeout) else None
         # by the id of the node
         self._names = {id(one): probe_name(one, active) for one in nodes} if active else {}
         self._circuits = (
             {id(one): circuit_of(one, self.passive) for one in nodes} if self.passive else {}
         )
-        self._nodes = {circuit: one for one, circuit in self._circuits.items()}
+        self._ids: dict[Circuit, list[int]] = {}  # an object may name a game server twice
+        for one, circuit in self._circuits.items():
+            self._ids.setdefault(circuit, []).append(one)
         self._down: frozenset[int] = frozenset()
 
     def name(self, node: Node) -> str:
@@ -184,14 +246,14 @@ class Checkup:
 
     def out(self, now: float) -> frozenset[int]:
         """The ids of nodes that get no session at this moment."""
-        if not _OPEN or not self._nodes:
+        if not _OPEN or not self._circuits:
             return self._down
-        open_ones = {
-            self._nodes[circuit]
-            for circuit in _OPEN
-            if circuit in self._nodes and not circuit.admits(now)
-        }
-        return self._down | open_ones if open_ones else self._down
+        # whichever are fewer; `admits` takes those out of them that close
+        few = tuple(_OPEN) if len(_OPEN) < len(self._ids) else self._ids
+        shut = [one for one in few if one in self._ids and not one.admits(now)]
+        if not shut:
+            return self._down
+        return self._down.union(*(self._ids[circuit] for circuit in shut))
 
     @property
     def steady(self) -> bool:

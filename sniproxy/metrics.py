@@ -127,6 +127,21 @@ class Metrics:
             "Game servers that probes find unhealthy now, told by the one worker that probes",
             registry=self.registry,
         )
+        self.circuits_opened = Counter(
+            "sniproxy_upstream_circuits_opened",
+            "Times that a game server was left out because sessions failed there (checks.passive)",
+            registry=self.registry,
+        )
+        self.circuits_open = Gauge(
+            "sniproxy_upstream_circuits_open",
+            "Game servers that are left out because sessions failed there, each worker's by itself",
+            registry=self.registry,
+        )
+        self.panics = Counter(
+            "sniproxy_upstream_panics",
+            "Sessions that were sent to a game server which was left out, as no other was there to try",
+            registry=self.registry,
+        )
         Gauge(
             "sniproxy_log_lines_dropped",
             "Log lines that the stream did not take",

@@ -2,7 +2,8 @@
 
 Most games have one route per name and one game server, or a few in turn, behind it: then nothing about a connection but its
 name matters, and whoever moves the bytes may go by the plan without asking again. Where anything else matters (the client's
-address, a limit, a plugin, a name to look up, a PROXY header to send), there is no plan: each connection is decided alone.
+address, a limit, a plugin, a name to look up, a PROXY header to send, a node that is not well), there is no plan: each
+connection is decided alone.
 """
 
 from dataclasses import dataclass, field
@@ -80,6 +81,8 @@ def plan_for(
         return None
     target = snapshot.target(route)
     if target is None or not target.is_plain or snapshot.plugins(route):
+        return None
+    if target.checkup is not None and not target.checkup.steady:
         return None
     if (target.connect_timeout or settings.connect_timeout) < PATIENCE:
         return None

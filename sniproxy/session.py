@@ -18,6 +18,7 @@ from sniproxy.deadline import Deadline
 from sniproxy.defects import last_line, report
 from sniproxy.errors import REFUSALS, CloseReason, SessionEnded
 from sniproxy.first_flight import FirstFlight
+from sniproxy.health import Circuit
 from sniproxy.limits import site_of
 from sniproxy.networks import IpAddress, parse_address
 from sniproxy.plan import plan_for
@@ -33,6 +34,7 @@ from sniproxy.worker_state import Worker
 
 # A fatal alert in clear: nothing was agreed upon yet (RFC 8446 section 6, RFC 6066 section 3).
 UNRECOGNIZED_NAME = bytes((21, 3, 1, 0, 2, 2, 112))
+HUNG_UP = (CloseReason.UPSTREAM_CLOSED, CloseReason.UPSTREAM_RESET)
 UNSERVED = (CloseReason.NO_ROUTE, CloseReason.NO_CERTIFICATE)  # whose clients are sent it
 
 
@@ -226,12 +228,13 @@ async def _connect(
         connect_timeout=settings.connect_timeout,
         keepalive_idle=settings.keepalive_idle,
         forbidden=worker.forbidden,
+        metrics=worker.metrics,
         begun=accepted.attempt,
         caller=Caller(flight.client, server, account.sni),
         greet=None if target.is_plain else greet,
     )
     account.seat = connected.seat  # `_ended` lets it leave
-    account.connected_at = trio.current_time()
+    account.circuit, account.connected_at = connected.circuit, connected.at
     account.node, account.attempts = connected.node, connected.attempts
     worker.placed[account.node] += 1  # `_ended` takes it back
     return Flow(
@@ -326,10 +329,20 @@ def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
     if account.seat is not None:
         account.seat.leave()
     try:
+        if account.circuit is not None:
+            _judge(worker, account, account.circuit, outcome)
         worker.limits.leave(account.claims)
         _account_for(worker, account, outcome)
     except Exception:  # a defect of ours costs this session its line
         _failed(worker, account)
+
+
+def _judge(worker: Worker, account: Account, circuit: Circuit, outcome: Outcome) -> None:
+    """Whoever hangs up without a byte may not have taken the session at all."""
+    if outcome.reason not in HUNG_UP or outcome.to_client or account.connected_at is None:
+        return
+    if circuit.lose(account.connected_at, trio.current_time()):
+        worker.metrics.circuits_opened.inc()
 
 
 def _one_less(counts: Counter[str], name: str) -> None:

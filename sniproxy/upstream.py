@@ -12,18 +12,29 @@ from dataclasses import dataclass
 import trio
 
 from sniproxy.balancer import UNSPOKEN, Target
-from sniproxy.balancing import NOBODY, Caller, NodeState
+from sniproxy.balancing import NOBODY, Caller, Node, NodeState
 from sniproxy.deadline import Deadline
 from sniproxy.discovery import discovered
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.eyeballs import connect_first, in_order
 from sniproxy.forbidden import Forbidden
+from sniproxy.health import Circuit, Failure
+from sniproxy.metrics import Metrics
 from sniproxy.names import Names
 from sniproxy.networks import family_of, parse_address
 from sniproxy.relay import Attempt, Originated
 from sniproxy.relay.sockets import close, wait_connected
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+# What these say of a game server. Others say nothing: they are ours, or those of DNS.
+FAILURES = {
+    CloseReason.UPSTREAM_REFUSED: Failure.TCP,
+    CloseReason.UPSTREAM_UNREACHABLE: Failure.TCP,
+    CloseReason.UPSTREAM_RESET: Failure.TCP,
+    CloseReason.UPSTREAM_TLS: Failure.TCP,
+    CloseReason.UPSTREAM_CERTIFICATE: Failure.TCP,
+    CloseReason.UPSTREAM_TIMEOUT: Failure.TIMEOUT,
+}
 # What is done on a connection, to the node of that bare host, before anything of the client goes there; SessionEnded.
 Greet = Callable[[socket.socket, str], Awaitable[Originated | None]]
 
@@ -36,6 +47,8 @@ class Connected:
     node: str  # host:port as the object names it
     attempts: int
     seat: NodeState  # where the session counts by now; who has the connection lets it leave
+    at: float  # when it stood, in seconds of trio's clock
+    circuit: Circuit | None = None  # who has the connection tells it of an early end
     tls: Originated | None = None
 
 
@@ -47,12 +60,14 @@ async def reach(
     connect_timeout: float,
     keepalive_idle: int,
     forbidden: Forbidden,
+    metrics: Metrics,
     begun: Attempt | None = None,
     caller: Caller = NOBODY,
     greet: Greet | None = None,
 ) -> Connected:
     """A connection to one of the target's nodes, or SessionEnded with the last reason and every detail.
 
+    Nodes that are not well are tried when all others were, or there are none.
     `greet`: a node that does not get through it has failed, and is closed.
     `begun`: the first attempt, which the relay has made; its socket is closed if nothing comes of it.
     """
@@ -64,20 +79,31 @@ async def reach(
         late = "its service_name: DNS has not answered in {:g} s"
         with Deadline(seconds, CloseReason.UPSTREAM_NAME, late):
             target = await discovered(target, names)
-    failures: list[SessionEnded] = []
+    # not the failures themselves: their tracebacks lead back here, and a cycle would keep all of it
+    reason: CloseReason | None = None
+    details: list[str] = []
     tried: set[int] = set()
+    panicked = False
     since = begun.hello_at if begun else trio.current_time()
     give_up = since + (target.retry_timeout or float("inf"))
     while len(tried) <= target.retries and (begun or trio.current_time() < give_up):
         started = trio.current_time()
-        node = target.round[begun.pick] if begun else target.balancer.pick(tried, caller, started)
+        node = target.round[begun.pick] if begun else _pick_well(target, tried, caller, started)
         if node is None:
-            break
+            node = target.balancer.pick(tried, caller, started)
+            if node is None:
+                break
+            if not panicked:
+                metrics.panics.inc()
+            panicked = True
         tried.add(id(node))
+        circuit = target.checkup.circuit(node) if target.checkup else None
         port = node.port or default_port
         where = f"{node.host}:{port}"
         seat = node.state
         seat.enter()
+        if circuit is not None:
+            circuit.begin(started, seconds)
         try:
             sock = await _reach_node(
                 node.bare_host,
@@ -92,21 +118,44 @@ async def reach(
                 greet, sock, node.bare_host, where, seconds=seconds, since=started
             )
         except SessionEnded as failure:
+            now = trio.current_time()
             seat.leave()
-            seat.observe(seconds, trio.current_time())  # who refuses at once is not quick
-            failures.append(failure)
+            seat.observe(seconds, now)  # who refuses at once is not quick
+            if circuit is not None and _tell(circuit, failure.reason, started, now):
+                metrics.circuits_opened.inc()
+            reason = failure.reason
+            details.append(failure.detail)
             begun = None
         except BaseException:
             seat.leave()
+            if circuit is not None:
+                circuit.withdraw()
             raise
         else:
+            now = trio.current_time()
             if begun is None:
-                now = trio.current_time()
                 seat.observe(now - started, now)
-            return Connected(sock, where, len(tried), seat, tls)
-    if not failures:
+            if circuit is not None:
+                circuit.connect(now)
+            return Connected(sock, where, len(tried), seat, now, circuit, tls)
+    if reason is None:
         raise SessionEnded(CloseReason.NO_UPSTREAM, "no node with a weight above 0")
-    raise SessionEnded(failures[-1].reason, "; ".join(failure.detail for failure in failures))
+    raise SessionEnded(reason, "; ".join(details))
+
+
+def _pick_well(target: Target, tried: set[int], caller: Caller, now: float) -> Node | None:
+    """The next node, of those that are well."""
+    out = target.checkup.out(now) if target.checkup else None
+    return target.balancer.pick(tried | out if out else tried, caller, now)
+
+
+def _tell(circuit: Circuit, reason: CloseReason, began: float, now: float) -> bool:
+    """What became of an attempt; whether that opens the circuit."""
+    failure = FAILURES.get(reason)
+    if failure is not None:
+        return circuit.fail(failure, began, now)
+    circuit.withdraw()
+    return False
 
 
 async def _reach_node(

@@ -4,7 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import trio
+
 from sniproxy.forbidden import Forbidden
+from sniproxy.health import open_circuits
 from sniproxy.limits import Limits, open_limits
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
@@ -94,6 +97,7 @@ def open_worker(
     )
     metrics.setups.set_function(lambda: turns.inside)
     metrics.setups_waiting.set_function(lambda: turns.waiting)
+    metrics.circuits_open.set_function(lambda: open_circuits(trio.current_time()))
     return Worker(
         settings=settings,
         snapshot=snapshot,

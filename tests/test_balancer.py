@@ -62,3 +62,13 @@ def test_retries_are_as_many_as_there_are_other_nodes(
     members: dict[str, Any], retries: int
 ) -> None:
     assert target(**members).retries == retries
+
+
+@pytest.mark.parametrize(
+    ("members", "idle_timeout"),
+    [({}, None), ({"timeout": {"connect": 1, "send": 20, "read": 7}}, 20)],
+)
+def test_the_longer_of_send_and_read_is_the_idle_timeout(
+    members: dict[str, Any], idle_timeout: float | None
+) -> None:
+    assert target(**members).idle_timeout == idle_timeout

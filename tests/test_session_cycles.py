@@ -22,6 +22,8 @@ pytestmark = pytest.mark.anyio
 
 TIMES = 5  # a cycle once may be a cache; one per session is a leak
 PASSED, NOWHERE, LIMITED = "passed.example.com", "nowhere.example.com", "limited.example.com"
+DEAD, RETRIED = "dead.example.com", "retried.example.com"
+REFUSING = "127.0.0.77:9"
 
 
 def ours(one: object) -> str | None:
@@ -56,9 +58,14 @@ def saying(first: bytes) -> Way:
     return way
 
 
-async def played(gateway: Gateway, game: socket.socket) -> None:
+async def retried(gateway: Gateway, game: socket.socket) -> None:
+    """The first node refuses him."""
+    await played(gateway, game, RETRIED)
+
+
+async def played(gateway: Gateway, game: socket.socket, name: str = PASSED) -> None:
     player = gateway.dial()
-    await player.send(named(PASSED.encode()))
+    await player.send(named(name.encode()))
     server = await accept(game)
     await trio.lowlevel.wait_readable(server)
     server.close()
@@ -96,6 +103,8 @@ async def stuck(gateway: Gateway, _: socket.socket) -> None:
 
 WAYS: dict[str, tuple[Way, str]] = {
     "played": (played, "upstream_reset"),
+    "sent on": (retried, "upstream_reset"),
+    "refused": (saying(named(DEAD.encode())), "upstream_refused"),
     "terminated": (terminated, "upstream_reset"),
     "HTTP": (saying(b"GET / HTTP/1.1\r\n\r\n"), "hello_not_tls"),
     "half a hello": (saying(named(NAME.encode())[:50]), "hello_timeout"),
@@ -111,12 +120,22 @@ async def test_a_session_leaves_no_cycle(way: Way, reason: str) -> None:
     with trio.fail_after(20), socket.create_server(("127.0.0.1", 0)) as game:
         game.setblocking(False)
         port = game.getsockname()[1]
+        checks = {"active": {"type": "tcp"}, "passive": {}}
+        dead = {"nodes": {REFUSING: 1}, "checks": checks}
+        first = {"host": "127.0.0.77", "port": 9, "weight": 1, "priority": 1}
+        rest = {"host": "127.0.0.1", "port": port, "weight": 1}
         nobody = {"ip-restriction": {"whitelist": ["192.0.2.1"]}}
         objects = {
             "ssls/1": certificate(),
             "stream_routes/1": route(port, sni=PASSED, tls_passthrough=True),
             "stream_routes/2": route(port, sni=NAME),
             "stream_routes/3": route(port, sni=LIMITED, plugins=nobody),
+            "stream_routes/4": {"upstream": dead, "sni": DEAD, "tls_passthrough": True},
+            "stream_routes/5": {
+                "upstream": {"nodes": [first, rest]},
+                "sni": RETRIED,
+                "tls_passthrough": True,
+            },
         }
         async with open_gateway(None, objects, hello_timeout=0.1, handshake_timeout=0.1) as gateway:
             await way(gateway, game)

@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.forbidden import Forbidden
+from sniproxy.metrics import Metrics
 from sniproxy.name_cache import Failed, Key, Outcome
 from sniproxy.names import Names
 from sniproxy.objects import InlineUpstream, StreamRoute
@@ -82,6 +83,7 @@ async def attempt_by(names: Names, target: Target, *, default_port: int = 1) -> 
             connect_timeout=CONNECT_TIMEOUT,
             keepalive_idle=300,
             forbidden=OPEN,
+            metrics=Metrics(),
         )
     connected.sock.close()
     return connected
@@ -264,6 +266,7 @@ async def test_what_the_relay_has_tried_counts_from_when_it_began(
                 connect_timeout=CONNECT_TIMEOUT,
                 keepalive_idle=300,
                 forbidden=OPEN,
+                metrics=Metrics(),
                 begun=begun,
             )
         connected.sock.close()
@@ -369,16 +372,6 @@ async def test_a_service_name_that_leads_nowhere(name: str, words: str) -> None:
     reason, detail, _ = await failure(to, Resolver({"silent.example": None}))
     assert reason is CloseReason.UPSTREAM_NAME
     assert detail.startswith(words)
-
-
-@pytest.mark.parametrize(
-    ("members", "idle_timeout"),
-    [({}, None), ({"timeout": {"connect": 1, "send": 20, "read": 7}}, 20)],
-)
-def test_the_longer_of_send_and_read_is_the_idle_timeout(
-    members: dict[str, Any], idle_timeout: float | None
-) -> None:
-    assert target(node(1), **members).idle_timeout == idle_timeout
 
 
 async def test_a_session_that_is_given_up_leaves_nothing(deaf: tuple[str, int]) -> None:
