@@ -101,21 +101,6 @@ class Metrics:
             "Times that accepting paused because descriptors or memory ran out",
             registry=self.registry,
         )
-        self.names_resolved = Counter(
-            "sniproxy_names_resolved",
-            "Answers of DNS that held an address or a service",
-            registry=self.registry,
-        )
-        self.names_failed = Counter(
-            "sniproxy_names_failed",
-            "Names of game servers that DNS did not know, or not answer for, each time",
-            registry=self.registry,
-        )
-        self.names_stale = Counter(
-            "sniproxy_names_stale",
-            "Sessions that went by an answer of DNS whose time had run out",
-            registry=self.registry,
-        )
         self.probes = Counter(
             "sniproxy_probes",
             "Probes of game servers, by what they found",
@@ -140,6 +125,21 @@ class Metrics:
         self.panics = Counter(
             "sniproxy_upstream_panics",
             "Sessions that were sent to a game server which was left out, as no other was there to try",
+            registry=self.registry,
+        )
+        self.names_resolved = Counter(
+            "sniproxy_names_resolved",
+            "Answers of DNS that held an address or a service",
+            registry=self.registry,
+        )
+        self.names_failed = Counter(
+            "sniproxy_names_failed",
+            "Names of game servers that DNS did not know, or not answer for, each time",
+            registry=self.registry,
+        )
+        self.names_stale = Counter(
+            "sniproxy_names_stale",
+            "Sessions that went by an answer of DNS whose time had run out",
             registry=self.registry,
         )
         Gauge(

@@ -124,6 +124,7 @@ COUNTED: dict[str, Any] = {
     "limit-conn": {"conn": 9, "burst": 0, "default_conn_delay": 1, "key": "server_port"}
 }
 SERVICE = {"upstream": HERE["upstream"]}
+SWITCHED_OFF = {"active": {}, "passive": {"unhealthy": {"tcp_failures": 0, "timeouts": 0}}}
 
 # What is configured, and the id of the planned route; None where each connection must be decided alone.
 CONFIGURED: dict[str, tuple[dict[str, dict[str, Any]], str | None]] = {
@@ -238,6 +239,13 @@ CONFIGURED: dict[str, tuple[dict[str, dict[str, Any]], str | None]] = {
         {"1": to() | {"upstream": {"nodes": {"127.0.0.1:1": 1, "127.0.0.2:1": MOST_PICKS}}}},
         None,
     ),
+    # Whoever goes by a plan is not seen
+    "checks by probes": ({"1": to("127.0.0.1:1", checks={"active": {}})}, "1"),
+    "checks by sessions": (
+        {"1": to("127.0.0.1:1", checks={"active": {}, "passive": {}})},
+        None,
+    ),
+    "checks by sessions that are off": ({"1": to("127.0.0.1:1", checks=SWITCHED_OFF)}, "1"),
     # What is said to them
     "scheme http": ({"1": to("127.0.0.1:1", scheme="http")}, "1"),
     "scheme tcp": ({"1": to("127.0.0.1:1", scheme="tcp")}, "1"),
