@@ -28,6 +28,10 @@ LOOK_EVERY = 0.25  # seconds between two looks at which upstreams there are
 NAMES_EVERY = 5.0  # seconds between two looks at what DNS has for those with a service_name ...
 NAMES_WITHIN = 2.0  # ... and for one look
 MOST_PROBES = 100  # at once; each has a socket and a timeout
+MOST_A_SECOND = (
+    500  # begun: with more game servers intervals get longer, as those who play go first
+)
+SAY_EVERY = 0.1  # seconds between two times that others are told: thousands may fail together
 JITTER = 0.1  # part of a pause by which it is longer or shorter
 AT_A_TIME = 500  # upstreams that are looked at before sessions have their turn
 
@@ -72,6 +76,8 @@ class Probing:
         self._barred: set[str] = set()  # that cannot be probed, which was said
         self._told = self._snapshot.unhealthy
         self._seen = -1  # edition of what is to be probed
+        self._free_at = 0.0  # when the next probe may begin
+        self._news = trio.Event()  # an opinion has changed, or one is gone
         self._scope = trio.CancelScope()
 
     def stop(self) -> None:
@@ -92,6 +98,7 @@ class Probing:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow_names)
+                nursery.start_soon(self._say_now_and_then)
                 while True:
                     if self._seen != self._snapshot.probed_edition:
                         await self._look(nursery)
@@ -118,7 +125,7 @@ class Probing:
         for name in self._watched.keys() - wanted:
             self._watched.pop(name).scope.cancel()
         self._barred &= wanted
-        self._say()
+        self._news.set()
 
     def _begin(self, nursery: trio.Nursery, name: str, node: Node, active: Active) -> None:
         where = f"{node.host}:{active.port or node.port or ''}"
@@ -162,10 +169,17 @@ class Probing:
         with one.scope:
             await trio.sleep(one.pause * self._dice.random())
             while True:
+                await self._turn()
                 async with self._line:
                     finding = await self._try(one.probe)
                 self._take(one, finding)
                 await trio.sleep(one.pause * self._dice.uniform(1 - JITTER, 1 + JITTER))
+
+    async def _turn(self) -> None:
+        now = trio.current_time()
+        due = max(now, self._free_at)
+        self._free_at = due + 1 / MOST_A_SECOND
+        await trio.sleep_until(due)
 
     async def _try(self, probe: Probe) -> Finding:
         try:
@@ -188,13 +202,20 @@ class Probing:
                 self._worker.log.warning(
                     "game server unhealthy", node=one.where, probe=kind, cause=cause
                 )
-                self._say()
+                self._news.set()
         elif one.health.succeed():
             successes = one.health.successes
             self._worker.log.info(
                 "game server healthy", node=one.where, probe=kind, successes=successes
             )
+            self._news.set()
+
+    async def _say_now_and_then(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news = trio.Event()
             self._say()
+            await trio.sleep(SAY_EVERY)
 
     def _say(self) -> None:
         unhealthy = frozenset(name for name, one in self._watched.items() if not one.health.healthy)

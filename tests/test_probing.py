@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 
-from sniproxy.probing import JITTER, LOOK_EVERY, MOST_PROBES, NAMES_EVERY
+from sniproxy.probing import JITTER, LOOK_EVERY, MOST_A_SECOND, MOST_PROBES, NAMES_EVERY, SAY_EVERY
 from tests.support.names import Resolver
 from tests.support.probing import BAD, GOOD, ODD, REFUSED, SILENT, Probed, probed, upstream
 
@@ -24,6 +24,7 @@ async def until_asked(stage: Probed, port: int, count: int) -> None:
     """Until that one was probed so many times, and what was found is known."""
     while len(stage.times(port)) < count:  # noqa: ASYNC110  # time is virtual
         await trio.sleep(0.05)
+    await trio.sleep(2 * SAY_EVERY)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,25 @@ async def test_never_more_than_so_many_at_once() -> None:
         assert len({port for port, _ in stage.asked}) == 500  # and everybody has a turn
 
 
+async def test_many_are_probed_in_turn_and_no_faster_than_so_many_a_second() -> None:
+    ports = range(1000, 3000)
+    async with probed({"upstreams/1": upstream(*ports)}) as stage:
+        await trio.sleep(10)
+        assert len(stage.asked) <= 10 * MOST_A_SECOND + 1
+        counts = [len(stage.times(port)) for port in ports]
+        assert min(counts) >= 1
+        assert max(counts) - min(counts) <= 2
+
+
+async def test_of_many_that_fail_together_others_are_told_now_and_then() -> None:
+    async with probed({"upstreams/1": upstream(*range(1000, 1400))}) as stage:
+        stage.finds = dict.fromkeys(range(1000, 1400), REFUSED)
+        await trio.sleep(5)
+        assert len(stage.told[-1]) == 400
+        assert len(stage.told) <= 5 / SAY_EVERY
+        assert len(stage.logged("game server unhealthy")) == 400
+
+
 async def test_one_game_server_of_many_upstreams_is_probed_once_by_the_same_rules() -> None:
     objects = {
         "upstreams/1": upstream(7001),
@@ -160,14 +180,14 @@ async def test_upstreams_come_and_go() -> None:
         await trio.sleep(5)
         assert stage.down() == [NODE, "10.0.0.1:7002"]
         stage.change({"upstreams/1": None})
-        await trio.sleep(LOOK_EVERY * 2)
+        await trio.sleep(LOOK_EVERY + 2 * SAY_EVERY)
         assert len(stage.told[-1]) == 1
         seen = len(stage.times(7001))
         await trio.sleep(10)
         assert len(stage.times(7001)) == seen
         # checks that are taken away are an end as well
         stage.change({"stream_routes/2": {"upstream": {"nodes": {"10.0.0.1:7002": 1}}}})
-        await trio.sleep(LOOK_EVERY * 2)
+        await trio.sleep(LOOK_EVERY + 2 * SAY_EVERY)
         assert stage.told[-1] == frozenset()
         assert stage.probing.state() == []
         # who comes back is well until it is found otherwise
