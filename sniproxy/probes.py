@@ -9,11 +9,12 @@ It has `timeout` seconds for everything, the look-up of its name too, and is ask
 """
 
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import count
+from typing import TypeVar
 
 import h11
 import trio
@@ -30,6 +31,9 @@ from sniproxy.objects.upstream import Active
 MAX_HEAD = 16 * 1024  # bytes of an answer's head
 CHUNK = 4096  # bytes read at once
 KEEPALIVE_IDLE = 300  # seconds; no probe lives that long
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +63,16 @@ class _Failed(Exception):
 class Probe:
     """What is asked of one game server."""
 
-    def __init__(self, node: Node, active: Active) -> None:
-        """ValueError, with what to do, for one that cannot be asked."""
+    def __init__(self, node: Node, active: Active, *, absolute: bool = False) -> None:
+        """ValueError, with what to do, for one that cannot be asked.
+
+        absolute: its name is one that DNS has given, which no search list may complete to another.
+        """
         port = active.port or node.port
         if port is None:
             raise ValueError("no port is known: give the node one, or checks.active.port")
         self.host, self.port = node.bare_host, port
+        self._name = f"{self.host}." if absolute else self.host
         self.active = active
         self.address = self.host  # that it had at last
         self.asked = (active.host or node.host).strip("[]").partition("%")[0]
@@ -105,7 +113,9 @@ class Probe:
     async def _addresses(self, names: Names, forbidden: Forbidden) -> list[str]:
         addresses: Sequence[str] = (self.host,)
         if family_of(self.host) is None:
-            found, _ = await names.look_up(self.host)
+            if named := forbidden.why_named(self.host, self.port):
+                raise _Failed(Failure.TCP, f"{self.host}: {named}")
+            found, _ = await names.look_up(self._name)
             addresses = in_order(found, next(self._turns))
         why: str | None = None
         allowed = []
@@ -119,31 +129,71 @@ class Probe:
             raise _Failed(Failure.TCP, f"{addresses[0]}: {why}")
         return allowed
 
-    async def _shake_hands(
-        self, plain: trio.SocketStream, *, verify: bool
-    ) -> trio.SSLStream[trio.SocketStream]:
+    async def _shake_hands(self, plain: trio.SocketStream, *, verify: bool) -> "_Tls":
         try:
-            stream = trio.SSLStream(
-                plain, _context(verify=verify), server_hostname=self.asked, https_compatible=True
-            )
+            stream = _Tls(plain, _context(verify=verify), self.asked)
             await stream.do_handshake()
-        except trio.BrokenResourceError as error:
+        except (ssl.SSLError, trio.BrokenResourceError) as error:
             raise _Failed(Failure.TCP, f"TLS: {error.__cause__ or error}") from None
         except ValueError as error:  # no name that TLS could ask for
             raise _Failed(Failure.TCP, f"TLS: {self.asked}: {error}") from None
         return stream
 
-    async def _ask(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> Finding:
+    async def _ask(self, stream: "trio.SocketStream | _Tls") -> Finding:
         try:
             await stream.send_all(self.request)
             status = await _status(stream)
-        except trio.BrokenResourceError as error:
+        except (ssl.SSLError, trio.BrokenResourceError) as error:
             raise _Failed(Failure.TCP, f"HTTP: {error.__cause__ or error}") from None
         if status in self.active.healthy.http_statuses:
             return Finding()
         if status in self.active.unhealthy.http_statuses:
             return Finding(Failure.HTTP, f"HTTP status {status}")
         return Finding(None, f"HTTP status {status}, which is in neither list", counts=False)
+
+
+class _Tls:
+    """A TLS client. trio's own refers to itself, which would stay for ever (`worker.tame_garbage_collection`)."""
+
+    def __init__(self, plain: trio.SocketStream, context: ssl.SSLContext, name: str) -> None:
+        self._plain = plain
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+
+    async def do_handshake(self) -> None:
+        """SSLError, or BrokenResourceError."""
+        await self._do(self._object.do_handshake)
+
+    async def send_all(self, data: bytes) -> None:
+        """As a trio stream does."""
+        self._object.write(data)
+        await self._flush()
+
+    async def receive_some(self, size: int) -> bytes:
+        """As a trio stream does; an end without TLS's farewell is one as well."""
+        try:
+            return await self._do(partial(self._object.read, size))
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""
+
+    async def _do(self, action: Callable[[], T]) -> T:
+        while True:
+            try:
+                done = action()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                data = await self._plain.receive_some(CHUNK)
+                if data:
+                    self._incoming.write(data)
+                else:
+                    self._incoming.write_eof()
+            else:
+                await self._flush()
+                return done
+
+    async def _flush(self) -> None:
+        if data := self._outgoing.read():
+            await self._plain.send_all(data)
 
 
 @asynccontextmanager
@@ -175,7 +225,7 @@ def _request(active: Active, host: str) -> bytes:
         raise ValueError(why) from None
 
 
-async def _status(stream: trio.abc.ReceiveStream) -> int:
+async def _status(stream: trio.SocketStream | _Tls) -> int:
     """Of the final answer; BrokenResourceError, or _Failed."""
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
     connection.send(h11.Request(method="GET", target="/", headers=[("host", "-")]))

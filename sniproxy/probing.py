@@ -119,7 +119,8 @@ class Probing:
             for name, node, active in _nodes(target):
                 wanted.add(name)
                 if name not in self._watched and name not in self._barred:
-                    self._begin(nursery, name, node, active)
+                    absolute = target.service is not None
+                    self._begin(nursery, name, node, active, absolute=absolute)
             if number % AT_A_TIME == 0:
                 await trio.lowlevel.checkpoint()
         for name in self._watched.keys() - wanted:
@@ -127,10 +128,12 @@ class Probing:
         self._barred &= wanted
         self._news.set()
 
-    def _begin(self, nursery: trio.Nursery, name: str, node: Node, active: Active) -> None:
+    def _begin(
+        self, nursery: trio.Nursery, name: str, node: Node, active: Active, *, absolute: bool
+    ) -> None:
         where = f"{node.host}:{active.port or node.port or ''}"
         try:
-            probe = Probe(node, active)
+            probe = Probe(node, active, absolute=absolute)
         except ValueError as error:
             self._barred.add(name)
             self._worker.log.warning("game server not probed", node=where, cause=str(error))

@@ -1,5 +1,6 @@
 """One probe against real little servers: what each kind of it finds of good ones, bad ones, and those that are odd."""
 
+import gc
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from sniproxy import probes
 from sniproxy.balancing import Node
 from sniproxy.forbidden import Forbidden
 from sniproxy.health import Failure
+from sniproxy.names import Names
 from sniproxy.objects import Node as NodeObject
 from sniproxy.objects.upstream import Active
 from sniproxy.probes import MAX_HEAD, Finding, Probe
@@ -311,3 +313,63 @@ def test_what_cannot_be_asked(port: int | None, active: dict[str, Any], why: str
 
 def test_what_http_alone_sends_is_no_matter_elsewhere() -> None:
     assert probe_of(1, "tcp", http_path="/a b").request == b""
+
+
+async def test_a_name_that_dns_has_given_is_completed_by_nobody() -> None:
+    node = Node(NodeObject(host=NAME, port=1, weight=1))
+    resolver = Resolver({})
+    with trio.fail_after(30):
+        async with open_names(resolver) as names:
+            for absolute in (False, True):
+                probe = Probe(node, Active(type="tcp"), absolute=absolute)
+                assert (await probe.run(names, Forbidden(Proxy()))).failure is Failure.TCP
+    assert resolver.asked == [NAME, f"{NAME}."]
+
+
+async def test_our_own_name_is_not_even_looked_up() -> None:
+    probe = probe_of(7085, node="localhost")
+    async with open_names(resolver := Resolver({"localhost": ["127.0.0.1"]})) as names:
+        finding = await probe.run(names, Forbidden(Proxy(), ["localhost:7085"]))
+    assert finding == Finding(Failure.TCP, "localhost: localhost:7085 is ours")
+    assert resolver.asked == []
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls", "http", "https"])
+async def test_a_probe_leaves_no_reference_cycles(kind: str) -> None:
+    """They would stay for ever (`worker.tame_garbage_collection`), and there is one each second."""
+    async with (
+        server(status(200)) as good,
+        server(_blurting) as rude,
+        server(silent) as slow,
+        open_names(Resolver({NAME: ["127.0.0.1"]})) as names,
+    ):
+        asked = [
+            *(probe_of(port, kind, node=NAME, timeout=SHORT) for port in (good, rude, slow)),
+            *(probe_of(1, kind, node=node) for node in (NAME, "127.0.0.1", "unknown.example")),
+            probe_of(1, kind, node="169.254.169.254"),
+            probe_of(good, kind, node=NAME, timeout=1e-9),
+        ]
+        for one in asked:
+            left = await left_by(one, names)
+            assert left == [], (one.host, one.port, left)
+
+
+async def left_by(probe: Probe, names: Names) -> list[str]:
+    """What of a probe, and of TLS, waits for the garbage collector after it was asked."""
+    forbidden = Forbidden(Proxy())
+    await probe.run(names, forbidden)  # what is made once is made
+    gc.collect()
+    gc.disable()
+    try:
+        await probe.run(names, forbidden)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        return [
+            repr(one)
+            for one in gc.garbage
+            if isinstance(one, ssl.SSLObject | trio.SocketStream | BaseException)
+        ]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
