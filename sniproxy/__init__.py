@@ -45,6 +45,7 @@ Doing:
     discovery       name of a service -> an upstream with its nodes
     eyeballs        addresses -> the first of them that answers
     upstream        upstream -> connected socket
+    probes          one probe of a game server
     following       store -> whoever is kept equal to it, for ever; and how sure that is
     metrics         counters of a worker, and of the parent of all
     references      what ssl objects name in files and variables, and what has changed of it
@@ -53,6 +54,7 @@ Doing:
     presence        what this data plane says of itself in the store
     first_flight    socket -> PROXY header and ClientHello, in time
     worker_state    what every session of a worker shares
+    probing         the probes of a data plane, run in one of its workers
     session         a connection's life, on one page
     listener        sockets, accept, backing off
     reception       who accepts, and what comes of it

@@ -33,6 +33,7 @@ class Target:
         "scheme",
         "service",
         "tls",
+        "unhealthy",
     )
 
     def __init__(
@@ -50,6 +51,7 @@ class Target:
         # Its nodes are what DNS has under a name (`discovery.py`), as of the last time.
         self.service = upstream if upstream.discovery_type == "dns" else None
         self.discovered: Target | None = None
+        self.unhealthy: frozenset[str] = frozenset()  # what probes have found, of any upstream
         self._balance(upstream)
 
     def _balance(self, upstream: InlineUpstream) -> None:
@@ -70,7 +72,21 @@ class Target:
         found.service = self.service.model_copy(update={"nodes": list(nodes)})
         found.discovered = None  # what was there before, which nobody needs any more
         found._balance(found.service)
+        found.hear(self.unhealthy)
         return found
+
+    def hear(self, unhealthy: frozenset[str]) -> None:
+        """What probes have found by now: the names of those that are not well."""
+        self.unhealthy = unhealthy
+        if self.checkup is not None:
+            self.checkup.hear(unhealthy)
+        if self.discovered is not None:
+            self.discovered.hear(unhealthy)
+
+    @property
+    def probed(self) -> bool:
+        """Whether its nodes are to be probed."""
+        return self.checkup is not None and self.checkup.active is not None
 
     @property
     def is_plain(self) -> bool:

@@ -47,6 +47,7 @@ class Crew:
         self.copy: str | None = None  # where the workers find the configuration; None: in the store
         self.drained: frozenset[str] = frozenset()  # routes
         self.short = False  # of memory
+        self.unhealthy: list[str] = []  # what probes have found
         self.first_ready = trio.Event()
         self.all_ready = trio.Event()  # or given up
         self._doors = doors
@@ -59,6 +60,7 @@ class Crew:
         self._old_serve = False  # they let players in
         self._given_up: set[int] = set()
         self._accepting = False
+        self._prober: Member | None = None  # the one that probes
         self._leaving = trio.Event()
         self._revision = 0
         self._buried: list[Family] = []  # what those had counted that have ended
@@ -223,6 +225,7 @@ class Crew:
             table=self._table,
             drained=sorted(self.drained),
             short=self.short,
+            unhealthy=self.unhealthy,
         )
 
     def _reported(self, member: Member) -> None:
@@ -230,9 +233,13 @@ class Crew:
         if not (member.ready and member.slots):  # it comes, or it goes
             self._note_ready()
             self._assign()
+        if member is self._prober:
+            self._spread(member.unhealthy)
         self._note_revision()
 
-    def _old_reported(self, _: Member) -> None:
+    def _old_reported(self, member: Member) -> None:
+        if self._prober is None:
+            self._spread(member.unhealthy)
         self._note_revision()
 
     def _note_revision(self) -> None:
@@ -270,6 +277,7 @@ class Crew:
         members = [one for one in self.members if not one.hangs] or self.members
         shares = assign(self._doors.slots, sorted(one.worker for one in members))
         self._metrics.workers.set(len(shares))
+        self._choose_prober(members)
         if not self._accepting or self._leaving.is_set():
             return
         for worker, slots in shares.items():
@@ -277,6 +285,27 @@ class Crew:
             if member.slots != slots:
                 member.slots = slots
                 member.channel.send({"accept": slots})
+
+    # -- who probes
+
+    def _choose_prober(self, members: list[Member]) -> None:
+        """The same for as long as it serves. What was found stays in force until the next one finds otherwise."""
+        before = self._prober
+        if before in members or (before is None and not members):
+            return
+        self._prober = members[0] if members else None
+        for one in [*self._members.values(), *self._old]:
+            if one is before or one in self._old:
+                one.channel.send({"probe": False})
+        if self._prober is not None:
+            self._prober.unhealthy = None
+            self._prober.channel.send({"probe": True})
+
+    def _spread(self, unhealthy: list[str] | None) -> None:
+        """What the one that probes has found, to all."""
+        if unhealthy is not None and unhealthy != self.unhealthy:
+            self.unhealthy = unhealthy
+            self.order({"unhealthy": unhealthy}, old=True)
 
     # -- what they are told and asked
 

@@ -269,6 +269,10 @@ class Checkup:
         self._seen = -1
         self._seen_until = -inf
 
+    def name(self, node: Node) -> str:
+        """Of the probe of a node, where there are any."""
+        return self._names[id(node)]
+
     def hear(self, unhealthy: frozenset[str]) -> None:
         """What probes have found by now: the names of those that are not well."""
         self._down = frozenset(one for one, name in self._names.items() if name in unhealthy)

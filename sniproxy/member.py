@@ -42,6 +42,7 @@ class Member:
         self.channel = channel
         self.slots: list[int] = []  # that it was told to accept from
         self.report: Report | None = None
+        self.unhealthy: list[str] | None = None  # what its probes have found; None: it has none
         self.counted: list[Family] = []  # the last that it has said
         self.lost = 0  # its sessions, by what it had said last when it ended
         self.in_step = False  # it has had in force what the others have
@@ -56,7 +57,7 @@ class Member:
     async def run(self, on_report: Callable[["Member"], None]) -> int:
         """Until it has ended; its exit code, or the number of the signal that ended it, negative.
 
-        on_report: hears of each report, and once there will be no more.
+        on_report: hears of each report, of what its probes find, and once there will be no more.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.channel.run)
@@ -66,6 +67,9 @@ class Member:
                     on_report(self)
                 elif "counted" in message:
                     self.counted = message["counted"]
+                elif "unhealthy" in message:
+                    self.unhealthy = message["unhealthy"]
+                    on_report(self)
                 elif message.get("answer") in self._answers:
                     event, contents = self._answers[message["answer"]]
                     contents.append(message["content"])

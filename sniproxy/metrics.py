@@ -101,6 +101,17 @@ class Metrics:
             "Times that accepting paused because descriptors or memory ran out",
             registry=self.registry,
         )
+        self.probes = Counter(
+            "sniproxy_probes",
+            "Probes of game servers, by what they found",
+            ["result"],
+            registry=self.registry,
+        )
+        self.upstream_unhealthy = Gauge(
+            "sniproxy_upstream_unhealthy",
+            "Game servers that probes find unhealthy now, told by the one worker that probes",
+            registry=self.registry,
+        )
         self.circuits_opened = Counter(
             "sniproxy_upstream_circuits_opened",
             "Times that a game server was left out because sessions failed there (checks.passive)",

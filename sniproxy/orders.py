@@ -8,19 +8,22 @@ To the worker:
     {"follow": "/path"}           the copy of the configuration lies there from now on
     {"settings": {...}}           go on by these
     {"drained": ["7"]}            routes that take no new session
+    {"unhealthy": ["..."]}        game servers that probes find unhealthy, by the names of their probes
+    {"probe": true}               be the one worker that probes, or not any more
     {"short": true}               memory is short: nobody is let in
     {"shed": 1000000}             end those who hold the most bytes, until so many are free
     {"drain": [60.0, 10.0]}       seconds after which sessions are ended, and over how many
     {"undrain": true}             they are not
     {"leave": [null, 10.0]}       let nobody in, end as `drain` says (null: never), and then yourself
     {"stop": true}                end now
-    {"ask": 5, "about": "..."}    `metrics`, `config`, `refused`, `flight`, `routes`, `held`, or `shut`: let in who waits,
-                                  and nobody after that
+    {"ask": 5, "about": "..."}    `metrics`, `config`, `refused`, `flight`, `routes`, `sessions`, `held`, `health`, or
+                                  `shut`: let in who waits, and nobody after that
 
 To the parent:
 
     {"report": {...}}             how it is (`Report`): at each change in force, and each second
     {"counted": [...]}            what it has counted (`scrape.py`), each second
+    {"unhealthy": ["..."]}        what its probes have found, at each change
     {"answer": 5, "content": ...}
 """
 
@@ -51,6 +54,7 @@ class Begin:
     copy: str | None = None  # where that of a remote store lies; None: the store is on this machine
     drained: list[str] = field(default_factory=list)
     short: bool = False
+    unhealthy: list[str] = field(default_factory=list)  # game servers, by the names of their probes
 
     def encode(self) -> dict[str, Any]:
         """As a message has it."""

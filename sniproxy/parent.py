@@ -111,6 +111,7 @@ class DataPlane:
         if left is not None:
             self.crew.adopt([_adopted(one) for one in left.workers], left.counted)
             self.crew.drained = frozenset(left.drained)
+            self.crew.unhealthy = left.unhealthy
         self._agent: Agent | None = None
         if isinstance(settings.where, EtcdUrl):
             self._agent = Agent(settings, store, metrics, log, moved=self._copy_moved)
@@ -295,6 +296,7 @@ class DataPlane:
             drained=sorted(self.crew.drained),
             generation=self.generation,
             counted=merge([self.crew.buried, _own(self._metrics)]),
+            unhealthy=self.crew.unhealthy,
         )
 
     def _changed(self) -> None:

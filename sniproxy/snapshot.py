@@ -103,6 +103,9 @@ class Snapshot:
         self.router = Router()
         self.certificates = Certificates()
         self.broken: dict[str, Broken] = {}
+        self.probed: dict[str, Target] = {}  # those whose nodes are to be probed, by key
+        self.probed_edition = 0  # another whenever that has changed
+        self.unhealthy: frozenset[str] = frozenset()  # what probes have found
         self.revision = 0
         self.behind = False  # something may open by now that did not: a full list tells
         # called with every change, once it is in force
@@ -138,6 +141,12 @@ class Snapshot:
         if service is None or not service.plugins:
             return route.plugins
         return {**service.plugins, **route.plugins}
+
+    def hear(self, unhealthy: frozenset[str]) -> None:
+        """What probes have found by now: the names of those that are not well, also for what is read later."""
+        self.unhealthy = unhealthy
+        for target in self.probed.values():
+            target.hear(unhealthy)
 
     def revisions(self) -> dict[str, int]:
         """Every key that was looked at, broken ones too, with the revision that wrote it."""
@@ -284,7 +293,17 @@ class Snapshot:
             where.pop(object_id, None)
             if new is not None:
                 where[object_id] = new
+        if kind != "ssls":
+            self._swap_probed(key, new if kind == "upstreams" or new is None else new.target)
         self.on_change()
+
+    def _swap_probed(self, key: str, new: Target | None) -> None:
+        if self.probed.pop(key, None) is not None:
+            self.probed_edition += 1
+        if new is not None and new.probed:
+            new.hear(self.unhealthy)
+            self.probed[key] = new
+            self.probed_edition += 1
 
     def _upstream(self, object_id: str | int | None) -> Target | None:
         return None if object_id is None else self._upstreams.get(str(object_id))

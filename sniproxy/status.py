@@ -1,4 +1,6 @@
-"""What the status port answers: /livez, /readyz, /metrics, /config, /sessions and /refused, of all workers together."""
+"""What the status port answers, of all workers together: /livez, /readyz, /metrics, /config, /sessions, /refused and
+/v1/healthcheck, which is APISIX's.
+"""
 
 import json
 from base64 import b64decode, b64encode
@@ -17,6 +19,8 @@ from sniproxy.small_http import BYTES, JSON, TEXT, Answer
 from sniproxy.snapshot import Snapshot
 
 NOT_YET = "no configuration yet: the store has not answered"
+HEALTH = "/v1/healthcheck/"  # APISIX's; then upstreams/1
+KNOWN = b"there are /livez, /readyz, /metrics, /config, /sessions, /refused and /v1/healthcheck\n"
 FLIGHT = ".hello"  # ends the name of a downloaded first flight
 
 
@@ -87,9 +91,13 @@ class Status:
                 return _json(await self._sessions())
             case "/refused":
                 return _json({"refused": await self._refused()})
+            case "/v1/healthcheck":
+                return _json(await self._health())
+            case checked if checked.startswith(HEALTH):
+                return await self._health_of(checked.removeprefix(HEALTH))
             case flight if flight.startswith("/refused/"):
                 return await self._flight(flight.removeprefix("/refused/").removesuffix(FLIGHT))
-        return 404, TEXT, b"there are /livez, /readyz, /metrics, /config, /sessions and /refused\n"
+        return 404, TEXT, KNOWN
 
     def _readiness(self) -> Answer:
         """Who serves by an old configuration is ready: no pod would be better off without it."""
@@ -124,6 +132,18 @@ class Status:
     async def _refused(self) -> list[dict[str, Any]]:
         answers = await self._workers.answers("refused")
         return sorted((one for some in answers for one in some), key=lambda one: -one["time"])
+
+    async def _health(self) -> list[dict[str, Any]]:
+        """What probes have found: the one worker that probes knows."""
+        for found in await self._workers.answers("health"):
+            return list(found)
+        return []
+
+    async def _health_of(self, which: str) -> Answer:
+        for one in await self._health():
+            if one["name"].split("/")[-2:] == which.split("/"):
+                return _json(one)
+        return 404, JSON, b'{"error_msg":"no checks.active of that are in force"}\n'
 
     async def _flight(self, session: str) -> Answer:
         for found in await self._workers.answers("flight", session=session):

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import trio
@@ -48,6 +48,7 @@ class Estate:
     drained: list[str]  # routes that take no new session
     generation: int  # how many versions this process has been
     counted: list[Family]  # by those of whom nothing else is left
+    unhealthy: list[str] = field(default_factory=list)  # game servers, by their probes' names
 
     @property
     def descriptors(self) -> Iterator[int]:
@@ -97,6 +98,7 @@ class Estate:
             drained=left.get("drained", []),
             generation=left.get("generation", 0),
             counted=left.get("counted", []),
+            unhealthy=left.get("unhealthy", []),
         )
         for one in estate.descriptors:
             os.set_inheritable(one, False)

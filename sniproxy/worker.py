@@ -28,6 +28,7 @@ from sniproxy.keyring import open_keyring
 from sniproxy.limits import Limits
 from sniproxy.logs import Log, open_log
 from sniproxy.orders import REPORT_EVERY, REPORT_EVERY_LEAVING, Begin, Report, settings_of
+from sniproxy.probing import Probing
 from sniproxy.reception import Reception
 from sniproxy.references import References
 from sniproxy.relay.opening import open_relay
@@ -134,8 +135,10 @@ class Hand:
             one.setblocking(False)
         self._slots: list[int] = []
         self._leaving = False
+        self._probing: Probing | None = None
         self._drained(begin.drained)
         self._short(begin.short)
+        self._hear(begin.unhealthy)
 
     async def obey(self) -> None:
         """Until the worker ends."""
@@ -161,6 +164,10 @@ class Hand:
                 self._drained(routes)
             case {"short": short}:
                 self._short(short)
+            case {"unhealthy": names}:
+                self._hear(names)
+            case {"probe": probes}:
+                self._probe(probes)
             case {"shed": count}:
                 self._shed(count)
             case {"drain": [after, spread]}:
@@ -200,6 +207,7 @@ class Hand:
     def _leave(self, after: float | None, spread: float) -> None:
         """Another lets players in from now on, or nobody does."""
         self._leaving = True
+        self._probe(False)
         self._accept([])
         for group in self._listening:
             for sock in group:
@@ -236,6 +244,23 @@ class Hand:
     def _short(self, short: bool) -> None:
         self._worker.short_of_memory = short
         self._worker.forget_plans()
+
+    def _hear(self, names: list[str]) -> None:
+        """What probes have found."""
+        self._worker.snapshot.hear(frozenset(names))
+        self._worker.forget_plans()
+
+    def _probe(self, probes: bool) -> None:
+        """Whether it is this worker that probes, from now on."""
+        if probes and self._probing is None:
+            self._probing = Probing(self._worker, self._found)
+            self._nursery.start_soon(self._probing.run)
+        elif not probes and self._probing is not None:
+            self._probing.stop()
+            self._probing = None
+
+    def _found(self, unhealthy: frozenset[str]) -> None:
+        self._channel.send({"unhealthy": sorted(unhealthy)})
 
     def _shed(self, count: int) -> None:
         """Ends those who hold the most bytes, until so many are free."""
@@ -288,6 +313,8 @@ class Hand:
                 return self._worker.playing()
             case "sessions":
                 return {"routes": self._worker.playing(), "nodes": self._worker.playing_on()}
+            case "health":
+                return None if self._probing is None else self._probing.state()
             case "held":
                 return self._worker.relay.held()
             case "shut":

@@ -198,3 +198,79 @@ async def test_old_workers_hear_of_memory_too(
     told = [json.loads(one) for one in old.channel._waiting]
     assert [one["short"] for one in told if "short" in one] == [False, True]
     assert [one["event"] for one in lines.all] == ["memory short"]
+
+
+def told(member: Member, what: str) -> list[object]:
+    """What was said to it under that name."""
+    orders = [json.loads(one) for one in member.channel._waiting]
+    return [one[what] for one in orders if what in one]
+
+
+def finds(play: Played, member: Member, *names: str) -> None:
+    """Its probes have found those unhealthy."""
+    member.unhealthy = list(names)
+    play.crew._reported(member)
+
+
+async def test_one_of_them_probes_and_another_when_that_one_is_gone(
+    tmp_path: Path, played: ExitStack
+) -> None:
+    play = Played(tmp_path, played)
+    one, other = play.worker(0), play.worker(1)
+    assert told(one, "probe") == []  # it is not ready
+    play.says(one, 7)
+    play.says(other, 7)
+    play.says(one, 8)
+    assert (told(one, "probe"), told(other, "probe")) == ([True], [])
+    finds(play, one, "a")
+    finds(play, one, "a")
+    assert (told(one, "unhealthy"), told(other, "unhealthy")) == ([["a"]], [["a"]])
+    finds(play, other, "b")  # which was not asked
+    assert play.crew.unhealthy == ["a"]
+
+    del play.crew._members[0]
+    play.crew._assign()
+    assert told(other, "probe") == [True]
+    assert play.crew.unhealthy == ["a"]  # until it finds otherwise; "b" is of before
+    late = play.worker(0)
+    assert play.crew._begin(0).unhealthy == ["a"]
+    play.says(late, 8)
+    assert told(late, "probe") == []
+    finds(play, other)
+    assert (told(late, "unhealthy"), told(other, "unhealthy")) == ([[]], [["a"], []])
+
+
+async def test_one_that_hangs_probes_no_more(tmp_path: Path, played: ExitStack) -> None:
+    play = Played(tmp_path, played)
+    one, other = play.worker(0), play.worker(1)
+    play.says(one, 7)
+    play.says(other, 7)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(play.crew.watch_silence)
+        for _ in range(10):
+            await trio.sleep(REPORT_EVERY)
+            play.says(other, 7)
+        nursery.cancel_scope.cancel()
+    assert told(one, "probe") == [True, False]  # for when it goes on
+    assert told(other, "probe") == [True]
+    finds(play, one, "a")
+    assert play.crew.unhealthy == []
+
+
+async def test_of_two_versions_the_old_probes_until_the_new_does(
+    tmp_path: Path, played: ExitStack
+) -> None:
+    play = Played(tmp_path, played)
+    old = play.old(0)
+    play.crew.adopt([old], [])
+    one = play.worker(0)
+    old.unhealthy = ["a"]
+    play.crew._old_reported(old)
+    assert (told(old, "unhealthy"), told(one, "unhealthy")) == ([["a"]], [["a"]])
+    play.says(one, 7)
+    assert (told(old, "probe"), told(one, "probe")) == ([False], [True])
+    old.unhealthy = ["b"]  # said before it had heard that
+    play.crew._old_reported(old)
+    assert play.crew.unhealthy == ["a"]
+    finds(play, one, "c")
+    assert told(old, "unhealthy") == [["a"], ["c"]]  # it may let players in still

@@ -46,6 +46,7 @@ BEGINS = st.builds(
     copy=st.none() | TEXTS,
     drained=st.lists(TEXTS, max_size=3),
     short=st.booleans(),
+    unhealthy=st.lists(TEXTS, max_size=3),
 )
 # Of a version that does not exist yet. No name of ours begins so.
 NEWS = st.dictionaries(TEXTS.map("new_".__add__), TEXTS | NUMBERS | st.lists(NUMBERS), max_size=3)
@@ -75,7 +76,7 @@ def test_what_an_older_version_did_not_say_has_a_default() -> None:
     assert Report.decode({}) == Report(revision=0, stale=True, age=0.0, active=0, ready=False)
     members = {"worker": 0, "workers": 1, "listening": [[3]], "table": 4}
     begin = Begin.decode({**members, "settings": sent(SETTINGS[0].model_dump(mode="json"))})
-    assert (begin.copy, begin.drained, begin.short) == (None, [], False)
+    assert (begin.copy, begin.drained, begin.short, begin.unhealthy) == (None, [], False, [])
 
 
 @pytest.mark.parametrize("member", ["worker", "workers", "settings", "listening", "table"])

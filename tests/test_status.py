@@ -14,7 +14,7 @@ from tests.support.status_port import BOUND, TEXT, open_port
 
 pytestmark = pytest.mark.anyio
 
-KNOWN = "there are /livez, /readyz, /metrics, /config, /sessions and /refused\n"
+KNOWN = "there are /livez, /readyz, /metrics, /config, /sessions, /refused and /v1/healthcheck\n"
 NO_CONFIG = "no configuration yet: the store has not answered\n"
 
 
@@ -156,6 +156,23 @@ async def test_sessions_of_all_workers_by_route_and_by_game_server() -> None:
         "routes": {"1": 1, "7": 3},
         "nodes": {"10.0.0.4:1": 1, "10.0.0.5:1": 3},
     }
+
+
+async def test_health_is_of_the_one_worker_that_probes() -> None:
+    node = {"hostname": "10.0.0.5", "ip": "10.0.0.5", "port": 1, "status": "healthy"}
+    one = {"name": "/apisix/upstreams/1", "type": "tcp", "nodes": [node]}
+    other = {"name": "/apisix/stream_routes/1", "type": "http", "nodes": []}
+    async with open_port(workers=2) as port:
+        assert (await port.ask("GET", "/v1/healthcheck")).json() == []
+        port.hands.all[1].health = [one, other]
+        answer = await port.ask("GET", "/v1/healthcheck")
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json() == [one, other]
+        assert (await port.ask("GET", "/v1/healthcheck/upstreams/1")).json() == one
+        assert (await port.ask("GET", "/v1/healthcheck/stream_routes/1")).json() == other
+        for unknown in ("upstreams/2", "upstreams/", "1", "apisix/upstreams/1/x", ""):
+            answer = await port.ask("GET", f"/v1/healthcheck/{unknown}")
+            assert (answer.status_code, list(answer.json())) == (404, ["error_msg"]), unknown
 
 
 async def test_what_a_worker_had_counted_that_is_gone_stays_counted() -> None:

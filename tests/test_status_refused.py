@@ -169,7 +169,7 @@ async def test_no_answer_repeats_what_was_asked_for(path: bytes) -> None:
     assert len(head.splitlines()) == 4
     assert body in (
         b"no such session: /refused lists those that are kept\n",
-        b"there are /livez, /readyz, /metrics, /config, /sessions and /refused\n",
+        b"there are /livez, /readyz, /metrics, /config, /sessions, /refused and /v1/healthcheck\n",
         b"not an HTTP request\n",
     )
 

@@ -110,7 +110,7 @@ class ActiveUnhealthy(Lenient):
 class Active(Lenient):
     """Active probes."""
 
-    type: Literal["http", "https", "tcp"] = "http"
+    type: Literal["http", "https", "tcp", "tls"] = "http"  # tls is ours, not APISIX's
     timeout: Seconds = 1
     concurrency: Integer = 10
     host: HostPattern | None = None
@@ -141,7 +141,7 @@ class PassiveUnhealthy(Lenient):
 class Passive(Lenient):
     """Judging nodes by real sessions."""
 
-    type: Literal["http", "https", "tcp"] = "http"
+    type: Literal["http", "https", "tcp", "tls"] = "http"
     healthy: PassiveHealthy = PassiveHealthy()
     unhealthy: PassiveUnhealthy = PassiveUnhealthy()
 

@@ -221,6 +221,7 @@ def test_counters_of_checks(inside: str, health: str, counter: str, lowest: dict
         ({"active": {"x": 1, "healthy": {"y": 1}, "unhealthy": {"z": 1}}, "w": 1}, ACCEPTED),
         ({}, NO_ACTIVE),
         ({"passive": {}}, NO_ACTIVE),
+        ({"active": {"type": "tls"}, "passive": {"type": "tls"}}, ACCEPTED),
         ({"active": {"type": "udp"}}, within("active", "type", text=NO_ENUM)),
         ({"active": {"timeout": 0}}, within("active", "timeout", text=ABOVE_ZERO)),
         ({"active": {"port": 0}}, within("active", "port", text=at_least(1, 0))),

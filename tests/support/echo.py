@@ -17,18 +17,37 @@ async def _echo(stream: trio.SocketStream) -> None:
         await stream.send_eof()
 
 
+class Echo:
+    """An echo server on a port, which may be killed and started again."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Until it listens."""
+        command = [sys.executable, "-m", "tests.support.echo", str(self.port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+
+    def kill(self) -> None:
+        """At once, with all who play there."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
 @contextmanager
 def echo_process() -> Iterator[int]:
     """The port of a running echo server."""
-    port = free_ports(1)[0]
-    command = [sys.executable, "-m", "tests.support.echo", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        try:
-            yield port
-        finally:
-            process.terminate()
+    server = Echo(free_ports(1)[0])
+    server.start()
+    try:
+        yield server.port
+    finally:
+        server.kill()
 
 
 async def main() -> None:

@@ -38,12 +38,14 @@ class Hand:
     snapshot: Snapshot = field(default_factory=one_upstream)
     metrics: Metrics = field(default_factory=lambda: Metrics(lambda: 7))
     sessions: dict[str, dict[str, int]] | None = None
+    health: list[dict[str, Any]] | None = None  # it does not probe
 
     def answer(self, about: str, more: dict[str, Any]) -> Any:
         """As a worker does."""
         answers: dict[str, Callable[[], Any]] = {
             "config": lambda: config_of(self.snapshot),
             "sessions": lambda: self.sessions,
+            "health": lambda: self.health,
             "refused": lambda: refused_of(self.recorder),
             "flight": lambda: flight_of(self.recorder, more["session"]),
         }
