@@ -208,7 +208,6 @@ async def _connect(
     tls: Terminated | None,
     account: Account,
 ) -> Flow:
-    settings = worker.settings
     terms = _terms(worker, target)
     client_tls = worker.snapshot.client_tls(target)
     if client_tls is not None and account.tls == "passthrough":
@@ -223,12 +222,8 @@ async def _connect(
 
     connected = await reach(
         target,
-        worker.names,
+        worker.ways,
         default_port=server[1],
-        connect_timeout=settings.connect_timeout,
-        keepalive_idle=settings.keepalive_idle,
-        forbidden=worker.forbidden,
-        metrics=worker.metrics,
         begun=accepted.attempt,
         caller=Caller(flight.client, server, account.sni),
         greet=None if target.is_plain else greet,

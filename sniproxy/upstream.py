@@ -52,15 +52,22 @@ class Connected:
     tls: Originated | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What all sessions of a worker connect by."""
+
+    names: Names
+    forbidden: Forbidden
+    metrics: Metrics
+    connect_timeout: float  # seconds for one node, where the upstream names none
+    keepalive_idle: int
+
+
 async def reach(
     target: Target,
-    names: Names,
+    ways: Ways,
     *,
     default_port: int,
-    connect_timeout: float,
-    keepalive_idle: int,
-    forbidden: Forbidden,
-    metrics: Metrics,
     begun: Attempt | None = None,
     caller: Caller = NOBODY,
     greet: Greet | None = None,
@@ -74,11 +81,11 @@ async def reach(
     if target.scheme in UNSPOKEN:
         why = f"scheme {target.scheme} is not spoken to upstreams"
         raise SessionEnded(CloseReason.NO_UPSTREAM, why)
-    seconds = target.connect_timeout or connect_timeout
     if target.service is not None:
+        seconds = target.connect_timeout or ways.connect_timeout
         late = "its service_name: DNS has not answered in {:g} s"
         with Deadline(seconds, CloseReason.UPSTREAM_NAME, late):
-            target = await discovered(target, names)
+            target = await discovered(target, ways.names)
     # not the errors: each knows this frame, and would be a cycle, which nobody collects (`worker.tame_garbage_collection`)
     reason, details = CloseReason.NO_UPSTREAM, list[str]()
     tried: set[int] = set()
@@ -86,58 +93,22 @@ async def reach(
     since = begun.hello_at if begun else trio.current_time()
     give_up = since + (target.retry_timeout or float("inf"))
     while len(tried) <= target.retries and (begun or trio.current_time() < give_up):
-        started = trio.current_time()
-        node = target.round[begun.pick] if begun else _pick_well(target, tried, caller, started)
+        now = trio.current_time()
+        node = target.round[begun.pick] if begun else _pick_well(target, tried, caller, now)
         if node is None:
-            node = target.balancer.pick(tried, caller, started)
+            node = target.balancer.pick(tried, caller, now)
             if node is None:
                 break
             if not panicked:
-                metrics.panics.inc()
+                ways.metrics.panics.inc()
             panicked = True
         tried.add(id(node))
-        circuit = target.checkup.circuit(node) if target.checkup else None
-        port = node.port or default_port
-        where = f"{node.host}:{port}"
-        seat = node.state
-        seat.enter()
-        if circuit is not None:
-            circuit.begin(started, seconds)
         try:
-            sock = await _reach_node(
-                node.bare_host,
-                port,
-                names,
-                seconds=seconds,
-                keepalive_idle=keepalive_idle,
-                forbidden=forbidden,
-                begun=begun,
-                absolute=target.service is not None,
-            )
-            tls = greet and await _greet_node(
-                greet, sock, node.bare_host, where, seconds=seconds, since=started
-            )
+            return await _Try(target, node, ways, default_port, len(tried)).run(begun, greet)
         except SessionEnded as failure:
-            now = trio.current_time()
-            seat.leave()
-            seat.observe(seconds, now)  # who refuses at once is not quick
-            if circuit is not None and _tell(circuit, failure.reason, started, now):
-                metrics.circuits_opened.inc()
             reason = failure.reason
             details.append(failure.detail)
             begun = None
-        except BaseException:
-            seat.leave()
-            if circuit is not None:
-                circuit.withdraw()
-            raise
-        else:
-            now = trio.current_time()
-            if begun is None:
-                seat.observe(now - started, now)
-            if circuit is not None:
-                circuit.connect(now)
-            return Connected(sock, where, len(tried), seat, now, circuit, tls)
     raise SessionEnded(reason, "; ".join(details) or "no node with a weight above 0")
 
 
@@ -147,6 +118,85 @@ def _pick_well(target: Target, tried: set[int], caller: Caller, now: float) -> N
     return target.balancer.pick(out | tried if out and tried else out or tried, caller, now)
 
 
+class _Try:
+    """One attempt at one node, and what it says of that."""
+
+    def __init__(
+        self, target: Target, node: Node, ways: Ways, default_port: int, number: int
+    ) -> None:
+        self._ways = ways
+        self._host = node.bare_host
+        self._port = node.port or default_port
+        self._where = f"{node.host}:{self._port}"
+        self._number = number
+        self._seconds = target.connect_timeout or ways.connect_timeout
+        self._absolute = target.service is not None  # DNS has given the name (RFC 2782)
+        self._seat = node.state
+        self._circuit = target.checkup.circuit(node) if target.checkup else None
+
+    async def run(self, begun: Attempt | None, greet: Greet | None) -> Connected:
+        """As `reach`, of this node alone."""
+        started, seat, circuit = trio.current_time(), self._seat, self._circuit
+        seat.enter()
+        if circuit is not None:
+            circuit.begin(started, self._seconds)
+        try:
+            sock = await self._connect(begun)
+            tls = greet and await self._greet(greet, sock, started)
+        except SessionEnded as failure:
+            now = trio.current_time()
+            seat.leave()
+            seat.observe(self._seconds, now)  # who refuses at once is not quick
+            if circuit is not None and _tell(circuit, failure.reason, started, now):
+                self._ways.metrics.circuits_opened.inc()
+            raise
+        except BaseException:
+            seat.leave()
+            if circuit is not None:
+                circuit.withdraw()
+            raise
+        now = trio.current_time()
+        if begun is None:
+            seat.observe(now - started, now)
+        if circuit is not None:
+            circuit.connect(now)
+        return Connected(sock, self._where, self._number, seat, now, circuit, tls)
+
+    async def _connect(self, begun: Attempt | None) -> socket.socket:
+        where, ways, host = self._where, self._ways, self._host
+        since = begun.hello_at if begun else trio.current_time()
+        addresses: Sequence[str] = (host,)
+        if begun is None and family_of(host) is None:
+            if why := ways.forbidden.why_named(host, self._port):
+                raise SessionEnded(CloseReason.UPSTREAM_DENIED, f"{where}: {why}")
+            late = host + ": DNS has not answered in {:g} s"
+            with Deadline(self._seconds, CloseReason.UPSTREAM_NAME, late, since=since):
+                # no search list may complete what DNS has given to another name
+                name = f"{host}." if self._absolute else host
+                addresses = in_order(*await ways.names.look_up(name))
+        late = where + ": no answer in {:g} s"
+        with Deadline(self._seconds, CloseReason.UPSTREAM_TIMEOUT, late, since=since):
+            if begun is not None:
+                return await _go_on(begun.outcome, where)
+            allowed = _without_forbidden(addresses, self._port, where, ways.forbidden)
+            try:
+                return await connect_first(allowed, self._port, keepalive_idle=ways.keepalive_idle)
+            except OSError as error:
+                raise _failure(error, where) from None
+
+    async def _greet(self, greet: Greet, sock: socket.socket, since: float) -> Originated | None:
+        where, late = self._where, CloseReason.UPSTREAM_TIMEOUT
+        try:
+            with Deadline(self._seconds, late, where + ": no TLS handshake in {:g} s", since=since):
+                try:
+                    return await greet(sock, self._host)
+                except SessionEnded as failure:
+                    raise SessionEnded(failure.reason, f"{where}: {failure.detail}") from None
+        except BaseException:
+            close(sock)
+            raise
+
+
 def _tell(circuit: Circuit, reason: CloseReason, began: float, now: float) -> bool:
     """What became of an attempt; whether that opens the circuit."""
     failure = FAILURES.get(reason)
@@ -154,38 +204,6 @@ def _tell(circuit: Circuit, reason: CloseReason, began: float, now: float) -> bo
         return circuit.fail(failure, began, now)
     circuit.withdraw()
     return False
-
-
-async def _reach_node(
-    host: str,
-    port: int,
-    names: Names,
-    *,
-    seconds: float,
-    keepalive_idle: int,
-    forbidden: Forbidden,
-    begun: Attempt | None,
-    absolute: bool,
-) -> socket.socket:
-    """`absolute`: a name that DNS has given (RFC 2782), which no search list may complete to another."""
-    where, since = f"{host}:{port}", begun.hello_at if begun else trio.current_time()
-    addresses: Sequence[str] = (host,)
-    if begun is None and family_of(host) is None:
-        if why := forbidden.why_named(host, port):
-            raise SessionEnded(CloseReason.UPSTREAM_DENIED, f"{where}: {why}")
-        late = host + ": DNS has not answered in {:g} s"
-        with Deadline(seconds, CloseReason.UPSTREAM_NAME, late, since=since):
-            name = f"{host}." if absolute else host
-            addresses = in_order(*await names.look_up(name))
-    late = where + ": no answer in {:g} s"
-    with Deadline(seconds, CloseReason.UPSTREAM_TIMEOUT, late, since=since):
-        if begun is not None:
-            return await _go_on(begun.outcome, where)
-        allowed = _without_forbidden(addresses, port, where, forbidden)
-        try:
-            return await connect_first(allowed, port, keepalive_idle=keepalive_idle)
-        except OSError as error:
-            raise _failure(error, where) from None
 
 
 def _without_forbidden(
@@ -202,21 +220,6 @@ def _without_forbidden(
     if not allowed:
         raise SessionEnded(CloseReason.UPSTREAM_DENIED, "; ".join(refusals))
     return allowed
-
-
-async def _greet_node(
-    greet: Greet, sock: socket.socket, host: str, where: str, *, seconds: float, since: float
-) -> Originated | None:
-    late = CloseReason.UPSTREAM_TIMEOUT
-    try:
-        with Deadline(seconds, late, where + ": no TLS handshake in {:g} s", since=since):
-            try:
-                return await greet(sock, host)
-            except SessionEnded as failure:
-                raise SessionEnded(failure.reason, f"{where}: {failure.detail}") from None
-    except BaseException:
-        close(sock)
-        raise
 
 
 async def _go_on(outcome: socket.socket | OSError, where: str) -> socket.socket:

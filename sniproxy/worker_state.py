@@ -17,6 +17,7 @@ from sniproxy.relay import Relay
 from sniproxy.settings import Overload, Proxy
 from sniproxy.snapshot import Snapshot
 from sniproxy.turns import Turns
+from sniproxy.upstream import Ways
 
 
 @dataclass(slots=True)
@@ -51,6 +52,18 @@ class Worker:
         self.names.settle(settings.dns)
         self.sampler.interval = settings.refused_log_interval * self.workers
         self.forget_plans()
+
+    @property
+    def ways(self) -> Ways:
+        """What sessions connect by from now on."""
+        settings = self.settings
+        return Ways(
+            self.names,
+            self.forbidden,
+            self.metrics,
+            settings.connect_timeout,
+            settings.keepalive_idle,
+        )
 
     def forget_plans(self) -> None:
         """What was decided for others who come may be wrong by now."""

@@ -12,7 +12,6 @@ from trio.testing import MockClock
 
 from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason, SessionEnded
-from sniproxy.metrics import Metrics
 from sniproxy.name_cache import Failed, Key, Outcome
 from sniproxy.names import Names
 from sniproxy.objects import InlineUpstream, StreamRoute
@@ -23,7 +22,7 @@ from sniproxy.router import Route
 from sniproxy.settings import Listener
 from sniproxy.upstream import Connected, _reason, reach
 from tests.support.names import Resolver, open_names
-from tests.support.upstreams import CONNECT_TIMEOUT, OPEN, node, open_files, target
+from tests.support.upstreams import CONNECT_TIMEOUT, node, open_files, target, ways
 
 pytestmark = pytest.mark.anyio
 
@@ -63,15 +62,7 @@ async def attempt(
 async def attempt_by(names: Names, target: Target, *, default_port: int = 1) -> Connected:
     """`attempt` with names that others share."""
     with trio.fail_after(DEADLINE):
-        connected = await reach(
-            target,
-            names,
-            default_port=default_port,
-            connect_timeout=CONNECT_TIMEOUT,
-            keepalive_idle=300,
-            forbidden=OPEN,
-            metrics=Metrics(),
-        )
+        connected = await reach(target, ways(names), default_port=default_port)
     connected.sock.close()
     return connected
 
@@ -242,16 +233,7 @@ async def test_what_the_relay_has_tried_counts_from_when_it_began(
     refusal = nullcontext() if reached else pytest.raises(SessionEnded, match="upstream_refused")
     with refusal:
         async with open_names(Resolver({})) as names:
-            connected = await reach(
-                to,
-                names,
-                default_port=1,
-                connect_timeout=CONNECT_TIMEOUT,
-                keepalive_idle=300,
-                forbidden=OPEN,
-                metrics=Metrics(),
-                begun=begun,
-            )
+            connected = await reach(to, ways(names), default_port=1, begun=begun)
         connected.sock.close()
         assert (connected.node, connected.attempts) == (f"127.0.0.1:{alive}", 2)
 

@@ -9,21 +9,12 @@ import trio
 from trio.testing import MockClock
 
 from sniproxy.errors import CloseReason, SessionEnded
-from sniproxy.metrics import Metrics
 from sniproxy.name_cache import Key, Outcome
 from sniproxy.upstream import reach
 from tests.support.names import Resolver, open_names
-from tests.support.upstreams import CONNECT_TIMEOUT, OPEN, node, open_files, target
+from tests.support.upstreams import CONNECT_TIMEOUT, node, open_files, target, ways
 
 pytestmark = pytest.mark.anyio
-
-TIMES: dict[str, Any] = {
-    "default_port": 1,
-    "connect_timeout": CONNECT_TIMEOUT,
-    "keepalive_idle": 300,
-    "forbidden": OPEN,
-    "metrics": Metrics(),
-}
 
 
 @pytest.fixture
@@ -52,9 +43,9 @@ async def test_who_does_not_get_through_the_greeting_has_failed(alive: int) -> N
     both = target(node(alive), node(alive, "localhost", priority=-1))
     only = target(node(alive))
     async with open_names(Resolver({"localhost": ["127.0.0.1"]})) as names:
-        connected = await reach(both, names, greet=greet, **TIMES)
+        connected = await reach(both, ways(names), default_port=1, greet=greet)
         with pytest.raises(SessionEnded) as caught:
-            await reach(only, names, greet=greet, **TIMES)
+            await reach(only, ways(names), default_port=1, greet=greet)
     assert (connected.node, connected.attempts) == (f"localhost:{alive}", 2)
     connected.sock.close()
     assert greeted == [("127.0.0.1", alive), ("localhost", alive), ("127.0.0.1", alive)]
@@ -80,11 +71,13 @@ async def test_the_greeting_has_what_is_left_of_the_time(alive: int) -> None:
 
     async with open_names(Slow({"gs-1.example": ["127.0.0.1"]})) as names:
         with pytest.raises(SessionEnded) as caught:
-            await reach(target(node(alive, "gs-1.example")), names, greet=greet, **TIMES)
+            await reach(
+                target(node(alive, "gs-1.example")), ways(names), default_port=1, greet=greet
+            )
         assert caught.value.reason is CloseReason.UPSTREAM_TIMEOUT
         assert caught.value.detail == f"gs-1.example:{alive}: no TLS handshake in 3 s"
         assert trio.current_time() - since == pytest.approx(CONNECT_TIMEOUT)
         with trio.move_on_after(1) as scope:
-            await reach(target(node(alive)), names, greet=greet, **TIMES)
+            await reach(target(node(alive)), ways(names), default_port=1, greet=greet)
     assert scope.cancelled_caught
     assert open_files() == before

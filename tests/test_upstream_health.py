@@ -4,6 +4,7 @@ import errno
 import gc
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,12 +23,11 @@ from sniproxy.router import Route
 from sniproxy.settings import Listener, Proxy
 from sniproxy.upstream import FAILURES, Connected, reach
 from tests.support.names import Resolver, open_names
+from tests.support.upstreams import CONNECT_TIMEOUT, ways
 
 pytestmark = pytest.mark.anyio
 
-OPEN = Forbidden(Proxy(listeners=(), allow_upstreams=("0.0.0.0/0", "::/0")))
 CLOSED = Forbidden(Proxy(listeners=(), deny_upstreams=("127.0.0.0/8",)))
-CONNECT_TIMEOUT = 3.0  # seconds
 REFUSING = ("127.0.0.77", 9)
 
 
@@ -78,15 +78,10 @@ class Told:
 
     async def reach(self, **members: Any) -> Connected:
         """A connection that is closed again."""
+        own = {one: members.pop(one) for one in ("forbidden", "connect_timeout") if one in members}
         async with open_names(Resolver({"silent.example": None})) as names:
-            connected = await reach(
-                self._target,
-                names,
-                default_port=1,
-                keepalive_idle=300,
-                metrics=self._metrics,
-                **{"forbidden": OPEN, "connect_timeout": CONNECT_TIMEOUT, **members},
-            )
+            by = replace(ways(names, self._metrics), **own)
+            connected = await reach(self._target, by, default_port=1, **members)
         connected.sock.close()
         return connected
 

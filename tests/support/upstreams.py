@@ -5,8 +5,11 @@ from typing import Any
 
 from sniproxy.balancer import Target
 from sniproxy.forbidden import Forbidden
+from sniproxy.metrics import Metrics
+from sniproxy.names import Names
 from sniproxy.objects import InlineUpstream
 from sniproxy.settings import Proxy
+from sniproxy.upstream import Ways
 
 CONNECT_TIMEOUT = 3.0  # seconds
 OPEN = Forbidden(Proxy(listeners=(), allow_upstreams=("0.0.0.0/0", "::/0")))
@@ -20,6 +23,11 @@ def node(port: int | None, host: str = "127.0.0.1", **members: Any) -> dict[str,
 def target(*nodes: dict[str, Any], **members: Any) -> Target:
     """An upstream at work."""
     return Target(InlineUpstream.model_validate({"nodes": list(nodes), **members}))
+
+
+def ways(names: Names, metrics: Metrics | None = None, forbidden: Forbidden = OPEN) -> Ways:
+    """What a worker's sessions connect by."""
+    return Ways(names, forbidden, metrics or Metrics(), CONNECT_TIMEOUT, 300)
 
 
 def open_files() -> int:
