@@ -164,6 +164,7 @@ def _plain(estate: Estate) -> dict[str, Any]:
         "drained": estate.drained,
         "generation": estate.generation,
         "counted": estate.counted,
+        "unhealthy": estate.unhealthy,
         "workers": [
             {name: getattr(one, name) for name in OldWorker.__slots__} for one in estate.workers
         ],

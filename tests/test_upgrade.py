@@ -92,6 +92,7 @@ def test_what_is_left_is_there_in_the_same_process(heir: Heir) -> None:
             "status": "127.0.0.1:7085",
             "worker": [3, 12345],
             "drained": ["7"],
+            "unhealthy": ["10.0.0.5:1/x"],
             "generation": generation + 1,
             "again": True,
             "inheritable": [False] * 3,
@@ -186,7 +187,7 @@ def test_what_another_version_leaves_is_understood() -> None:
         number = sock.fileno()
         worker = {"worker": 1, "pid": 2, "channel": number, "unread": "x"}
         old = left(status=["127.0.0.1:1", number], workers=[worker])
-        assert (old.drained, old.generation) == ([], 0)
+        assert (old.drained, old.generation, old.unhealthy) == ([], 0, [])
         new = left(status=["127.0.0.1:1", number], workers=[{**worker, "new": 1}], more={"a": 1})
         assert new.workers == [OldWorker(**worker)]  # type: ignore[arg-type]
     assert Estate.inherited() is None

@@ -1,5 +1,7 @@
 """A game server is killed under players and started again: probes see to it that nobody comes to it meanwhile."""
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,3 +132,22 @@ async def _kill_and_start(stack: Stack, crowd: Crowd, victim: Echo, node: str) -
     events = [line["node"] for line in stack.proxy.lines("game server unhealthy")]
     assert events == [node]  # of both workers one
     assert [line["node"] for line in stack.proxy.lines("game server healthy")] == [node]
+
+
+async def test_what_was_found_stays_with_an_upgrade(tmp_path: Path) -> None:
+    """And the next version goes on with it: one of its workers, and none of the old ones."""
+    checks = {"active": {**CHECKS["active"], "unhealthy": {"interval": 10_000, "tcp_failures": 1}}}
+    (port,) = free_ports(1)  # where nobody listens
+    with (
+        stores("sqlite", tmp_path) as (store, _),
+        Stack(tmp_path / "stack", store, workers=WORKERS) as stack,
+    ):
+        stack.put("/upstreams/probed", {"nodes": {f"127.0.0.1:{port}": 1}, "checks": checks})
+        await until(lambda: statuses(stack) == {port: "unhealthy"})
+        os.kill(stack.proxy.pid, signal.SIGUSR2)
+        await until(lambda: len(stack.proxy.lines("old worker ended")) == WORKERS, 30)
+        await until(lambda: statuses(stack) == {port: "unhealthy"})
+        (node,) = (node for one in ask(stack, "/v1/healthcheck") for node in one["nodes"])
+        assert node["counter"]["tcp_failure"] == 0  # nobody has asked again
+        assert stack.metrics()["sniproxy_upstream_unhealthy"] == 1
+        assert len(stack.proxy.lines("game server unhealthy")) == 1

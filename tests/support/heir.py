@@ -59,13 +59,13 @@ def main() -> None:
         doors = socket.create_server(("127.0.0.1", 0))
         channel = Channel(socket.socket(fileno=int(sys.argv[1])), b"")
         tell(port=doors.getsockname()[1], pid=os.getpid())
-        generation, drained = 0, ["7"]
+        generation, drained, unhealthy = 0, ["7"], ["10.0.0.5:1/x"]
     else:
         ((address, (number,)),) = left.doors.items()
         doors = socket.socket(fileno=number)
         (worker,) = left.workers
         channel = Channel(socket.socket(fileno=worker.channel), worker.unread.encode())
-        generation, drained = left.generation, left.drained
+        generation, drained, unhealthy = left.generation, left.drained, left.unhealthy
         tell(
             pid=os.getpid(),
             version=left.version,
@@ -73,6 +73,7 @@ def main() -> None:
             status=left.status[0],
             worker=[worker.worker, worker.pid],
             drained=drained,
+            unhealthy=unhealthy,
             generation=generation,
             again=Estate.inherited() is None and LEFT not in os.environ,
             inheritable=[os.get_inheritable(one) for one in left.descriptors],
@@ -108,6 +109,7 @@ def main() -> None:
                     drained=drained,
                     generation=generation + 1,
                     counted=[],
+                    unhealthy=unhealthy,
                 ).execute()
             case "end":
                 return
