@@ -48,7 +48,11 @@ def spawn(
 def tree(pid: int) -> list[int]:
     """A process and all that descend from it."""
     found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    except FileNotFoundError:  # it has ended meanwhile
+        return found
+    for task in tasks:
         try:
             children = (task / "children").read_text().split()
         except FileNotFoundError:  # a thread that has ended meanwhile

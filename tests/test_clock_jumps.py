@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parent.parent
 HOUR = 3600.0
-SPEED = 10  # of the loop's time: threads take theirs, so it cannot jump
+SPEED = 4  # of the loop's time: threads take theirs, so it cannot jump
 SETTINGS = Settings(store="sqlite:///config.db", node="edge-1")
 KEY = records_prefix(SETTINGS.where.prefix) + "edge-1"
 BACK = (

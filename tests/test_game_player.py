@@ -148,7 +148,10 @@ async def test_player_interrupted_while_it_waits() -> None:
     command = [sys.executable, "-m", "examples.game_echo.player", f"127.0.0.1:{port}", "--plain"]
     with trio.fail_after(DEADLINE):
         process = await trio.lowlevel.open_process(
-            [*command, "hello"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*command, "--timeout", "300", "hello"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         async with listener, await listener.accept() as stream:
             assert await read_exactly(stream, 6) == b"hello\n"

@@ -33,6 +33,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory, authority: trustme.CA) -> It
         for member, text in pem_pair(authority, OF_VARIABLE).items():
             patch.setenv(f"TEST_{member.upper()}", text)
         with Stack(folder, store, workers=2, file_poll=0.2) as running:
+            # one that comes while a file is torn has no last good version
+            for _ in retry_until(BAR, "both workers"):
+                if running.metrics()["sniproxy_workers"] == 2:
+                    break
             yield running
 
 

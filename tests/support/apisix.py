@@ -3,9 +3,6 @@
 import json
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
 from tests.test_keyring import apisix
 
 DIRECTORIES = (
@@ -49,12 +46,6 @@ MEMBERS = {
 }
 
 
-def private_key() -> str:
-    """Of nobody's certificate: a client's, which an APISIX does not look at."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-
-
 def left_behind(
     pairs: tuple[dict[str, str], dict[str, str], dict[str, str]], port: int, secret: str
 ) -> dict[str, bytes]:
@@ -93,7 +84,7 @@ def _ours(
     server = {"status": 1, "type": "server"}
     node = {"host": "127.0.0.1", "port": port, "weight": 1, "priority": 0}
     defaults = {"type": "roundrobin", "hash_on": "vars", "scheme": "http", "pass_host": "pass"}
-    shown = {"client_cert": old["cert"], "client_key": apisix(private_key().encode(), secret)}
+    shown = {"client_cert": old["cert"], "client_key": old["key"]}
     return {
         "ssls/1": {"id": 1, "sni": "old.example.com"} | old | server | validity | TIMES,
         f"ssls/{LISTED}": {
