@@ -14,11 +14,12 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
 ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py \
   test_outages.py test_broken_objects.py test_kills.py test_side_by_side.py test_workers.py test_stop.py \
   test_upgrade.py test_leaving.py test_rotation.py test_blocked_log.py test_admin_api_bench.py \
-  test_key_rotation.py test_certificate_files.py test_apisix_compatibility.py)
+  test_key_rotation.py test_certificate_files.py test_apisix_compatibility.py test_health.py test_node_drain.py \
+  test_forbidden.py)
 # Much of the tests' time is waiting, so there is one more at once than CI has cores. A file stays in one process, for
 # what its tests share; files start in the order of their names, as those that take long are not those of many tests.
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
-# Those that measure time come afterwards, one by one; all of them are in tests/e2e.
+# Those that measure time come afterwards, one by one, on the relay that users have; all of them are in tests/e2e.
 ALONE := -m alone
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
@@ -32,7 +33,6 @@ test: check crate  ## lint, types, unit and end-to-end tests, on both relays
 	$(BIN)/pytest $(TOGETHER)
 	$(BIN)/pytest tests/e2e $(ALONE)
 	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(TOGETHER)
-	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(ALONE)
 	@if $(BIN)/python -c 'import sniproxy._relay' 2> /dev/null; \
 	then SNIPROXY_PROXY__RELAY=native $(BIN)/pytest $(SESSIONS) $(TOGETHER); \
 	else echo 'the native relay is not built: its tests are left out'; fi
