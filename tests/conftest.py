@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,10 @@ from sniproxy.relay.native import BUILT
 from sniproxy.session import serve
 from sniproxy.worker_state import Worker
 from tests.support.peers import deaf_server
+
+# Whoever runs the tests in the background may have Ctrl-C ignored, and programs that are started would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long one example takes says more about the machine than about the code.
 settings.register_profile("sniproxy", deadline=None)
