@@ -38,7 +38,6 @@ STEP = 30.0  # seconds for one player, of which many wait for a node that is sil
 WARM_UP = 1 / 5  # of the sessions
 GROWTH = 4 * 2**20  # bytes that the data plane may keep: allocators do not give all back
 PATIENCE = 60.0  # seconds until all has ended
-WRITTEN = 0.5  # seconds until the last line is in the log
 
 Player = Callable[[trio.SocketStream, bytes], Awaitable[None]]
 
@@ -207,8 +206,10 @@ def measure(folder: Path, relay: str, times: int, at_once: int) -> Iterator[str]
             for _ in retry_until(PATIENCE, f"{name}: every session counted"):
                 if _closed(stack) >= closed + times:
                     break
-            time.sleep(WRITTEN)
-            lines = _lines(stack, number)[seen:]
+            for _ in retry_until(PATIENCE, f"{name}: a line for each session"):
+                lines = _lines(stack, number)[seen:]
+                if len(lines) >= times:
+                    break
             found = {(line["reason"], line.get("attempts", 1)) for line in lines}
             assert found == {(ending.reason, ending.attempts)}, (name, found)
             assert len(lines) == times, (name, len(lines))

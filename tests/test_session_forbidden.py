@@ -35,6 +35,16 @@ async def refused(gateway: Gateway) -> dict[str, Any]:
     return await gateway.lines.next()
 
 
+async def served(gateway: Gateway, game: socket.socket) -> dict[str, Any]:
+    """A player says hello and comes to the game server; the line."""
+    player = gateway.dial()
+    await player.send(HELLO)
+    sock, _ = await trio.socket.from_stdlib_socket(game).accept()
+    sock.close()
+    player.close()
+    return await gateway.lines.next()
+
+
 @pytest.mark.parametrize(
     ("node", "detail"),
     [
@@ -61,12 +71,7 @@ async def test_the_next_node_is_tried() -> None:
         objects = route("169.254.169.254:80", f"127.0.0.1:{port}")
         async with open_gateway(objects=objects) as gateway:
             for _ in range(3):
-                player = gateway.dial()
-                await player.send(HELLO)
-                sock, _ = await trio.socket.from_stdlib_socket(game).accept()
-                sock.close()
-                player.close()
-                assert (await gateway.lines.next())["node"] == f"127.0.0.1:{port}"
+                assert (await served(gateway, game))["node"] == f"127.0.0.1:{port}"
 
 
 async def test_what_is_denied_from_now_on() -> None:
@@ -76,12 +81,7 @@ async def test_what_is_denied_from_now_on() -> None:
         objects = route(f"127.0.0.1:{game.getsockname()[1]}")
         async with open_gateway(objects=objects) as gateway:
             for _ in range(2):
-                player = gateway.dial()
-                await player.send(HELLO)
-                sock, _ = await trio.socket.from_stdlib_socket(game).accept()
-                sock.close()
-                player.close()
-                assert (await gateway.lines.next())["reason"] != "upstream_denied"
+                assert (await served(gateway, game))["reason"] != "upstream_denied"
             worker = gateway.worker
             denied = worker.settings.model_copy(update={"deny_upstreams": ("127.0.0.0/8",)})
             worker.settle(denied, worker.turns.settings)
