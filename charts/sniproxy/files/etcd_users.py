@@ -46,7 +46,7 @@ class Etcd:
                 return found
         except urllib.error.HTTPError as error:
             words = _words(error)
-            if error.code >= 500 and "leader" in words:
+            if error.code >= 500:  # no leader yet, or it took too long
                 raise OSError(words) from None
             raise Refused(words) from None
 
