@@ -66,6 +66,13 @@ def test_they_follow_the_values() -> None:
     assert service["loadBalancerSourceRanges"] == ["192.0.2.0/24"]
 
 
+@pytest.mark.parametrize(("interval", "timeout"), [(5, "4"), (300, "5")])
+def test_a_check_ends_before_the_next_one(interval: int, timeout: str) -> None:
+    annotations = told({"service": {"nlb": {"healthCheckInterval": interval}}})
+    assert annotations["healthcheck-interval"] == str(interval)
+    assert annotations["healthcheck-timeout"] == timeout
+
+
 def test_targets_are_pods_and_no_port_of_a_node_is_open() -> None:
     service = render({"listeners": LISTENERS}).one("Service")["spec"]
     assert service["type"] == "LoadBalancer"

@@ -32,7 +32,7 @@ target_health_state.unhealthy.draining_interval_seconds: {{ $drain | quote }}
 {{ $prefix }}-healthcheck-path: /readyz
 {{ $prefix }}-healthcheck-success-codes: "200"
 {{ $prefix }}-healthcheck-interval: {{ $nlb.healthCheckInterval | int | quote }}
-{{ $prefix }}-healthcheck-timeout: {{ min 5 (int $nlb.healthCheckInterval) | quote }}
+{{ $prefix }}-healthcheck-timeout: {{ min 5 (sub $nlb.healthCheckInterval 1) | quote }}
 {{ $prefix }}-healthcheck-healthy-threshold: "2"
 {{ $prefix }}-healthcheck-unhealthy-threshold: "2"
 {{- range .Values.listeners }}

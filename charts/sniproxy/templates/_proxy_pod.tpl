@@ -11,7 +11,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
   annotations:
-    sniproxy/settings: {{ index . 3 | sha256sum }}
+    sniproxy/settings: {{ index . 3 | sha256sum | quote }}
     {{- with $proxy.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
