@@ -22,7 +22,7 @@ TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
 # Those that measure time come afterwards, one by one, on the relay that users have; all of them are in tests/e2e.
 ALONE := -m alone
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
-SOURCES := sniproxy admin certs examples tests bench
+SOURCES := sniproxy admin certs examples image tests bench
 
 .PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers clean
 
@@ -113,6 +113,8 @@ clean:
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
+
+include image/image.mk
 
 $(RUNTIME): pyproject.toml $(CRATE) | .venv/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
