@@ -1,4 +1,4 @@
-"""Runs a program as Kubernetes runs the image: as process 1 and uid 10001, without capabilities, on a root that cannot be written.
+"""Runs a program as Kubernetes runs the image: as process 1, uid 10001, without capabilities, on a root that stays as it is.
 
 It needs root, and Linux; the network is that of the machine.
 """
