@@ -9,6 +9,7 @@ from tests.image.reading import FOLDER, packaged, project
 NOT_INSTALLED = {
     "examples/game_echo/README.md",
     "examples/game_echo/k8s/*.yaml",
+    "examples/eks/*.yaml",
     "certs/*.pem",
     "certs/*.crt",
     "certs/*.key",
