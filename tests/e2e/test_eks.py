@@ -1,5 +1,6 @@
 """docs/eks.md, command by command, on real processes of this machine in place of a cluster."""
 
+import base64
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.e2e.test_apisix_compatibility import put
 from tests.support.eks import FOLDER, PAGE, runs, substituted
 from tests.support.etcd import EtcdServer, find_etcd_binaries, prefix_range
 from tests.support.fenced import blocks, commands
@@ -166,6 +168,13 @@ def test_the_page(tmp_path: Path) -> None:
         # what was lost is back
         assert (folder / "backup.yaml").read_text().endswith("# end: 5 objects\n")
         assert stack.api.get("/stream_routes").json()["total"] == 2
+        (player,) = (one for one in commands(PAGE) if one.startswith(PLAYER) and "gs-1.com" in one)
+        line = substituted(player, substitutions(stack, games))
+        for _ in retry_until(10, "players are let in again"):
+            if typed(line, folder, dict(os.environ)) == "[test-server-1] hello\n":
+                break
+        # each row of the table was for something
+        assert [one for one in SAYS if not any(text.startswith(one) for text in said)] == []
 
 
 # -- a snapshot, opened by what the manifest says
@@ -200,10 +209,7 @@ def test_a_snapshot_becomes_a_backup(tmp_path: Path) -> None:
     binary = find_etcd_binaries()[0]
     tools = {name: str(binary.with_name(name)) for name in ("etcd", "etcdctl", "etcdutl")}
     with EtcdServer(binary, tmp_path / "etcd") as server:
-        store = f"etcd://{server.url.removeprefix('http://')}/apisix"
-        with Stack(tmp_path / "stack", store, parts=("admin",)) as stack:
-            stack.put("/upstreams/lobby", {"nodes": {"10.0.0.5:7777": 1}})
-            keyring = json.loads(stack.config.read_text())["encryption"]["keyring"]
+        put(server, "/apisix/upstreams/lobby", b'{"id": "lobby", "nodes": {"10.0.0.5:7777": 1}}')
         authenticated(server, "secret")
         saving = [tools["etcdctl"], "--endpoints", server.url, "--user", "root:secret"]
         saved = tmp_path / "saved.db"
@@ -218,7 +224,7 @@ def test_a_snapshot_becomes_a_backup(tmp_path: Path) -> None:
     ports += ["--listen-peer-urls", peers]
     given = {
         "SNIPROXY_ETCD__PASSWORD": "secret",
-        "SNIPROXY_ENCRYPTION__KEYRING": json.dumps(keyring),
+        "SNIPROXY_ENCRYPTION__KEYRING": json.dumps([base64.b64encode(bytes(32)).decode()]),
     }
     env = environment() | given
     assert all(env.values()), "a variable that nobody gives"
