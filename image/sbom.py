@@ -63,14 +63,28 @@ def join(python: dict[str, Any], crates: list[tuple[str, str]], lock: str) -> di
     }
 
 
+def defect(text: str) -> str | None:
+    """What CycloneDX's own schema says against it."""
+    # Here, since only the tools of the image have it: tests of what stands above run without.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    version = SchemaVersion.from_version(json.loads(text)["specVersion"])
+    found = JsonStrictValidator(version).validate_str(text)
+    return None if found is None else str(found)
+
+
 def main(python: str, crates: str, lock: str, out: str) -> None:
-    """Reads three files and writes the fourth."""
+    """Reads three files and writes the fourth; one that is not valid is not written."""
     found = join(
         json.loads(Path(python).read_text()),
         linked(Path(crates).read_text().splitlines()),
         Path(lock).read_text(),
     )
-    Path(out).write_text(json.dumps(found, indent=1) + "\n")
+    text = json.dumps(found, indent=1) + "\n"
+    if wrong := defect(text):
+        sys.exit(f"{out} would be no CycloneDX: {wrong}")
+    Path(out).write_text(text)
 
 
 if __name__ == "__main__":
