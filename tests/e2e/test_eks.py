@@ -23,7 +23,9 @@ from tests.support.eks import FOLDER, PAGE, runs, substituted
 from tests.support.etcd import EtcdServer, find_etcd_binaries, prefix_range
 from tests.support.fenced import blocks, commands
 from tests.support.ports import free_ports
+from tests.support.proxy_headers import addresses, v2
 from tests.support.stack import KEY, Stack, retry_until, stores
+from tests.support.tcp_relay import TcpRelay
 
 pytestmark = [
     pytest.mark.skipif(
@@ -74,7 +76,22 @@ def game_servers() -> Iterator[dict[str, int]]:
             process.communicate()
 
 
-def substitutions(stack: Stack, games: dict[str, int]) -> dict[str, str]:
+PLAYER_ADDRESS = "192.0.2.7"  # as the header says
+
+
+@contextmanager
+def behind_a_balancer(folder: Path, store: str) -> Iterator[tuple[Stack, TcpRelay]]:
+    """What the chart runs, and an NLB: it says in a PROXY header of version 2 who the player is."""
+    flags = {"tls": True, "tls_passthrough": True, "proxy_protocol": True}
+    header = v2(addresses(PLAYER_ADDRESS, "10.0.0.1", 56324, 443))
+    with (
+        Stack(folder, store, listener=flags, trusted=["127.0.0.0/8"]) as stack,
+        TcpRelay(stack.port, greeting=header) as balancer,
+    ):
+        yield stack, balancer
+
+
+def substitutions(stack: Stack, balancer: TcpRelay, games: dict[str, int]) -> dict[str, str]:
     """Everything of the page that is another one here."""
     return {
         "kubectl -n sniproxy exec deployment/sniproxy -- sniproxy ": f"{SNIPROXY} ",
@@ -83,7 +100,7 @@ def substitutions(stack: Stack, games: dict[str, int]) -> dict[str, str]:
         "/etc/sniproxy/sniproxy.yaml": shlex.quote(str(stack.config)),
         "127.0.0.1:9180": f"127.0.0.1:{stack.admin_port}",  # port-forward service/sniproxy-admin
         "127.0.0.1:7085": f"127.0.0.1:{stack.status_port}",  # port-forward deployment/sniproxy
-        "$NLB:443": f"127.0.0.1:{stack.port}",
+        "$NLB:443": f"127.0.0.1:{balancer.port}",
         **{
             f"{name}.game.svc.cluster.local:9001": f"127.0.0.1:{port}"
             for name, port in games.items()
@@ -113,10 +130,9 @@ def typed(line: str, folder: Path, env: dict[str, str]) -> str:
     return said
 
 
-def walk(folder: Path, stack: Stack, etcd: EtcdServer, games: dict[str, int]) -> dict[str, str]:
+def walk(folder: Path, table: dict[str, str], etcd: EtcdServer) -> dict[str, str]:
     """Types one command after the other; what each has said."""
     env = os.environ | {"KEY": KEY, "PYTHONPATH": str(FOLDER)}
-    table = substitutions(stack, games)
     said = {}
     for command in commands(PAGE):
         if command.startswith(EMPTIED):
@@ -142,10 +158,11 @@ def test_the_page(tmp_path: Path) -> None:
     with (
         game_servers() as games,
         stores("etcd", tmp_path) as (store, etcd),
-        Stack(tmp_path / "stack", store) as stack,
+        behind_a_balancer(tmp_path / "stack", store) as (stack, balancer),
     ):
         assert etcd is not None
-        said = walk(folder, stack, etcd, games)
+        table = substitutions(stack, balancer, games)
+        said = walk(folder, table, etcd)
         # what was rotated was served
         ours, served = (
             text for command, text in said.items() if command.endswith("-noout -serial")
@@ -169,10 +186,12 @@ def test_the_page(tmp_path: Path) -> None:
         assert (folder / "backup.yaml").read_text().endswith("# end: 5 objects\n")
         assert stack.api.get("/stream_routes").json()["total"] == 2
         (player,) = (one for one in commands(PAGE) if one.startswith(PLAYER) and "gs-1.com" in one)
-        line = substituted(player, substitutions(stack, games))
+        line = substituted(player, table)
         for _ in retry_until(10, "players are let in again"):
             if typed(line, folder, dict(os.environ)) == "[test-server-1] hello\n":
                 break
+        clients = {line["client"].rpartition(":")[0] for line in stack.proxy.lines("session")}
+        assert clients == {PLAYER_ADDRESS}
         # each row of the table was for something
         assert [one for one in SAYS if not any(text.startswith(one) for text in said)] == []
 
