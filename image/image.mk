@@ -4,6 +4,8 @@ IMAGE ?= sniproxy
 IMAGE_PLATFORMS ?= linux/amd64,linux/arm64
 # The Python of the image. A wheel or a lock made by another one would not be what runs in it.
 IMAGE_PYTHON ?= python3.13
+# Those of pyproject.toml's extras that are in the image.
+IMAGE_EXTRAS :=
 IMAGE_VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE_BUILD := build/image
 IMAGE_TOOLS := $(IMAGE_BUILD)/tools
@@ -16,7 +18,7 @@ LOCKS := image/requirements.lock image/build.lock
 
 lock: $(TESTS)  ## pin what the image is made of, each package with its hashes; UPGRADE=--upgrade for newer ones
 	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
-	$(call pin,) --output-file image/requirements.lock pyproject.toml
+	$(call pin,) --output-file image/requirements.lock $(IMAGE_EXTRAS:%=--extra %) pyproject.toml
 	$(call pin,) --output-file image/build.lock --group image
 pin = $(BIN)/uv pip compile $(UPGRADE) --quiet --generate-hashes --only-binary :all: --python-platform linux \
   --python-version $(IMAGE_PYTHON:python%=%) --custom-compile-command 'make lock'

@@ -8,8 +8,19 @@ from packaging.utils import canonicalize_name
 
 from tests.image.reading import FOLDER, PIN, asked_for, lock, pins, project
 
+EXTRAS = re.findall(
+    r"^IMAGE_EXTRAS :=(.*)$", (FOLDER / "image" / "image.mk").read_text(), re.MULTILINE
+)
+RUN_TIME = [
+    *project()["project"]["dependencies"],
+    *(
+        one
+        for extra in EXTRAS[0].split()
+        for one in project()["project"]["optional-dependencies"][extra]
+    ),
+]
 LOCKS = {
-    "requirements": (project()["project"]["dependencies"], "sniproxy (pyproject.toml)"),
+    "requirements": (RUN_TIME, "sniproxy (pyproject.toml)"),
     "build": (project()["dependency-groups"]["image"], "sniproxy (pyproject.toml:image)"),
 }
 
