@@ -77,11 +77,11 @@ format: $(TESTS)
 unit: $(TESTS) helm  ## the tests without tests/e2e
 	$(BIN)/pytest --ignore tests/e2e $(TOGETHER)
 
-e2e: $(TESTS)
+e2e: $(TESTS) helm
 	$(BIN)/pytest tests/e2e $(TOGETHER)
 	$(BIN)/pytest tests/e2e $(ALONE)
 
-cover: $(TESTS)  ## which lines and branches the tests reach
+cover: $(TESTS) helm  ## which lines and branches the tests reach
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet

@@ -1,17 +1,13 @@
-"""As much of a Kubernetes API server as helm asks when it only looks Secrets up."""
+"""As much of a Kubernetes API server as helm asks when it only looks objects up."""
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-RESOURCES = {
-    "kind": "APIResourceList",
-    "groupVersion": "v1",
-    "resources": [{"name": "secrets", "namespaced": True, "kind": "Secret", "verbs": ["get"]}],
-}
+KINDS = {"Secret": ("/api/v1", "secrets"), "Deployment": ("/apis/apps/v1", "deployments")}
 NOT_FOUND = {
     "kind": "Status",
     "apiVersion": "v1",
@@ -22,11 +18,16 @@ NOT_FOUND = {
 
 
 @contextmanager
-def kube_api(secrets: dict[str, dict[str, Any]], namespace: str) -> Iterator[str]:
-    """Its address. It has these Secrets, by name, in one namespace."""
-    known = {"/api/v1": RESOURCES, "/version": {"major": "1", "minor": "37"}}
-    place = f"/api/v1/namespaces/{namespace}/secrets"
-    known |= {f"{place}/{name}": secret for name, secret in secrets.items()}
+def kube_api(objects: Iterable[dict[str, Any]], namespace: str) -> Iterator[str]:
+    """Its address. It has these objects, in one namespace."""
+    known: dict[str, Any] = {"/version": {"major": "1", "minor": "37"}}
+    for kind, (group, plural) in KINDS.items():
+        resource = {"name": plural, "namespaced": True, "kind": kind, "verbs": ["get"]}
+        version = group.removeprefix("/apis/").removeprefix("/api/")
+        known[group] = {"kind": "APIResourceList", "groupVersion": version, "resources": [resource]}
+    for it in objects:
+        group, plural = KINDS[it["kind"]]
+        known[f"{group}/namespaces/{namespace}/{plural}/{it['metadata']['name']}"] = it
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,6 +1,7 @@
-"""Secrets are made once: an upgrade finds those of the cluster and leaves them as they are."""
+"""What an upgrade finds in the cluster and leaves as it is: Secrets, and how many pods an autoscaler wants."""
 
 import base64
+import copy
 import json
 
 import pytest
@@ -16,6 +17,7 @@ from tests.support.charts import (
     NAME,
     NAMESPACE,
     Object,
+    Rendered,
     read_objects,
     render,
     run_helm,
@@ -25,34 +27,44 @@ from tests.support.kube_api import kube_api
 OWN = {f"{NAME}-{name}" for name in ("keyring", "admin", "etcd-users", "etcd-tls")}
 
 
-def upgraded(secrets: dict[str, Object]) -> dict[str, Object]:
-    """The Secrets of a render on a cluster that has these."""
-    with kube_api(secrets, NAMESPACE) as url:
+def upgraded(*objects: Object, **values: str) -> Rendered:
+    """A render on a cluster that has these."""
+    chosen = [f"--set={name}={value}" for name, value in values.items()]
+    with kube_api(objects, NAMESPACE) as url:
         done = run_helm("template", "game", CHART, "--dry-run=server", "--kube-apiserver", url,
                         "--kube-version", f"{KUBERNETES[0]}.0", "--namespace", NAMESPACE,
-                        "--values", EXAMPLES / "eks-nlb.yaml")  # fmt: skip
+                        "--values", EXAMPLES / "eks-nlb.yaml", *chosen)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return read_objects(done.stdout).kind("Secret")
+    return read_objects(done.stdout)
 
 
 def test_what_is_there_is_kept() -> None:
-    there = {name: {"apiVersion": "v1", **it} for name, it in render().kind("Secret").items()}
+    there = render().kind("Secret")
     assert there.keys() == OWN
-    after = upgraded(there)
+    after = upgraded(*there.values()).kind("Secret")
     assert {name: it["data"] for name, it in after.items()} == {
         name: it["data"] for name, it in there.items()
     }
 
 
 def test_what_is_gone_is_made_anew_and_the_rest_kept() -> None:
-    there = dict(render().kind("Secret"))
+    there = copy.deepcopy(render().kind("Secret"))
     gone = there.pop(f"{NAME}-keyring")
     del there[f"{NAME}-etcd-users"]["data"]["proxy-password"]
-    after = upgraded(there)
+    after = upgraded(*there.values()).kind("Secret")
     assert after[f"{NAME}-keyring"]["data"] != gone["data"]
     users = after[f"{NAME}-etcd-users"]["data"]
     assert len(base64.b64decode(users["proxy-password"])) == 32
     assert users["root-password"] == there[f"{NAME}-etcd-users"]["data"]["root-password"]
+
+
+def test_an_upgrade_leaves_as_many_pods_as_the_autoscaler_has_made() -> None:
+    scaled = copy.deepcopy(render().one("Deployment"))
+    scaled["spec"]["replicas"] = 9
+    on = {"proxy.autoscaling.enabled": "true"}
+    assert upgraded(scaled, **on).one("Deployment")["spec"]["replicas"] == 9
+    assert "replicas" not in upgraded(**on).one("Deployment")["spec"]
+    assert upgraded(scaled).one("Deployment")["spec"]["replicas"] == 3
 
 
 def test_what_would_be_lost_for_ever_outlives_the_release() -> None:
