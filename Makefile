@@ -16,14 +16,14 @@ ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_c
   test_outages.py test_broken_objects.py test_kills.py test_side_by_side.py test_workers.py test_stop.py \
   test_upgrade.py test_leaving.py test_rotation.py test_blocked_log.py test_admin_api_bench.py \
   test_chart.py test_key_rotation.py test_certificate_files.py test_apisix_compatibility.py test_health.py test_node_drain.py \
-  test_forbidden.py)
+  test_forbidden.py test_eks.py test_migrate.py)
 # Much of the tests' time is waiting, so there is one more at once than CI has cores. A file stays in one process, for
 # what its tests share; files start in the order of their names, as those that take long are not those of many tests.
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
 # Those that measure time come afterwards, one by one, on the relay that users have; all of them are in tests/e2e.
 ALONE := -m alone
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
-SOURCES := sniproxy admin certs examples tests bench charts
+SOURCES := sniproxy admin certs examples image tests bench charts
 # helm, for the chart and its tests: built with Go where that is there, for its own use and never optimised, which takes
 # two thirds of the time. It is told of a Kubernetes as releases of helm are.
 HELM_VERSION := v3.22.0
@@ -132,6 +132,8 @@ clean:
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
+
+include image/image.mk
 
 $(RUNTIME): pyproject.toml $(CRATE) | .venv/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
