@@ -139,6 +139,11 @@ impl Engine {
             .shake(copied(upstream)?, Box::new(tls), Vec::new(), owner))
     }
 
+    fn go_on_tls(&self, client: RawFd, tls: &Bound<'_, Tls>, owner: Py<PyAny>) -> PyResult<u64> {
+        let begun = tls.get().take()?;
+        Ok(self.0.shake(copied(client)?, begun, Vec::new(), owner))
+    }
+
     fn abandon(&self, token: u64) {
         self.0.abandon(token);
     }
@@ -167,6 +172,7 @@ impl Engine {
         py.detach(|| self.0.unlisten_after(listener, most));
     }
 
+    #[pyo3(signature = (listener, name, nodes, terms, owner, server_tls=None))]
     fn learn(
         &self,
         listener: usize,
@@ -174,8 +180,10 @@ impl Engine {
         nodes: &Bound<'_, Nodes>,
         terms: Terms,
         owner: Py<PyAny>,
+        server_tls: Option<&Bound<'_, ServerTls>>,
     ) {
         let plan = Plan {
+            tls: server_tls.map(|tls| tls.get().0.clone()),
             nodes: Arc::clone(&nodes.get().0),
             times: times(terms),
             owner,

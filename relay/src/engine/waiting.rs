@@ -25,10 +25,19 @@ pub(super) struct Waiting {
 #[derive(Clone, Copy)]
 pub(super) enum Pending {
     Waiting(usize, u64),
+    Shaking(usize, u64),
     Connecting(usize, u64),
 }
 
 impl Waiting {
+    /// All that it has said was for us, and from here on it is the client's connection.
+    pub(super) fn heard_out(mut self) -> Self {
+        self.said = Vec::new();
+        self.peer = self.source;
+        self.hello_at = Some(0);
+        self
+    }
+
     /// What it has said so far: the header first, where there is one, and whose name it brings.
     pub(super) fn read(&mut self) -> Reading {
         let hello_at = match self.hello_at {
