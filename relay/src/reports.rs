@@ -12,16 +12,17 @@ use crate::session::{End, Side};
 
 /// (word, errno or 0, what has broken)
 type How = (&'static str, i32, Option<String>);
-/// (owner, how, bytes to the upstream, bytes to the client)
-pub(crate) type EndReport = (Py<PyAny>, How, u64, u64);
-/// (plan, node, token, client), how, bytes (to the upstream, to the client), microseconds (hello, connect, altogether)
+/// (owner, how, bytes to the upstream, bytes to the client, microseconds to the first of those)
+pub(crate) type EndReport = (Py<PyAny>, How, u64, u64, Option<u64>);
+/// (plan, node, token, client), how, bytes (to the upstream, to the client), microseconds (hello, connect, altogether, first byte)
 pub(crate) type PlayReport = (
     (Py<PyAny>, usize, u64, String),
     How,
     (u64, u64),
-    (u64, Option<u64>, u64),
+    (u64, Option<u64>, u64, Option<u64>),
 );
-/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, what was tried)
+/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, in pieces,
+/// what was tried)
 pub(crate) type ArrivalReport = (
     usize,
     RawFd,
@@ -29,6 +30,7 @@ pub(crate) type ArrivalReport = (
     Py<PyBytes>,
     i32,
     u64,
+    bool,
     Option<TriedReport>,
 );
 /// (plan, node, descriptor or -1, errno, microseconds to the whole hello)
@@ -55,7 +57,13 @@ fn how(end: &End) -> How {
 
 pub(crate) fn end_report(ended: Ended<Py<PyAny>>) -> EndReport {
     let how = how(&ended.end);
-    (ended.owner, how, ended.to_upstream, ended.to_client)
+    (
+        ended.owner,
+        how,
+        ended.to_upstream,
+        ended.to_client,
+        ended.answer_took,
+    )
 }
 
 pub(crate) fn play_report(py: Python<'_>, played: &Played<Py<PyAny>>) -> PlayReport {
@@ -68,6 +76,7 @@ pub(crate) fn play_report(py: Python<'_>, played: &Played<Py<PyAny>>) -> PlayRep
             microseconds(played.hello_took),
             played.connect_took.map(microseconds),
             microseconds(played.lasted),
+            played.answer_took,
         ),
     )
 }
@@ -90,6 +99,7 @@ pub(crate) fn arrival_report(py: Python<'_>, arrival: Arrival<Py<PyAny>>) -> Arr
         PyBytes::new(py, &arrival.said).unbind(),
         arrival.failure.map_or(0, rustix::io::Errno::raw_os_error),
         microseconds(arrival.waited),
+        arrival.split,
         arrival.tried.map(|tried| tried_report(py, tried)),
     )
 }

@@ -48,6 +48,8 @@ pub struct Arrival<T> {
     pub waited: Duration,
     /// The game server that was tried.
     pub tried: Option<Tried<T>>,
+    /// Its hello came in several pieces.
+    pub split: bool,
 }
 
 /// A connection to a game server that has not come about.
@@ -84,6 +86,8 @@ pub struct Played<T> {
     pub connect_took: Option<Duration>,
     /// From accept to its end.
     pub lasted: Duration,
+    /// Microseconds from the connection with the game server to the first byte for the client; None: there was none.
+    pub answer_took: Option<u64>,
 }
 
 impl<T: Send + Sync> Engine<T> {
@@ -105,6 +109,7 @@ impl<T: Send + Sync> Engine<T> {
             since: Instant::now(),
             said: Vec::new(),
             hello_at: (guest == Guest::Itself).then_some(0),
+            split: false,
         };
         if has_place && guest != Guest::Stranger {
             self.hear(waiting, None);
@@ -141,7 +146,7 @@ impl<T: Send + Sync> Engine<T> {
             return self.give_away(waiting, key, None);
         }
         let emptied = count < room;
-        waiting.said.extend_from_slice(&self.tools.buffer[..count]);
+        waiting.hear(&self.tools.buffer[..count]);
         #[cfg(test)]
         self.trip(Trap::Hear);
         let read = caught(|| {
@@ -205,6 +210,7 @@ impl<T: Send + Sync> Engine<T> {
             failure,
             waited: waiting.since.elapsed(),
             tried,
+            split: waiting.split,
         });
     }
 
@@ -219,6 +225,8 @@ impl<T: Send + Sync> Engine<T> {
         let hello_took = waiting.since.elapsed();
         // From here on it is the client's connection: the header was for us.
         waiting.said.drain(..waiting.hello_at.unwrap_or(0));
+        self.shared.hellos.note(&waiting.said, waiting.split);
+        plan.begin();
         waiting.peer = waiting.source;
         let node = plan.nodes.pick();
         // On loopback and in a quick network the connection stands at once; elsewhere this says AGAIN.
@@ -244,7 +252,7 @@ impl<T: Send + Sync> Engine<T> {
                 return self.hand_over(waiting, None, Some(tried));
             }
         };
-        let times = plan.times;
+        let (times, meter) = (plan.times, plan.meter.clone());
         let mut course = Box::new(Course {
             plan,
             peer: waiting.peer,
@@ -264,6 +272,7 @@ impl<T: Send + Sync> Engine<T> {
             waiting.token,
             session,
             times,
+            meter,
             Owner::Plan(course),
             connecting,
         );
@@ -296,12 +305,14 @@ impl<T: Send + Sync> Engine<T> {
 
     /// The kernel has something to say of a connection on its way to a game server.
     pub(super) fn connected(&mut self, key: usize, flags: EventFlags) {
+        let now = self.microseconds();
         let entry = &mut self.entries[key];
         let upstream = entry.session.socket(Side::Upstream);
         match sockopt::socket_error(upstream) {
             // What was said of a session that had its place before, and ended in this turn, may be taken for its own.
             Ok(Ok(())) if flags.contains(EventFlags::OUT) && getpeername(upstream).is_ok() => {
                 entry.connecting = false;
+                entry.begun = now;
                 if let Owner::Plan(course) = &mut entry.owner {
                     let since_hello = course.since.elapsed().saturating_sub(course.hello_took);
                     course.connect_took = Some(since_hello);
@@ -335,6 +346,7 @@ impl<T: Send + Sync> Engine<T> {
             since: course.since,
             said,
             hello_at: Some(0),
+            split: false,
         };
         let tried = Tried {
             plan: course.plan,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Times;
+use crate::meter::Meter;
 use crate::pace::Pace;
 use crate::plans::Plan;
 use crate::session::Session;
@@ -32,6 +33,10 @@ pub(super) struct Entry<T> {
     pub(super) owner: Owner<T>,
     pub(super) session: Session,
     pub(super) times: Times,
+    pub(super) meter: Option<Arc<Meter>>,
+    pub(super) counted: (u64, u64), // bytes that were counted there
+    pub(super) begun: u64,          // when it had its game server, in microseconds
+    pub(super) answer_took: Option<u64>, // from there to the first byte for the client
     pub(super) last_active: u64,
     pub(super) ends_at: u64, // that is as long as it may last; NEVER also until it is dated
     pub(super) drains_at: u64,
@@ -45,6 +50,18 @@ pub(super) struct Entry<T> {
 }
 
 impl<T> Entry<T> {
+    /// Counts what has moved since the last time. `now`: microseconds.
+    pub(super) fn count(&mut self, now: impl FnOnce() -> u64) {
+        let (to_upstream, to_client) = self.session.counts();
+        if to_client > 0 && self.answer_took.is_none() {
+            self.answer_took = Some(now().saturating_sub(self.begun));
+        }
+        if let Some(meter) = &self.meter {
+            meter.add(to_upstream - self.counted.0, to_client - self.counted.1);
+            self.counted = (to_upstream, to_client);
+        }
+    }
+
     pub(super) fn due(&self) -> u64 {
         let idle = if self.half_closed {
             self.times.idle.min(self.times.half_close)

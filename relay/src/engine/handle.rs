@@ -15,6 +15,7 @@ use super::Engine;
 use super::arrivals::{Arrival, Played};
 use super::listening::Terms;
 use super::orders::{Command, Playing};
+use crate::meter::{Hellos, Meter};
 use crate::places::Places;
 use crate::plans::{Plan, Plans};
 use crate::session::{End, Session};
@@ -46,6 +47,8 @@ pub struct Ended<T = ()> {
     pub to_upstream: u64,
     /// Bytes handed to the kernel for the client.
     pub to_client: u64,
+    /// Microseconds until the first of those; None: there was none.
+    pub answer_took: Option<u64>,
 }
 
 /// What an engine has to tell. Each list has an eventfd that is readable while there is something in it.
@@ -92,6 +95,7 @@ pub(super) struct Shared<T> {
     pub(super) plans: Mutex<Plans<T>>,
     pub(super) places: Places,
     pub(super) accepted: AtomicU64,
+    pub(super) hellos: Hellos,
     pub(super) mishap: Mutex<Option<Arc<str>>>,
 }
 
@@ -132,10 +136,21 @@ impl<T: Send + Sync + 'static> Handle<T> {
         })
     }
 
-    /// Hands a session over; its token.
+    /// Hands a session over that is counted nowhere; its token.
     pub fn adopt(&self, session: Session, times: Times, owner: T) -> u64 {
+        self.adopt_counted(session, times, None, owner)
+    }
+
+    /// Hands a session over; its token.
+    pub fn adopt_counted(
+        &self,
+        session: Session,
+        times: Times,
+        meter: Option<Arc<Meter>>,
+        owner: T,
+    ) -> u64 {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        self.send(Command::Start(token, session, times, owner));
+        self.send(Command::Start(token, session, times, meter, owner));
         token
     }
 
@@ -230,6 +245,11 @@ impl<T: Send + Sync + 'static> Handle<T> {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
+    /// Hellos of those who went by plans.
+    pub fn hellos(&self) -> [u64; 4] {
+        self.shared.hellos.counts()
+    }
+
     /// Why the thread ended without being told to; None: it did not. The process has no relay any more: it should end, too.
     pub fn mishap(&self) -> Option<Arc<str>> {
         lock(&self.shared.mishap).clone()
@@ -312,13 +332,14 @@ impl<T> Shared<T> {
             plans: Mutex::default(),
             places,
             accepted: AtomicU64::new(0),
+            hellos: Hellos::default(),
             mishap: Mutex::default(),
         })
     }
 
     /// What comes too late: a session ends at once, and who waits for an answer gets none.
     pub(super) fn turn_away(&self, command: Command<T>) {
-        if let Command::Start(token, session, _, owner) = command {
+        if let Command::Start(token, session, _, _, owner) = command {
             drop(session); // closes its sockets before anybody hears of its end
             self.ended.tell(&mut vec![Ended {
                 token,
@@ -326,6 +347,7 @@ impl<T> Shared<T> {
                 end: self.last_end(),
                 to_upstream: 0,
                 to_client: 0,
+                answer_took: None,
             }]);
         }
     }

@@ -37,8 +37,10 @@ use self::orders::Command;
 pub use self::orders::Playing;
 #[cfg(test)]
 use self::orders::Trap;
+use self::time::microseconds_since;
 use self::waiting::{Pending, Waiting};
 use crate::deadlines::Deadlines;
+use crate::meter::Meter;
 use crate::pace::Pace;
 use crate::session::{End, Pumped, Session, Side};
 use crate::tools::Tools;
@@ -273,8 +275,15 @@ impl<T: Send + Sync> Engine<T> {
         entry.half_closed |= just_half_closed;
         entry.file |= just_half_closed;
         if just_half_closed || entry.session.counts() != before {
+            self.count(key);
             self.activate(key);
         }
+    }
+
+    /// What a session has moved by now is known to all.
+    fn count(&mut self, key: usize) {
+        let clock = self.clock;
+        self.entries[key].count(|| microseconds_since(clock));
     }
 
     /// A session that epoll does not know yet; its key.
@@ -283,6 +292,7 @@ impl<T: Send + Sync> Engine<T> {
         token: u64,
         session: Session,
         times: Times,
+        meter: Option<Arc<Meter>>,
         owner: Owner<T>,
         connecting: bool,
     ) -> usize {
@@ -291,11 +301,16 @@ impl<T: Send + Sync> Engine<T> {
             // What a plan has said to the game server before.
             pace.spend(Side::Client, session.counts().0, self.microseconds());
         }
+        let begun = self.microseconds();
         let key = self.entries.insert(Box::new(Entry {
             token,
             owner,
             session,
             times,
+            meter,
+            counted: (0, 0),
+            begun,
+            answer_took: None,
             last_active: 0,
             ends_at: NEVER,
             drains_at: NEVER,
@@ -316,6 +331,7 @@ impl<T: Send + Sync> Engine<T> {
 
     /// Forgets a session; its sockets are closed with it, which takes them out of epoll too.
     fn end(&mut self, key: usize, end: End) {
+        self.count(key);
         let entry = *self.entries.remove(key);
         self.keys.remove(&entry.token);
         let (to_upstream, to_client) = entry.session.counts();
@@ -327,6 +343,7 @@ impl<T: Send + Sync> Engine<T> {
                 end,
                 to_upstream,
                 to_client,
+                answer_took: entry.answer_took,
             }),
             Owner::Plan(course) => {
                 self.shared.places.leave(1);
@@ -341,6 +358,7 @@ impl<T: Send + Sync> Engine<T> {
                     hello_took: course.hello_took,
                     connect_took: course.connect_took,
                     lasted: course.since.elapsed(),
+                    answer_took: entry.answer_took,
                 });
             }
         }
