@@ -1,6 +1,7 @@
 //! What is counted while it happens, for whoever looks at any time.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crate::traits::{self, Traits};
 
@@ -41,6 +42,53 @@ impl Meter {
     }
 }
 
+/// Microseconds, up to which a bucket goes; one more has the rest.
+pub const BOUNDS: [u64; 14] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000,
+];
+
+/// How often something took how long.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    total: AtomicU64,
+}
+
+impl Histogram {
+    /// It took so many microseconds once more.
+    pub fn note(&self, took: u64) {
+        let bucket = BOUNDS.partition_point(|&bound| bound < took);
+        self.buckets[bucket].fetch_add(1, Relaxed);
+        self.total.fetch_add(took, Relaxed);
+    }
+
+    /// The same; what is given comes back.
+    pub fn take(&self, took: Duration) -> Duration {
+        self.note(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        took
+    }
+
+    /// Of each bucket by itself, and seconds in all.
+    #[must_use]
+    pub fn counts(&self) -> (Vec<u64>, f64) {
+        let counts = self.buckets.iter().map(|one| one.load(Relaxed));
+        let total = Duration::from_micros(self.total.load(Relaxed));
+        (counts.collect(), total.as_secs_f64())
+    }
+}
+
+/// How long each step took, told when it is done.
+#[derive(Debug, Default)]
+pub struct Waits {
+    /// From accept to the whole hello, of those who go by plans.
+    pub hello: Histogram,
+    /// From there to the connection with the game server.
+    pub connect: Histogram,
+    /// From there, or from when a session was handed over, to the first byte for the client.
+    pub answer: Histogram,
+}
+
 /// Hellos that somebody went by a plan for. All but the first may be said of the same one.
 #[derive(Debug, Default)]
 pub struct Hellos {
@@ -77,6 +125,23 @@ impl Hellos {
     }
 }
 
+/// What an engine counts of all its sessions.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Of those who went by plans.
+    pub hellos: Hellos,
+    /// The same.
+    pub waits: Waits,
+}
+
+impl Seen {
+    /// Somebody has said a hello, by which he goes by a plan. `split`: in several pieces.
+    pub fn hello(&self, hello: &[u8], split: bool, took: Duration) {
+        self.hellos.note(hello, split);
+        self.waits.hello.take(took);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +155,18 @@ mod tests {
         meter.add(0, 20);
         meter.add(300, 4000);
         assert_eq!((meter.begun(), meter.moved()), (1, (301, 4020)));
+    }
+
+    #[test]
+    fn a_bound_belongs_to_its_bucket() {
+        let histogram = Histogram::default();
+        for took in [0, 500, 501, 10_000_000, 10_000_001] {
+            histogram.note(took);
+        }
+        let (counts, seconds) = histogram.counts();
+        assert_eq!((counts[0], counts[1], counts[13], counts[14]), (2, 1, 1, 1));
+        assert_eq!(counts.iter().sum::<u64>(), 5);
+        assert!((seconds - 20.001_002).abs() < 1e-9);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::deadlines::TICK;
 use crate::engine::{Handle, Terms as ListenTerms, Times};
 use crate::header::{self, Header, Network};
 use crate::hello::{self, Reading};
-use crate::meter;
+use crate::meter::{self, Histogram};
 use crate::places::Places;
 use crate::plans::{self, Plan};
 use crate::reports::{
@@ -217,7 +217,13 @@ impl Engine {
     }
 
     fn hellos(&self) -> [u64; 4] {
-        self.0.hellos()
+        self.0.seen().hellos.counts()
+    }
+
+    /// (of each bucket, seconds in all): hello, connection, answer
+    fn waits(&self) -> [(Vec<u64>, f64); 3] {
+        let waits = &self.0.seen().waits;
+        [&waits.hello, &waits.connect, &waits.answer].map(Histogram::counts)
     }
 
     fn ended(&self) -> Vec<EndReport> {
@@ -307,5 +313,6 @@ fn _relay(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Meter>()?;
     module.add_function(wrap_pyfunction!(read_hello, module)?)?;
     module.add_function(wrap_pyfunction!(read_header, module)?)?;
+    module.add("BOUNDS", meter::BOUNDS)?;
     module.add("TICK", TICK)
 }

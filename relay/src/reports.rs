@@ -12,14 +12,14 @@ use crate::session::{End, Side};
 
 /// (word, errno or 0, what has broken)
 type How = (&'static str, i32, Option<String>);
-/// (owner, how, bytes to the upstream, bytes to the client, microseconds to the first of those)
-pub(crate) type EndReport = (Py<PyAny>, How, u64, u64, Option<u64>);
-/// (plan, node, token, client), how, bytes (to the upstream, to the client), microseconds (hello, connect, altogether, first byte)
+/// (owner, how, bytes to the upstream, bytes to the client)
+pub(crate) type EndReport = (Py<PyAny>, How, u64, u64);
+/// (plan, node, token, client), how, bytes (to the upstream, to the client), microseconds (hello, connect, altogether)
 pub(crate) type PlayReport = (
     (Py<PyAny>, usize, u64, String),
     How,
     (u64, u64),
-    (u64, Option<u64>, u64, Option<u64>),
+    (u64, Option<u64>, u64),
 );
 /// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, in pieces,
 /// what was tried)
@@ -57,13 +57,7 @@ fn how(end: &End) -> How {
 
 pub(crate) fn end_report(ended: Ended<Py<PyAny>>) -> EndReport {
     let how = how(&ended.end);
-    (
-        ended.owner,
-        how,
-        ended.to_upstream,
-        ended.to_client,
-        ended.answer_took,
-    )
+    (ended.owner, how, ended.to_upstream, ended.to_client)
 }
 
 pub(crate) fn play_report(py: Python<'_>, played: &Played<Py<PyAny>>) -> PlayReport {
@@ -76,7 +70,6 @@ pub(crate) fn play_report(py: Python<'_>, played: &Played<Py<PyAny>>) -> PlayRep
             microseconds(played.hello_took),
             played.connect_took.map(microseconds),
             microseconds(played.lasted),
-            played.answer_took,
         ),
     )
 }

@@ -86,14 +86,21 @@ fn whoever_goes_by_a_plan_is_counted_where_it_says() {
     game.end();
     let end = front.played();
     assert_eq!((end.to_upstream, end.to_client), moved);
-    assert!(end.answer_took.is_some());
+    let waits = &front.handle.seen().waits;
+    for one in [&waits.hello, &waits.connect, &waits.answer] {
+        assert_eq!(one.counts().0.iter().sum::<u64>(), 1);
+    }
     let mut player = front.knock(&words[..40]);
     front.nothing_happened();
     player.say(&words[40..]);
     server.welcome(&words);
     settle(&front.handle);
     assert_eq!((meter.begun(), meter.moved().0), (2, 2 * moved.0 - 1));
-    assert_eq!(front.handle.hellos(), [1, 0, 0, 1], "whole, and in pieces");
+    assert_eq!(
+        front.handle.seen().hellos.counts(),
+        [1, 0, 0, 1],
+        "whole, and in pieces"
+    );
 }
 
 #[test]

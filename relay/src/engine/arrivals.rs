@@ -86,8 +86,6 @@ pub struct Played<T> {
     pub connect_took: Option<Duration>,
     /// From accept to its end.
     pub lasted: Duration,
-    /// Microseconds from the connection with the game server to the first byte for the client; None: there was none.
-    pub answer_took: Option<u64>,
 }
 
 impl<T: Send + Sync> Engine<T> {
@@ -225,7 +223,9 @@ impl<T: Send + Sync> Engine<T> {
         let hello_took = waiting.since.elapsed();
         // From here on it is the client's connection: the header was for us.
         waiting.said.drain(..waiting.hello_at.unwrap_or(0));
-        self.shared.hellos.note(&waiting.said, waiting.split);
+        self.shared
+            .seen
+            .hello(&waiting.said, waiting.split, hello_took);
         plan.begin();
         waiting.peer = waiting.source;
         let node = plan.nodes.pick();
@@ -263,7 +263,8 @@ impl<T: Send + Sync> Engine<T> {
             listener: waiting.listener,
         });
         if sent.is_some() {
-            course.connect_took = Some(waiting.since.elapsed().saturating_sub(hello_took));
+            let took = waiting.since.elapsed().saturating_sub(hello_took);
+            course.connect_took = Some(self.shared.seen.waits.connect.take(took));
         }
         let said = take(&mut waiting.said);
         let session = Session::begun(waiting.socket, upstream, said, sent, emptied);
@@ -315,7 +316,7 @@ impl<T: Send + Sync> Engine<T> {
                 entry.begun = now;
                 if let Owner::Plan(course) = &mut entry.owner {
                     let since_hello = course.since.elapsed().saturating_sub(course.hello_took);
-                    course.connect_took = Some(since_hello);
+                    course.connect_took = Some(self.shared.seen.waits.connect.take(since_hello));
                 }
                 self.activate(key); // its time begins
                 self.move_bytes(key);

@@ -36,7 +36,7 @@ pub(super) struct Entry<T> {
     pub(super) meter: Option<Arc<Meter>>,
     pub(super) counted: (u64, u64), // bytes that were counted there
     pub(super) begun: u64,          // when it had its game server, in microseconds
-    pub(super) answer_took: Option<u64>, // from there to the first byte for the client
+    pub(super) answered: bool,      // its game server has said something
     pub(super) last_active: u64,
     pub(super) ends_at: u64, // that is as long as it may last; NEVER also until it is dated
     pub(super) drains_at: u64,
@@ -50,16 +50,16 @@ pub(super) struct Entry<T> {
 }
 
 impl<T> Entry<T> {
-    /// Counts what has moved since the last time. `now`: microseconds.
-    pub(super) fn count(&mut self, now: impl FnOnce() -> u64) {
+    /// Counts what has moved since the last time; whether the game server's first bytes are among it.
+    pub(super) fn count(&mut self) -> bool {
         let (to_upstream, to_client) = self.session.counts();
-        if to_client > 0 && self.answer_took.is_none() {
-            self.answer_took = Some(now().saturating_sub(self.begun));
-        }
         if let Some(meter) = &self.meter {
             meter.add(to_upstream - self.counted.0, to_client - self.counted.1);
             self.counted = (to_upstream, to_client);
         }
+        let is_first = to_client > 0 && !self.answered;
+        self.answered |= is_first;
+        is_first
     }
 
     pub(super) fn due(&self) -> u64 {

@@ -15,7 +15,7 @@ use super::Engine;
 use super::arrivals::{Arrival, Played};
 use super::listening::Terms;
 use super::orders::{Command, Playing};
-use crate::meter::{Hellos, Meter};
+use crate::meter::{Meter, Seen};
 use crate::places::Places;
 use crate::plans::{Plan, Plans};
 use crate::session::{End, Session};
@@ -47,8 +47,6 @@ pub struct Ended<T = ()> {
     pub to_upstream: u64,
     /// Bytes handed to the kernel for the client.
     pub to_client: u64,
-    /// Microseconds until the first of those; None: there was none.
-    pub answer_took: Option<u64>,
 }
 
 /// What an engine has to tell. Each list has an eventfd that is readable while there is something in it.
@@ -95,7 +93,7 @@ pub(super) struct Shared<T> {
     pub(super) plans: Mutex<Plans<T>>,
     pub(super) places: Places,
     pub(super) accepted: AtomicU64,
-    pub(super) hellos: Hellos,
+    pub(super) seen: Seen,
     pub(super) mishap: Mutex<Option<Arc<str>>>,
 }
 
@@ -245,9 +243,9 @@ impl<T: Send + Sync + 'static> Handle<T> {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// Hellos of those who went by plans.
-    pub fn hellos(&self) -> [u64; 4] {
-        self.shared.hellos.counts()
+    /// What is counted of all sessions.
+    pub fn seen(&self) -> &Seen {
+        &self.shared.seen
     }
 
     /// Why the thread ended without being told to; None: it did not. The process has no relay any more: it should end, too.
@@ -332,7 +330,7 @@ impl<T> Shared<T> {
             plans: Mutex::default(),
             places,
             accepted: AtomicU64::new(0),
-            hellos: Hellos::default(),
+            seen: Seen::default(),
             mishap: Mutex::default(),
         })
     }
@@ -347,7 +345,6 @@ impl<T> Shared<T> {
                 end: self.last_end(),
                 to_upstream: 0,
                 to_client: 0,
-                answer_took: None,
             }]);
         }
     }

@@ -37,7 +37,6 @@ use self::orders::Command;
 pub use self::orders::Playing;
 #[cfg(test)]
 use self::orders::Trap;
-use self::time::microseconds_since;
 use self::waiting::{Pending, Waiting};
 use crate::deadlines::Deadlines;
 use crate::meter::Meter;
@@ -282,8 +281,10 @@ impl<T: Send + Sync> Engine<T> {
 
     /// What a session has moved by now is known to all.
     fn count(&mut self, key: usize) {
-        let clock = self.clock;
-        self.entries[key].count(|| microseconds_since(clock));
+        if self.entries[key].count() {
+            let took = self.microseconds().saturating_sub(self.entries[key].begun);
+            self.shared.seen.waits.answer.note(took);
+        }
     }
 
     /// A session that epoll does not know yet; its key.
@@ -310,7 +311,7 @@ impl<T: Send + Sync> Engine<T> {
             meter,
             counted: (0, 0),
             begun,
-            answer_took: None,
+            answered: false,
             last_active: 0,
             ends_at: NEVER,
             drains_at: NEVER,
@@ -324,6 +325,7 @@ impl<T: Send + Sync> Engine<T> {
         }));
         self.keys.insert(token, key);
         if !connecting {
+            self.count(key);
             self.activate(key);
         }
         key
@@ -343,7 +345,6 @@ impl<T: Send + Sync> Engine<T> {
                 end,
                 to_upstream,
                 to_client,
-                answer_took: entry.answer_took,
             }),
             Owner::Plan(course) => {
                 self.shared.places.leave(1);
@@ -358,7 +359,6 @@ impl<T: Send + Sync> Engine<T> {
                     hello_took: course.hello_took,
                     connect_took: course.connect_took,
                     lasted: course.since.elapsed(),
-                    answer_took: entry.answer_took,
                 });
             }
         }

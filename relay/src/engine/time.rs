@@ -1,7 +1,6 @@
 //! When sessions end by themselves, and when those go on that have a cap on their bandwidth.
 
 use std::mem::take;
-use std::time::Instant;
 
 use super::{Engine, NEVER};
 use crate::session::End;
@@ -114,10 +113,6 @@ impl<T: Send + Sync> Engine<T> {
 
     /// Of a clock that is for pacing only.
     pub(super) fn microseconds(&self) -> u64 {
-        microseconds_since(self.clock)
+        u64::try_from(self.clock.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
-}
-
-pub(super) fn microseconds_since(when: Instant) -> u64 {
-    u64::try_from(when.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
