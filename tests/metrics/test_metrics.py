@@ -172,9 +172,9 @@ async def test_etcd_is_neither_up_nor_down_before_it_was_asked() -> None:
 def test_routes_that_are_gone_leave_with_the_clock_of_the_loop() -> None:
     there = {"7"}
     metrics = Metrics(exists=there.__contains__)
-    for route in "78":
-        metrics.counts.tallies.of(route).opened += 1
-        metrics.counts.tallies.of(route).close(CloseReason.KILLED)
+    for name in "78":
+        metrics.counts.tallies.of(name).opened += 1
+        metrics.counts.tallies.of(name).close(CloseReason.KILLED)
 
     async def look() -> None:
         assert metrics.rows().keys() == {"7", "8"}
