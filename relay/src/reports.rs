@@ -25,7 +25,8 @@ pub(crate) type PlayReport = (
 );
 /// (version, cipher, application protocol, whether it was resumed, microseconds)
 type SealedReport = (&'static str, &'static str, Option<Py<PyBytes>>, bool, u64);
-/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, TLS, what was tried)
+/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, in pieces, TLS,
+/// what was tried)
 pub(crate) type ArrivalReport = (
     usize,
     RawFd,
@@ -33,6 +34,7 @@ pub(crate) type ArrivalReport = (
     Py<PyBytes>,
     i32,
     u64,
+    bool,
     Option<TlsReport>,
     Option<TriedReport>,
 );
@@ -113,6 +115,7 @@ pub(crate) fn arrival_report(py: Python<'_>, arrival: Arrival<Py<PyAny>>) -> Arr
         PyBytes::new(py, &arrival.said).unbind(),
         arrival.failure.map_or(0, rustix::io::Errno::raw_os_error),
         microseconds(arrival.waited),
+        arrival.split,
         arrival.tls.map(tls_report),
         arrival.tried.map(|tried| tried_report(py, tried)),
     )

@@ -51,6 +51,8 @@ pub struct Arrival<T> {
     pub tried: Option<Tried<T>>,
     /// The handshake that was begun: as far as it has come, or why it came to nothing.
     pub tls: Option<Result<Box<Tls>, Unshaken>>,
+    /// Its hello came in several pieces.
+    pub split: bool,
 }
 
 /// A connection to a game server that has not come about.
@@ -112,6 +114,7 @@ impl<T: Send + Sync> Engine<T> {
             since: Instant::now(),
             said: Vec::new(),
             hello_at: (guest == Guest::Itself).then_some(0),
+            split: false,
         };
         if has_place && guest != Guest::Stranger {
             self.hear(waiting, None);
@@ -148,7 +151,7 @@ impl<T: Send + Sync> Engine<T> {
             return self.give_away(waiting, key, None);
         }
         let emptied = count < room;
-        waiting.said.extend_from_slice(&self.tools.buffer[..count]);
+        waiting.hear(&self.tools.buffer[..count]);
         #[cfg(test)]
         self.trip(Trap::Hear);
         let read = caught(|| {
@@ -220,6 +223,7 @@ impl<T: Send + Sync> Engine<T> {
             waited: waiting.since.elapsed(),
             tried,
             tls,
+            split: waiting.split,
         });
     }
 

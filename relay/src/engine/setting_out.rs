@@ -13,6 +13,7 @@ use super::orders::Trap;
 use super::shaking::Sealed;
 use super::waiting::{Pending, Waiting};
 use super::{Engine, SESSION_EVENTS, Times, Tried, session_data};
+use crate::meter::Meter;
 use crate::plans::Plan;
 use crate::session::{End, Session, Side};
 use crate::tls::Tls;
@@ -29,6 +30,10 @@ impl<T: Send + Sync> Engine<T> {
         let hello_took = waiting.since.elapsed();
         // From here on it is the client's connection: the header was for us.
         waiting.said.drain(..waiting.hello_at.unwrap_or(0));
+        self.shared
+            .seen
+            .hello(&waiting.said, waiting.split, hello_took);
+        plan.begin();
         waiting.peer = waiting.source;
         let node = plan.nodes.pick();
         // On loopback and in a quick network the connection stands at once; elsewhere this says AGAIN.
@@ -55,7 +60,7 @@ impl<T: Send + Sync> Engine<T> {
                 return self.hand_over(waiting, None, Some(tried), None);
             }
         };
-        let times = plan.times;
+        let (times, meter) = (plan.times, plan.meter.clone());
         let mut course = Box::new(Course {
             plan,
             peer: waiting.peer,
@@ -67,17 +72,19 @@ impl<T: Send + Sync> Engine<T> {
             listener: waiting.listener,
         });
         if sent.is_some() {
-            course.connect_took = Some(waiting.since.elapsed().saturating_sub(hello_took));
+            let took = waiting.since.elapsed().saturating_sub(hello_took);
+            course.connect_took = Some(self.shared.seen.waits.connect.take(took));
         }
         let said = take(&mut waiting.said);
         let session = Session::begun(waiting.socket, upstream, said, sent, emptied);
+        let (connecting, known) = (sent.is_none(), key.is_some());
         self.begin(
             waiting.token,
             session,
-            times,
+            (times, meter),
             course,
-            sent.is_none(),
-            key.is_some(),
+            connecting,
+            known,
         );
     }
 
@@ -85,6 +92,12 @@ impl<T: Send + Sync> Engine<T> {
     pub(super) fn set_out_sealed(&mut self, waiting: Waiting, sealed: Sealed<T>, tls: Box<Tls>) {
         let Sealed { plan, hello_took } = sealed;
         let shook = waiting.since.elapsed().saturating_sub(hello_took);
+        let hello = &waiting.said[waiting.hello_at.unwrap_or(0)..];
+        self.shared.seen.hello(hello, waiting.split, hello_took);
+        self.shared
+            .seen
+            .handshake(tls.is_1_3(), tls.is_resumed(), shook);
+        plan.begin();
         let node = plan.nodes.pick();
         let upstream = match plan.nodes.reach(node) {
             Ok(upstream) => upstream,
@@ -100,7 +113,7 @@ impl<T: Send + Sync> Engine<T> {
                 return self.hand_over(waiting.heard_out(), None, Some(tried), Some(Ok(tls)));
             }
         };
-        let times = plan.times;
+        let (times, meter) = (plan.times, plan.meter.clone());
         let course = Box::new(Course {
             plan,
             peer: waiting.source,
@@ -113,7 +126,7 @@ impl<T: Send + Sync> Engine<T> {
         });
         let session = Session::begun(waiting.socket, upstream, Vec::new(), None, false)
             .with_tls(Side::Client, Some(tls));
-        self.begin(waiting.token, session, times, course, true, true);
+        self.begin(waiting.token, session, (times, meter), course, true, true);
     }
 
     /// A session by a plan. `known`: its client is known to epoll already.
@@ -121,12 +134,19 @@ impl<T: Send + Sync> Engine<T> {
         &mut self,
         token: u64,
         session: Session,
-        times: Times,
+        (times, meter): (Times, Option<Arc<Meter>>),
         course: Box<Course<T>>,
         connecting: bool,
         known: bool,
     ) {
-        let place = self.insert(token, session, times, Owner::Plan(course), connecting);
+        let place = self.insert(
+            token,
+            session,
+            times,
+            meter,
+            Owner::Plan(course),
+            connecting,
+        );
         if connecting {
             self.pending.push(Pending::Connecting(place, token));
         }
@@ -156,15 +176,18 @@ impl<T: Send + Sync> Engine<T> {
 
     /// The kernel has something to say of a connection on its way to a game server.
     pub(super) fn connected(&mut self, key: usize, flags: EventFlags) {
+        let now = self.microseconds();
         let entry = &mut self.entries[key];
         let upstream = entry.session.socket(Side::Upstream);
         match sockopt::socket_error(upstream) {
             // What was said of a session that had its place before, and ended in this turn, may be taken for its own.
             Ok(Ok(())) if flags.contains(EventFlags::OUT) && getpeername(upstream).is_ok() => {
                 entry.connecting = false;
+                entry.begun = now;
                 if let Owner::Plan(course) = &mut entry.owner {
                     let before = course.hello_took + course.shook.unwrap_or_default();
-                    course.connect_took = Some(course.since.elapsed().saturating_sub(before));
+                    let took = course.since.elapsed().saturating_sub(before);
+                    course.connect_took = Some(self.shared.seen.waits.connect.take(took));
                 }
                 self.activate(key); // its time begins
                 self.move_bytes(key);
@@ -195,6 +218,7 @@ impl<T: Send + Sync> Engine<T> {
             since: course.since,
             said,
             hello_at: Some(0),
+            split: false,
         };
         let tried = Tried {
             plan: course.plan,

@@ -262,21 +262,30 @@ impl Tls {
         written.map_err(|error| self.fail(&error, out))
     }
 
+    /// Whether it is TLS 1.3, and not 1.2.
+    #[must_use]
+    pub fn is_1_3(&self) -> bool {
+        self.state().protocol_version() == Some(ProtocolVersion::TLSv1_3)
+    }
+
+    /// Whether it goes on from an earlier session.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.state().handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
     /// What was agreed upon, once the handshake is over.
     #[must_use]
     pub fn agreed(&self) -> Agreed {
         let state = self.state();
         let shown = state.peer_certificates().and_then(<[_]>::first);
         Agreed {
-            version: match state.protocol_version() {
-                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-                _ => "TLSv1.2",
-            },
+            version: if self.is_1_3() { "TLSv1.3" } else { "TLSv1.2" },
             cipher: state
                 .negotiated_cipher_suite()
                 .map_or("", |suite| cipher_name(suite.suite())),
             alpn: state.alpn_protocol().map(<[u8]>::to_vec),
-            resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
+            resumed: self.is_resumed(),
             certificate: shown.map(|one: &CertificateDer<'_>| one.as_ref().to_vec()),
         }
     }

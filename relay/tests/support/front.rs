@@ -246,6 +246,7 @@ pub fn plan(nodes: &Arc<Nodes>, times: Times, owner: usize) -> Plan<usize> {
         tls: None,
         nodes: Arc::clone(nodes),
         times,
+        meter: None,
         owner,
     }
 }
