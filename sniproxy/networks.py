@@ -25,6 +25,14 @@ def parse_address(text: str) -> IpAddress:
     return mapped or address
 
 
+def host_port(host: str, port: int) -> str:
+    """An address and a port as one text, as logs have it; ValueError for a host that is no address."""
+    if ":" not in host:
+        return f"{host}:{port}"
+    address = parse_address(host)
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
 def parse_network(text: str) -> Network:
     """An address, or a network in CIDR form, host bits or not; ::ffff:10.0.0.0/104 is 10.0.0.0/8. ValueError for others."""
     network = ipaddress.ip_network(text, strict=False)

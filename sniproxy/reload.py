@@ -61,6 +61,9 @@ LIVE = frozenset(
         "overload.queue",
         "overload.queue_timeout",
         "encryption.keyring",
+        "log.format",
+        "log.sessions",
+        "traces.share",
     }
 )
 LISTENERS = "proxy.listeners"  # taken over only together: their addresses say which is which

@@ -79,6 +79,9 @@ AT_ONCE: dict[str, Any] = {
     "overload.queue": 4097,
     "overload.queue_timeout": 11.0,
     "encryption.keyring": (KEY,),
+    "log.format": "json",
+    "log.sessions": 0.5,
+    "traces.share": 0.25,
 }
 LATER: dict[str, Any] = {
     "store": "etcd://h:2379/apisix",
@@ -105,6 +108,9 @@ LATER: dict[str, Any] = {
     "etcd.key_file": Path("/key"),
     "etcd.timeout": 6.0,
     "etcd.watch_silence": 11.0,
+    "traces.enabled": True,
+    "traces.endpoint": "http://collector:4318/v1/traces",
+    "traces.queue": 4097,
 }
 VALUES = AT_ONCE | LATER
 
