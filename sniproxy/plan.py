@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from sniproxy.accounting import Account, Form
 from sniproxy.balancer import Target
 from sniproxy.forbidden import Forbidden
-from sniproxy.networks import family_of, parse_address
+from sniproxy.networks import family_of, host_port, parse_address
 from sniproxy.router import Route
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
@@ -43,6 +43,11 @@ class Plan:
         node = self.target.round[pick]
         return f"{node.host}:{node.port or self.port}"
 
+    def node_address(self, pick: int) -> str:
+        """Its address and port: nodes of plans have no names."""
+        node = self.target.round[pick]
+        return host_port(node.bare_host, node.port or self.port)
+
     def account(self, session: str, client: str, pick: int) -> Account:
         """One of its sessions, that took no time at all."""
         return Account(
@@ -53,6 +58,7 @@ class Plan:
             sni=self.name,
             route=self.route.id,
             node=self.node(pick),
+            node_address=self.node_address(pick),
             tls="passthrough",
             hello_at=0.0,
             connected_at=0.0,

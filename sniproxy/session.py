@@ -10,17 +10,17 @@ from typing import Any
 
 import trio
 
-from sniproxy.accounting import Account
+from sniproxy.accounting import Account, alpn_text
 from sniproxy.balancer import Target
 from sniproxy.balancing import Caller
-from sniproxy.client_hello import ClientHello
+from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader
 from sniproxy.deadline import Deadline
 from sniproxy.defects import last_line, report
 from sniproxy.errors import REFUSALS, CloseReason, SessionEnded
 from sniproxy.first_flight import FirstFlight
 from sniproxy.health import Circuit
 from sniproxy.limits import site_of
-from sniproxy.networks import IpAddress, parse_address
+from sniproxy.networks import IpAddress, host_port, parse_address
 from sniproxy.plan import plan_for
 from sniproxy.proxy_protocol import encode_v1, encode_v2
 from sniproxy.refusals import Refused, shortened
@@ -64,13 +64,14 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
                     worker.limits.admit_client(listener, client, account.claims)
             match = await _route(worker, client, server, hello, account)
             async with worker.turns.take(match.route.id, site_of(client)):
+                account.routed_at = trio.current_time()
                 received = flight.received
                 tls = await _terminate(worker, listener, sock, match, hello, received, account)
                 target = _target(worker, match)
                 _teach(worker, listener, server, account)
                 flow = await _connect(worker, accepted, server, flight, target, tls, account)
         else:  # its connection to the game server is on its way already
-            target = _by_plan(worker, accepted.attempt, account)
+            target = _by_plan(worker, accepted.attempt, accepted.said, account)
             flow = await _connect(worker, accepted, server, flight, target, None, account)
         account.settle()
         worker.relay.start(flow, _Ending(worker, account))
@@ -113,6 +114,7 @@ async def _route(
 ) -> Match:
     if hello is not None:
         account.hello_at, account.sni = trio.current_time(), hello.server_name
+        account.alpn = alpn_text(hello.alpn)
     arrival = Arrival(account.sni, client, parse_address(server[0]), server[1])
     match = worker.snapshot.router.match(arrival)
     if match is None:
@@ -154,7 +156,8 @@ async def _terminate(
     seconds = worker.settings.handshake_timeout
     with Deadline(seconds, CloseReason.HANDSHAKE_TIMEOUT, "not done in {:g} s"):
         tls = await worker.relay.accept_tls(sock, certificate.server_tls, received)
-    account.tls = tls.version
+    account.tls, account.cipher = tls.version, tls.cipher
+    account.resumed, account.subject = tls.resumed, tls.subject
     account.handshake_at = trio.current_time()
     return tls
 
@@ -190,10 +193,14 @@ def _terms(worker: Worker, target: Target) -> Terms:
     )
 
 
-def _by_plan(worker: Worker, attempt: Attempt, account: Account) -> Target:
+def _by_plan(worker: Worker, attempt: Attempt, said: bytes, account: Account) -> Target:
     """What the relay has found out."""
     plan = attempt.plan
-    account.hello_at, account.sni = attempt.hello_at, plan.name
+    with suppress(BrokenHello):  # a sound one, and whole: the relay has read it
+        hello = ClientHelloReader().feed(said)
+        account.alpn = hello and alpn_text(hello.alpn)
+    account.hello_at = account.routed_at = attempt.hello_at
+    account.sni = plan.name
     account.tls = "passthrough"
     _count(worker, account, plan.route.id)
     return plan.target
@@ -231,6 +238,10 @@ async def _connect(
     account.seat = connected.seat  # `_ended` lets it leave
     account.circuit, account.connected_at = connected.circuit, connected.at
     account.node, account.attempts = connected.node, connected.attempts
+    with suppress(OSError):  # it is gone already
+        account.source = _text(connected.sock.getsockname())
+        account.node_address = _text(connected.sock.getpeername())
+    account.node_tls = connected.tls and connected.tls.version
     worker.placed[account.node] += 1  # `_ended` takes it back
     return Flow(
         client=accepted.sock,
@@ -350,20 +361,7 @@ def _account_for(worker: Worker, account: Account, outcome: Outcome) -> None:
     metrics = worker.metrics
     metrics.bytes_to_upstream.inc(outcome.to_upstream)
     metrics.bytes_to_client.inc(outcome.to_client)
-    if outcome.reason is CloseReason.PROBE:
-        return  # every few seconds, for ever: counted and not logged
-    left_out = 0
-    if outcome.reason in REFUSALS:
-        noted = worker.sampler.note(outcome.reason, trio.current_time())
-        if noted is None:
-            return
-        left_out = noted
-    line = account.line(
-        trio.current_time(), outcome.reason, outcome.detail, outcome.to_upstream, outcome.to_client
-    )
-    if left_out:
-        line["left_out"] = left_out  # refusals for the same reason since its last line
-    worker.log.info("session", **line)
+    worker.journal.end(account, outcome, trio.current_time())
 
 
 def _pair(peer: Any) -> tuple[str, int]:
@@ -371,7 +369,4 @@ def _pair(peer: Any) -> tuple[str, int]:
 
 
 def _text(peer: Any) -> str:
-    if ":" not in peer[0]:
-        return f"{peer[0]}:{peer[1]}"
-    host = parse_address(peer[0])
-    return f"[{host}]:{peer[1]}" if host.version == 6 else f"{host}:{peer[1]}"
+    return host_port(peer[0], peer[1])

@@ -8,6 +8,7 @@ import trio
 
 from sniproxy.forbidden import Forbidden
 from sniproxy.health import open_circuits
+from sniproxy.journal import Journal
 from sniproxy.limits import Limits, open_limits
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
@@ -32,7 +33,7 @@ class Worker:
     limits: Limits
     turns: Turns
     names: Names
-    sampler: Sampler
+    journal: Journal
     recorder: Recorder
     own: Sequence[str]  # HOST:PORT that no session is connected to, beside the listeners
     forbidden: Forbidden
@@ -50,7 +51,7 @@ class Worker:
         self.limits.settle(settings)
         self.relay.settle(settings)
         self.names.settle(settings.dns)
-        self.sampler.interval = settings.refused_log_interval * self.workers
+        self.journal.sampler.interval = settings.refused_log_interval * self.workers
         self.forget_plans()
 
     @property
@@ -96,6 +97,7 @@ def open_worker(
     overload: Overload | None = None,
     workers: int = 1,
     own: Sequence[str] = (),
+    journal: Journal | None = None,
 ) -> Worker:
     """One of so many workers; without `limits` it shares them with nobody, not even with a relay that accepts by itself."""
     limits = limits or open_limits(settings)
@@ -120,7 +122,7 @@ def open_worker(
         limits=limits,
         turns=turns,
         names=Names(settings.dns, log, metrics),
-        sampler=Sampler(settings.refused_log_interval * workers),
+        journal=journal or Journal(log, Sampler(settings.refused_log_interval * workers)),
         recorder=Recorder(settings.refused_kept),
         own=own,
         forbidden=Forbidden(settings, own),

@@ -16,7 +16,7 @@ from tests.support.stage import HELLO, MIXED, Stage, open_stage
 
 pytestmark = pytest.mark.anyio
 
-VOLATILE = {"session", "client", "duration_ms", "hello_ms", "connect_ms"}
+VOLATILE = {"session", "client", "started", "source", "duration_ms", "hello_ms", "connect_ms"}
 PASS: dict[str, Any] = {"sni": NAME, "tls_passthrough": True}
 
 

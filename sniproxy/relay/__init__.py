@@ -46,6 +46,8 @@ class Terminated(Protocol):
 
     version: str  # such as TLSv1.3
     cipher: str
+    resumed: bool
+    subject: str | None  # of the client's certificate (RFC 4514); None: none was asked for, or given
 
 
 class Originated(Protocol):
@@ -132,6 +134,8 @@ class Played(NamedTuple):
     hello: int  # microseconds from accept to the whole hello
     connect: int | None  # from there to the connection with the game server; None: it never stood
     lasted: int  # from accept to the end
+    alpn: str | None = None  # what the client offered, as `accounting.alpn_text` has it
+    source: str | None = None  # host:port of ours, on the way to the node; None: it was gone already
 
 
 class Host(Protocol):

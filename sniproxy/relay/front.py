@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
+from sniproxy.accounting import alpn_of
 from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason
 from sniproxy.networks import parse_network
@@ -185,8 +186,15 @@ class NativeFront:
         played = self._engine.played()
         self._host.played(
             [
-                Played(*who, *self._read_end(*how), *moved, *times)  # type: ignore[arg-type]
-                for who, how, moved, times in played
+                Played(
+                    *who,
+                    *self._read_end(*how),
+                    *moved,
+                    *times,
+                    None if alpn is None else alpn_of(alpn),
+                    source,
+                )  # type: ignore[arg-type]
+                for (*who, source, alpn), how, moved, times in played
             ]
         )
 

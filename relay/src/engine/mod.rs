@@ -27,6 +27,7 @@ use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use slab::Slab;
 
+use self::arrivals::own_address;
 pub use self::arrivals::{Arrival, Played, Tried};
 use self::entry::{Entry, Owner};
 use self::handle::Shared;
@@ -319,6 +320,10 @@ impl<T: Send + Sync> Engine<T> {
         let entry = *self.entries.remove(key);
         self.keys.remove(&entry.token);
         let (to_upstream, to_client) = entry.session.counts();
+        let source = match &entry.owner {
+            Owner::Given(_) => None,
+            Owner::Plan(_) => own_address(entry.session.socket(Side::Upstream)),
+        };
         drop(entry.session); // its sockets are closed before anybody hears of its end
         match entry.owner {
             Owner::Given(owner) => self.ended.push(Ended {
@@ -335,6 +340,8 @@ impl<T: Send + Sync> Engine<T> {
                     plan: course.plan,
                     node: course.node,
                     peer: course.peer,
+                    alpn: course.alpn,
+                    source,
                     end,
                     to_upstream,
                     to_client,
