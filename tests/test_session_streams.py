@@ -117,6 +117,8 @@ async def test_the_line_and_the_counters_of_a_session_that_was_played() -> None:
     assert all(duration >= 0 for duration in durations)
     assert sum(durations[:3]) <= durations[3] + 0.01
     assert len(line.pop("session")) == 16
+    assert line.pop("started").endswith("Z")
+    assert line.pop("source").startswith("127.0.0.1:")
     assert line == {
         "event": "session",
         "level": "info",
@@ -124,9 +126,13 @@ async def test_the_line_and_the_counters_of_a_session_that_was_played() -> None:
         "client": client,
         "listener": "127.0.0.1:0",
         "sni": NAME,
+        "alpn": None,
         "route": "1",
         "node": f"127.0.0.1:{game.port}",
+        "node_address": f"127.0.0.1:{game.port}",
         "tls": "TLSv1.3",
+        "cipher": "TLS_AES_256_GCM_SHA384",
+        "resumed": False,
         "bytes_in": 1000,
         "bytes_out": 1000,
     }
