@@ -54,7 +54,8 @@ Doing:
     config          local copy, or local store -> snapshot
     presence        what this data plane says of itself in the store
     first_flight    socket -> PROXY header and ClientHello, in time
-    journal         a session that is over -> its line and its trace
+    journal         a session that is over -> its line, and whether it is traced
+    tracing/        a session that is over -> spans -> a collector of OpenTelemetry
     worker_state    what every session of a worker shares
     probing         the probes of a data plane, run in one of its workers
     session         a connection's life, on one page

@@ -37,10 +37,14 @@ TriedReport: TypeAlias = tuple[Plan, int, int, int, int]
 ArrivalReport: TypeAlias = tuple[
     int, int, tuple[str, int, int, int], bytes, int, int, TriedReport[Plan] | None
 ]
-# (plan, which of its nodes, token, host:port of the client, ours towards the node, protocols offered as a hello has them), end, bytes (to the upstream, to the client), microseconds
-# (from accept to the hello, from there to the connection with the node, from accept to the end).
+# (plan, which of its nodes, token, host:port of the client, of ours towards the node, protocols as a hello lists them),
+# end, bytes (to the upstream, to the client), microseconds (from accept to the hello, from there to the connection with the
+# node, from accept to the end).
 PlayReport: TypeAlias = tuple[
-    tuple[Plan, int, int, str, str | None, bytes | None], End, tuple[int, int], tuple[int, int | None, int]
+    tuple[Plan, int, int, str, str | None, bytes | None],
+    End,
+    tuple[int, int],
+    tuple[int, int | None, int],
 ]
 
 def read_hello(said: bytes, /) -> str | None:

@@ -189,7 +189,8 @@ def alpn_of(listed: bytes) -> str | None:
 
 def _protocol(name: bytes) -> str:
     return "".join(
-        chr(byte) if 0x20 < byte < 0x7F and byte not in b',"\\' else f"\\x{byte:02x}" for byte in name
+        chr(byte) if 0x20 < byte < 0x7F and byte not in b',"\\' else f"\\x{byte:02x}"
+        for byte in name
     )
 
 

@@ -28,24 +28,16 @@ class Tracer(Protocol):
 class Journal:
     """One worker's."""
 
-    def __init__(
-        self,
-        log: Log,
-        sampler: Sampler,
-        logging: Logging | None = None,
-        traces: Traces | None = None,
-        tracer: Tracer | None = None,
-    ) -> None:
+    def __init__(self, log: Log, sampler: Sampler) -> None:
         self.sampler = sampler
+        self.tracer: Tracer | None = None
         self._log = log
-        self._tracer = tracer
-        self.settle(logging or Logging(), traces or Traces())
+        self.settle(Logging(), Traces())
 
     def settle(self, logging: Logging, traces: Traces) -> None:
         """Goes on by other settings."""
-        self._log.choose(logging.format)
         self._line_lots = logging.sessions * _LOTS
-        self._trace_lots = 0.0 if self._tracer is None else traces.share * _LOTS
+        self._trace_lots = traces.share * _LOTS
 
     def end(self, account: Account, outcome: Outcome, now: float) -> None:
         """A session that was served here. `now`: seconds of the loop's clock."""
@@ -71,9 +63,9 @@ class Journal:
             self._tell(account, Ended(lasted, now), outcome, one.number, 0)
             return None
         lot = one.number % _LOTS
-        if lot < self._trace_lots and self._tracer is not None:
+        if self.tracer is not None and lot < self._trace_lots:
             outcome = Outcome(one.reason, "", one.to_upstream, one.to_client)
-            self._tracer.add(account_of(one), Ended(one.lasted / 1e6, now), outcome)
+            self.tracer.add(account_of(one), Ended(one.lasted / 1e6, now), outcome)
         if lot >= self._line_lots and one.reason in ORDINARY:
             return None
         return one.plan.form(one.pick).fill(
@@ -92,8 +84,8 @@ class Journal:
         self, account: Account, ended: Ended, outcome: Outcome, number: int, left_out: int
     ) -> None:
         lot = number % _LOTS
-        if lot < self._trace_lots and self._tracer is not None:
-            self._tracer.add(account, ended, outcome)
+        if self.tracer is not None and lot < self._trace_lots:
+            self.tracer.add(account, ended, outcome)
         if lot >= self._line_lots and outcome.reason in ORDINARY:
             return
         reason, detail = outcome.reason, outcome.detail
@@ -112,4 +104,5 @@ def account_of(one: Played) -> Account:
         account.node = account.node_address = account.connected_at = None
     else:
         account.connected_at = (one.hello + one.connect) / 1e6
+        account.attempts = 1
     return account

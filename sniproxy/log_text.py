@@ -1,6 +1,6 @@
 """A line of the log for people at a terminal: short, in columns, and as safe as the JSON it stands for. Pure.
 
-    23:47:32.123 info  client_closed     play.example.com             192.0.2.1:50000 > 10.0.0.5:7777   12.4s    1.2k    3.4M  route=1
+    23:47:32.123 info  client_closed     play.example.com   192.0.2.1:50000 > 10.0.0.5:7777   12.4s    1.2k    3.4M  route=1
 
 A value is written as it is where it is made of plain characters, and else as JSON writes it, in ASCII and in quotes: nothing
 that a client sends can end a line, look like another member, or tell a terminal what to do.
@@ -41,10 +41,10 @@ def text_line(members: Mapping[str, Any], *, colours: bool) -> str:
     dim = _DIM if colours else ""
     colour = colour if colours else ""
     start = f"{dim}{clock}{dim and _END} {_LEVELS.get(level, level):5} "
-    line = f"{start}{colour}{_plain(what):17}{colour and _END} {text}".rstrip()
+    line = f"{start}{colour}{visible(what):17}{colour and _END} {text}".rstrip()
     if trace is None:
         return line
-    return "\n".join([line, *(f"    | {_visible(one)}" for one in str(trace).splitlines())])
+    return "\n".join([line, *(f"    | {visible(one)}" for one in str(trace).splitlines())])
 
 
 def _session(members: Mapping[str, Any]) -> str:
@@ -78,8 +78,8 @@ def _plain(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else _encode(text)
 
 
-def _visible(text: str) -> str:
-    """What stands on a line of its own, quotes and blanks as they are."""
+def visible(text: str) -> str:
+    """Printable ASCII, quotes and blanks as they are, and all else as JSON writes it."""
     return _UNSEEN.sub(lambda found: _encode(found[0])[1:-1], text)
 
 
@@ -109,9 +109,8 @@ def _bytes(count: object) -> str:
     """999, 1.2k, 34M."""
     if not isinstance(count, int):
         return _value(count)
-    size, unit = float(count), ""
-    for unit in ("", "k", "M", "G", "T", "P", "E"):
-        if size < 1000:
-            break
-        size /= 1000
+    size, power = float(count), 0
+    while size >= 1000:
+        size, power = size / 1000, power + 1
+    unit = " kMGTPE"[power] if power else ""
     return f"{size:.0f}{unit}" if size >= 10 or not unit else f"{size:.1f}{unit}"

@@ -147,6 +147,14 @@ class Metrics:
             "Log lines that the stream did not take",
             registry=self.registry,
         ).set_function(dropped_lines)
+        self.traces_sent = Counter(
+            "sniproxy_traces_sent", "Sessions whose traces were sent", registry=self.registry
+        )
+        self.traces_dropped = Counter(
+            "sniproxy_traces_dropped",
+            "Sessions whose traces were not sent: too many waited, or the collector took none",
+            registry=self.registry,
+        )
         self.config_revision = Gauge(
             "sniproxy_config_revision", "Store revision in force", registry=self.registry
         )

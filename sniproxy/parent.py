@@ -44,6 +44,7 @@ from sniproxy.small_http import serve_http
 from sniproxy.status import NOT_YET, Status
 from sniproxy.store import Store
 from sniproxy.store.opening import open_store
+from sniproxy.tracing import check_traces
 from sniproxy.upgrade import (
     SIGNALS,
     Estate,
@@ -255,6 +256,7 @@ class DataPlane:
             )
             return
         self.settings = self.crew.settings = settings
+        self._log.choose(settings.log.format)
         self._doors.settle(settings.proxy)
         self.crew.order({"settings": settings.model_dump(mode="json")})
         self._log.info("settings read again", need_upgrade=later)
@@ -328,6 +330,7 @@ class PodFreshness:
 def check_settings(settings: Settings) -> None:
     """SettingsError for what a data plane could not run with, as far as can be seen without running it."""
     choose_relay(settings.proxy.relay)
+    check_traces(settings.traces)
     with suppress(NoKeyYet):
         open_keyring(settings, make=False)
     open_store(settings)  # nothing is asked of it yet

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections import Counter
 from functools import partial
+
 import trio
 
 from sniproxy.accounting import session_id

@@ -28,6 +28,7 @@ from sniproxy.keyring import open_keyring
 from sniproxy.limits import Limits
 from sniproxy.logs import Log, open_log
 from sniproxy.orders import REPORT_EVERY, REPORT_EVERY_LEAVING, Begin, Report, settings_of
+from sniproxy.presence import node_id
 from sniproxy.probing import Probing
 from sniproxy.reception import Reception
 from sniproxy.references import References
@@ -41,6 +42,7 @@ from sniproxy.store import Store
 from sniproxy.store.mirror import Copy
 from sniproxy.store.opening import open_store
 from sniproxy.store.sqlite import POLL
+from sniproxy.tracing import open_tracer
 from sniproxy.worker_state import Worker, open_worker
 
 DESCRIPTORS_PER_SESSION = 2  # the player's socket and the game server's
@@ -52,6 +54,7 @@ GRAIN = 2.0  # seconds by which a relay may end a session late
 async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
     """Until it is told to end, or its parent is gone and the last session too."""
     settings = begin.settings
+    log.choose(settings.log.format)
     references = References()
     snapshot = Snapshot(settings.where.prefix, open_keyring(settings), references.resolve)
     async with AsyncExitStack() as stack:
@@ -59,7 +62,6 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
         stack.push_async_callback(_close, store)
         limits = _open_limits(begin)
         relay = await stack.enter_async_context(open_relay(settings.proxy, limits.places))
-        nursery = await stack.enter_async_context(trio.open_nursery())
         worker = open_worker(
             settings.proxy,
             snapshot,
@@ -70,6 +72,12 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
             workers=begin.workers,
             own=own_addresses(settings),
         )
+        worker.journal.settle(settings.log, settings.traces)
+        tracer = open_tracer(settings.traces, node_id(settings), worker.metrics, log)
+        if tracer is not None:
+            worker.journal.tracer = tracer
+            stack.callback(tracer.close)
+        nursery = await stack.enter_async_context(trio.open_nursery())
         # Who cannot follow a copy knows as late as one who looks at it now and then.
         freshness = Freshness(settings.etcd.watch_silence + POLL)
         hand = Hand(begin, worker, freshness, store, channel, nursery)
@@ -231,6 +239,8 @@ class Hand:
         self._accept([])
         self._settings = settings
         self._worker.settle(settings.proxy, settings.overload)
+        self._worker.journal.settle(settings.log, settings.traces)
+        self._worker.log.choose(settings.log.format)
         try:
             self._worker.snapshot.take_keys(open_keyring(settings))
         except SettingsError as error:  # its file cannot be read any more since the parent did

@@ -97,7 +97,6 @@ def open_worker(
     overload: Overload | None = None,
     workers: int = 1,
     own: Sequence[str] = (),
-    journal: Journal | None = None,
 ) -> Worker:
     """One of so many workers; without `limits` it shares them with nobody, not even with a relay that accepts by itself."""
     limits = limits or open_limits(settings)
@@ -122,7 +121,7 @@ def open_worker(
         limits=limits,
         turns=turns,
         names=Names(settings.dns, log, metrics),
-        journal=journal or Journal(log, Sampler(settings.refused_log_interval * workers)),
+        journal=Journal(log, Sampler(settings.refused_log_interval * workers)),
         recorder=Recorder(settings.refused_kept),
         own=own,
         forbidden=Forbidden(settings, own),

@@ -48,6 +48,7 @@ LAYERS = (
     ("upstream", "probes"),
     ("config", "agent", "presence"),
     ("first_flight", "journal"),
+    ("tracing",),
     ("worker_state",),
     ("session", "probing"),
     ("listener",),

@@ -47,7 +47,7 @@ class Terminated(Protocol):
     version: str  # such as TLSv1.3
     cipher: str
     resumed: bool
-    subject: str | None  # of the client's certificate (RFC 4514); None: none was asked for, or given
+    subject: str | None  # of the client's certificate (RFC 4514), if it has one
 
 
 class Originated(Protocol):
@@ -135,7 +135,7 @@ class Played(NamedTuple):
     connect: int | None  # from there to the connection with the game server; None: it never stood
     lasted: int  # from accept to the end
     alpn: str | None = None  # what the client offered, as `accounting.alpn_text` has it
-    source: str | None = None  # host:port of ours, on the way to the node; None: it was gone already
+    source: str | None = None  # host:port of ours, on the way to the node
 
 
 class Host(Protocol):

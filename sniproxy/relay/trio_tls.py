@@ -203,7 +203,6 @@ class AcceptedTls(TrioTls):
             why = f"{between} authorities below client.ca, client.depth is {self._depth}"
             raise SessionEnded(CloseReason.HANDSHAKE_FAILED, why)
 
-
     @property
     def subject(self) -> str | None:
         """Of the certificate that the client has shown."""
