@@ -198,7 +198,7 @@ def _by_plan(worker: Worker, attempt: Attempt, said: bytes, account: Account) ->
     plan = attempt.plan
     with suppress(BrokenHello):  # a sound one, and whole: the relay has read it
         hello = ClientHelloReader().feed(said)
-        account.alpn = hello and alpn_text(hello.alpn)
+        account.alpn = None if hello is None else alpn_text(hello.alpn)
     account.hello_at = account.routed_at = attempt.hello_at
     account.sni = plan.name
     account.tls = "passthrough"
@@ -241,7 +241,7 @@ async def _connect(
     with suppress(OSError):  # it is gone already
         account.source = _text(connected.sock.getsockname())
         account.node_address = _text(connected.sock.getpeername())
-    account.node_tls = connected.tls and connected.tls.version
+    account.node_tls = None if connected.tls is None else connected.tls.version
     worker.placed[account.node] += 1  # `_ended` takes it back
     return Flow(
         client=accepted.sock,

@@ -86,7 +86,8 @@ def test_only_what_ends_as_most_do_is_drawn_by_lot(
 def test_a_probe_is_not_told_of() -> None:
     told = Told()
     told.end(CloseReason.PROBE)
-    assert told.lines == told.notes.sessions == []
+    assert told.lines == []
+    assert told.notes.sessions == []
 
 
 def test_a_refusal_that_has_no_line_has_no_trace() -> None:

@@ -14,7 +14,6 @@ from sniproxy.tracing.spans import ATTRIBUTE_LIMIT, Span, spans_of, trace_of
 SESSION = "0011223344556677"
 TIME = 1_795_896_000.0  # when every session here is over, in Unix seconds
 OVER = 110.0  # and on the clock on which it began at 100 s
-PASSED: dict[str, Any] = {"sni": "a.example", "tls": "passthrough", "route": "r"}
 
 
 def spans(
@@ -34,7 +33,7 @@ def shape(found: list[Span]) -> list[tuple[str, float, float, bool]]:
     ]
 
 
-ROUTED = {"hello_at": 101.0, "routed_at": 103.0, "route": "r"}
+ROUTED: dict[str, Any] = {"hello_at": 101.0, "routed_at": 103.0, "route": "r"}
 WHOLE = ("session", 0.0, 10.0, False)
 FAILED = ("session", 0.0, 10.0, True)
 HELLO, ROUTE = ("hello", 0.0, 1.0, False), ("route", 1.0, 3.0, False)

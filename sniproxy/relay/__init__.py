@@ -47,7 +47,11 @@ class Terminated(Protocol):
     version: str  # such as TLSv1.3
     cipher: str
     resumed: bool
-    subject: str | None  # of the client's certificate (RFC 4514), if it has one
+
+    @property
+    def subject(self) -> str | None:
+        """Of the client's certificate, as RFC 4514 writes it; None: it was asked for none."""
+        ...
 
 
 class Originated(Protocol):

@@ -183,19 +183,19 @@ class NativeFront:
         """Those that are over by now."""
         if self._host is None:
             return
-        played = self._engine.played()
-        self._host.played(
-            [
-                Played(
-                    *who,
-                    *self._read_end(*how),
-                    *moved,
-                    *times,
-                    None if alpn is None else alpn_of(alpn),
-                    source,
-                )  # type: ignore[arg-type]
-                for (*who, source, alpn), how, moved, times in played
-            ]
+        self._host.played([self._read_played(*one) for one in self._engine.played()])
+
+    def _read_played(
+        self,
+        who: "tuple[Plan, int, int, str, str | None, bytes | None]",
+        how: "_relay.End",
+        moved: tuple[int, int],
+        times: tuple[int, int | None, int],
+    ) -> Played:
+        plan, pick, number, client, source, listed = who
+        alpn = None if listed is None else alpn_of(listed)
+        return Played(
+            plan, pick, number, client, *self._read_end(*how), *moved, *times, alpn, source
         )
 
     def _nodes_of(self, plan: Plan) -> "_relay.Nodes":

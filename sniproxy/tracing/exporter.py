@@ -73,7 +73,7 @@ class Exporting:
         self._ending = True
         self._wake.set()
         self._thread.join(END_WAIT)
-        self._exporter.shutdown()
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def _run(self) -> None:
         while not self._ending:
