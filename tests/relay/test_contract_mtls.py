@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import trio
+import trustme
 
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.relay import Flow, Relay, Terms
@@ -42,6 +43,7 @@ class Knock:
     refused: str | None
     resumed: bool | None
     session: ssl.SSLSession | None  # that he has now
+    subject: str | None = None  # whose certificate the relay has seen
 
 
 async def knock(
@@ -73,7 +75,8 @@ async def knock(
         assert await peer.read_all() == b""
         assert (await let_in.outcome()).reason is CloseReason.CLIENT_CLOSED
         let_in.close()
-        return Knock(None, peer.resumed, peer.session)
+        assert tls.resumed is peer.resumed
+        return Knock(None, peer.resumed, peer.session, tls.subject)
 
 
 @on_both_versions
@@ -168,6 +171,9 @@ async def test_a_player_may_come_back_with_tls_1_2(implementation: Implementatio
             again = await knock(relay, player, MUTUAL, first.session)
     assert first.refused is again.refused is None
     assert again.resumed
+    assert first.subject is not None
+    assert first.subject.endswith(f",O=trustme v{trustme.__version__}")
+    assert again.subject == first.subject
 
 
 @on_both_versions
@@ -185,6 +191,7 @@ async def test_a_session_is_of_no_use_where_another_certificate_is_asked_for(
         async with implementation.open(BUFFER) as relay:
             first = await knock(relay, player, made_with)
             assert first.refused is None
+            assert (first.subject is None) is (made_with is OPEN)
             control = await knock(relay, player, made_with, first.session)
             assert control.resumed is (made_with is OPEN or version is V1_2)
             attempt = await knock(relay, player, MUTUAL, control.session)
