@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sniproxy.accounting import Account, Ended, session_id
 from sniproxy.errors import ORDINARY, REFUSALS, CloseReason
-from sniproxy.logs import Log
+from sniproxy.logs import Log, encode
 from sniproxy.refusals import Sampler
 from sniproxy.relay import Outcome, Played
 from sniproxy.settings import Logging, Traces
@@ -92,7 +92,7 @@ class Journal:
         line = account.line(ended, reason, detail, outcome.to_upstream, outcome.to_client)
         if left_out:
             line["left_out"] = left_out  # refusals for the same reason since its last line
-        self._log.info("session", **line)
+        self._log.info_many("session", [encode(line)[1:]])
 
 
 def account_of(one: Played) -> Account:

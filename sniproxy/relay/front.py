@@ -194,9 +194,10 @@ class NativeFront:
     ) -> Played:
         plan, pick, number, client, source, listed = who
         alpn = None if listed is None else alpn_of(listed)
-        return Played(
-            plan, pick, number, client, *self._read_end(*how), *moved, *times, alpn, source
-        )
+        reason, detail = self._read_end(*how)
+        hello, connect, lasted = times
+        session = plan, pick, number, client, reason, detail, *moved
+        return Played(*session, hello, connect, lasted, alpn, source)
 
     def _nodes_of(self, plan: Plan) -> "_relay.Nodes":
         """One for all plans that lead to an upstream, so that they take turns."""

@@ -15,8 +15,8 @@ _EXPORTER = "sniproxy.tracing.exporter"  # the only module that needs the extra
 class OpenTracer(Tracer, Protocol):
     """One that has to be closed."""
 
-    def close(self) -> None:
-        """Sends what waits, if that takes no longer than a moment."""
+    def close(self, seconds: float = ...) -> None:
+        """Sends what waits, if that takes no longer, and waits for it."""
         ...
 
 

@@ -68,11 +68,11 @@ class Exporting:
         if waiting + 1 == BATCH:
             self._wake.set()
 
-    def close(self) -> None:
-        """Sends what waits, if that takes no longer than END_WAIT; the thread and its request end with the process."""
+    def close(self, seconds: float = END_WAIT) -> None:
+        """As `OpenTracer` says; a request that takes longer ends with the process."""
         self._ending = True
         self._wake.set()
-        self._thread.join(END_WAIT)
+        self._thread.join(seconds)
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def _run(self) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import pytest
 import trio
-import trustme
 
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.relay import Flow, Relay, Terms
@@ -172,7 +171,7 @@ async def test_a_player_may_come_back_with_tls_1_2(implementation: Implementatio
     assert first.refused is again.refused is None
     assert again.resumed
     assert first.subject is not None
-    assert first.subject.endswith(f",O=trustme v{trustme.__version__}")
+    assert first.subject.startswith("OU=Testing cert #")  # as trustme makes them
     assert again.subject == first.subject
 
 
