@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
         store: Store = open_store(settings) if begin.copy is None else Copy(Path(begin.copy))
         stack.push_async_callback(_close, store)
         limits = _open_limits(begin)
+        last = stack.enter_context(ExitStack())  # after the relay has told of its last sessions
         relay = await stack.enter_async_context(open_relay(settings.proxy, limits.places))
         worker = open_worker(
             settings.proxy,
@@ -76,7 +77,7 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
         tracer = open_tracer(settings.traces, node_id(settings), worker.metrics, log)
         if tracer is not None:
             worker.journal.tracer = tracer
-            stack.callback(tracer.close)
+            last.callback(tracer.close)
         nursery = await stack.enter_async_context(trio.open_nursery())
         # Who cannot follow a copy knows as late as one who looks at it now and then.
         freshness = Freshness(settings.etcd.watch_silence + POLL)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -74,10 +75,11 @@ async def test_a_terminal_and_a_collector(tmp_path: Path) -> None:
         start_at(screen, stack.proxy)
         try:
             _wait_for(f"http://127.0.0.1:{stack.status_port}/readyz")
-            async with crowd_at(stack, PLAYERS):
-                pass
+            async with crowd_at(stack, PLAYERS) as crowd:
+                await crowd.leave(PLAYERS // 2)
+                code = stack.proxy.stop()  # what is left to tell is told by then
         finally:
-            code = stack.proxy.stop()  # what is left to tell is told by then
+            stack.proxy.stop()
             screen.close()
     assert code == 0
     assert "\x1b[2m" in screen.text
@@ -85,6 +87,7 @@ async def test_a_terminal_and_a_collector(tmp_path: Path) -> None:
     assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} (info |warn |error) ", line) for line in lines)
     sessions = [line for line in lines if f" {NAME} " in line]
     assert len(sessions) == PLAYERS
+    assert Counter(line.split()[2] for line in sessions)["shutdown"] == PLAYERS - PLAYERS // 2
     for line in sessions:
         spans = collector.trace(line.rpartition("session=")[2])
         assert set(spans) == {"session", "hello", "route", "connect"}
