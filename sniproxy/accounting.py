@@ -178,6 +178,7 @@ def alpn_text(offered: tuple[bytes, ...]) -> str | None:
     return text[:ALPN_LIMIT] or None
 
 
+@lru_cache(maxsize=256)
 def alpn_of(listed: bytes) -> str | None:
     """The same of a list as it stands in a hello, each protocol behind a byte with its length; the end may be missing."""
     offered, at = [], 0

@@ -135,12 +135,12 @@ def open_log(component: str, stream: TextIO | None = None) -> Log:
 
 def stamp(at: float) -> str:
     """A time, in Unix seconds, as lines have it: UTC, to the microsecond."""
-    second, micros = divmod(round(at * 1_000_000), 1_000_000)
-    return f"{_second(second)}.{micros:06}Z"
+    second, part = divmod(at, 1.0)
+    return f"{_second(second)}.{int(part * 1e6):06}Z"
 
 
 @lru_cache(maxsize=64)
-def _second(at: int) -> str:
+def _second(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
