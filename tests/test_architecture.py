@@ -56,7 +56,7 @@ LAYERS = (
     ("channel", "scrape", "slots", "crashes", "small_http"),
     ("orders", "status"),
     ("worker",),
-    ("doors", "member", "drain", "upgrade"),
+    ("doors", "descriptors", "member", "drain", "upgrade"),
     ("crew",),
     ("pressure",),
     ("control",),
