@@ -53,13 +53,16 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
     settings = begin.settings
     log.choose(settings.log.format)
     references = References()
-    snapshot = Snapshot(settings.where.prefix, open_keyring(settings), references.resolve)
+    keyring = open_keyring(settings)
+    snapshot = Snapshot(settings.where.prefix, keyring, references.resolve)
     async with AsyncExitStack() as stack:
         store: Store = open_store(settings) if begin.copy is None else Copy(Path(begin.copy))
         stack.push_async_callback(_close, store)
         limits = _open_limits(begin)
         last = stack.enter_context(ExitStack())  # after the relay has told of its last sessions
-        relay = await stack.enter_async_context(open_relay(settings.proxy, limits.places))
+        relay = await stack.enter_async_context(
+            open_relay(settings.proxy, limits.places, keyring.ticket_secrets)
+        )
         worker = open_worker(
             settings.proxy,
             snapshot,
