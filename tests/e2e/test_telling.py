@@ -1,5 +1,6 @@
 """Settings say how sessions are told of, and whole processes do it: text on a terminal, and traces at a collector."""
 
+import json
 import os
 import pty
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sniproxy.settings import load_settings
+from sniproxy.store.opening import open_store
 from tests.support.collector import collecting
 from tests.support.crowds import NAME, crowd_at
 from tests.support.echo import echo_process
@@ -54,6 +57,15 @@ def start_at(screen: Screen, part: Part) -> None:
     os.close(screen.slave)
 
 
+async def put_route(stack: Stack, game: int) -> None:
+    """NAME leads to that port; without an admin, which has no part in this."""
+    upstream = {"nodes": {f"127.0.0.1:{game}": 1}}
+    route = {"sni": NAME, "upstream": upstream, "tls_passthrough": True}
+    store = open_store(load_settings(stack.config))
+    await store.put("/apisix/stream_routes/1", json.dumps(route).encode())
+    await store.aclose()
+
+
 async def test_a_terminal_and_a_collector(tmp_path: Path) -> None:
     """Every player has a line that people can read, and the trace that it names."""
     screen = Screen()
@@ -61,10 +73,9 @@ async def test_a_terminal_and_a_collector(tmp_path: Path) -> None:
         collecting() as collector,
         echo_process() as game,
         stores("sqlite", tmp_path) as (store, _),
-        Stack(tmp_path / "stack", store, parts=["admin"], workers=1) as stack,
+        Stack(tmp_path / "stack", store, parts=[], workers=1) as stack,
     ):
-        route = {"upstream": {"nodes": {f"127.0.0.1:{game}": 1}}, "tls_passthrough": True}
-        stack.put("stream_routes/1", {"sni": NAME, **route})
+        await put_route(stack, game)
         stack.proxy.env |= {
             "SNIPROXY_TRACES__ENABLED": "true",
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.endpoint,
