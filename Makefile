@@ -10,13 +10,13 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
   tests/test_first_flight.py tests/test_session_time.py tests/test_tls_policy.py \
   tests/test_session_bandwidth.py tests/test_session_forbidden.py tests/test_session_counts.py \
   tests/test_session_balancing.py tests/test_session_health.py tests/test_session_metrics.py \
-  tests/test_session_upstream_tls.py
+  tests/test_session_upstream_tls.py tests/test_hostile_bytes.py
 # What a relay has no part in, or what starts both by itself, and so is not run for each of them.
 ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py \
   test_outages.py test_broken_objects.py test_kills.py test_side_by_side.py test_workers.py test_stop.py \
   test_upgrade.py test_leaving.py test_rotation.py test_blocked_log.py test_admin_api_bench.py \
   test_chart.py test_key_rotation.py test_certificate_files.py test_apisix_compatibility.py test_health.py test_node_drain.py \
-  test_forbidden.py test_eks.py test_migrate.py)
+  test_forbidden.py test_eks.py test_migrate.py test_telling.py)
 # Much of the tests' time is waiting, so there is one more at once than CI has cores. A file stays in one process, for
 # what its tests share; files start in the order of their names, as those that take long are not those of many tests.
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
@@ -114,6 +114,7 @@ bench: $(TESTS)  ## what the configuration, picking a node, counting and a scrap
 	$(BIN)/python -m bench.picks
 	$(BIN)/python -m bench.observing
 	$(BIN)/python -m bench.scrape
+	$(BIN)/python -m bench.telling
 	$(BIN)/python -m bench.fleet
 	$(BIN)/python -m bench.live_changes
 	$(BIN)/python -m bench.admin_api

@@ -10,7 +10,8 @@ What all parts share (imports nothing of ours but what stands above it):
     keyring_file    the key that is made and kept where none is set
     store/          etcd and SQLite behind one contract: bytes and revisions
     log_queue       lines on their way to a descriptor, written by a thread
-    logs            JSON lines
+    log_text        a line for people at a terminal
+    logs            JSON lines, or those
 
 The pure stages (bytes, objects and `now`; no sockets, no clocks):
     client_hello    bytes -> the name that a client asks for, or why not
@@ -56,6 +57,8 @@ Doing:
     config          local copy, or local store -> snapshot
     presence        what this data plane says of itself in the store
     first_flight    socket -> PROXY header and ClientHello, in time
+    journal         a session that is over -> its line, and whether it is traced
+    tracing/        a session that is over -> spans -> a collector of OpenTelemetry
     worker_state    what every session of a worker shares
     probing         the probes of a data plane, run in one of its workers
     session         a connection's life, on one page
@@ -73,6 +76,7 @@ One process of several:
 The parent of the workers:
     slots           which worker accepts from which socket; pure
     crashes         when a worker that has died is started again; pure
+    descriptors     how many file descriptors there may be
     doors           the listening sockets, whoever accepts from them
     member          one worker process
     crew            all of them, kept running

@@ -41,17 +41,34 @@ Owner = TypeVar("Owner")
 Plan = TypeVar("Plan")
 
 # A plan and which of its nodes was tried, a socket that is still on its way there (or -1), why there is none (or 0), and
-# microseconds from accept to the whole hello.
-TriedReport: TypeAlias = tuple[Plan, int, int, int, int]
+# microseconds from accept to the whole hello, and from there to the end of the TLS handshake, if there was one.
+TriedReport: TypeAlias = tuple[Plan, int, int, int, int, int | None]
+# TLS as far as it has come, or why it came to nothing.
+TlsReport: TypeAlias = tuple[Tls | None, Unshaken | None]
 # A listener, a socket that nobody owns any more, (host, port, flow information, scope), what was read, why no more can be
-# read (or 0), microseconds since accept, whether the hello came in several pieces, and what was tried.
+# read (or 0), microseconds since accept, whether the hello came in several pieces, the handshake that was begun, and
+# what was tried.
 ArrivalReport: TypeAlias = tuple[
-    int, int, tuple[str, int, int, int], bytes, int, int, bool, TriedReport[Plan] | None
+    int,
+    int,
+    tuple[str, int, int, int],
+    bytes,
+    int,
+    int,
+    bool,
+    TlsReport | None,
+    TriedReport[Plan] | None,
 ]
-# (plan, which of its nodes, token, host:port of the client), end, bytes (to the upstream, to the client), microseconds
-# (from accept to the hello, from there to the connection with the node, from accept to the end).
+# (plan, which of its nodes, token, host:port of the client, of ours towards the node, protocols as a hello lists them),
+# end, bytes (to the upstream, to the client), microseconds (from accept to the hello, from there to the connection with the
+# node, from accept to the end), and of the TLS handshake version, cipher, application protocol, whether it was resumed, and
+# microseconds.
 PlayReport: TypeAlias = tuple[
-    tuple[Plan, int, int, str], End, tuple[int, int], tuple[int, int | None, int]
+    tuple[Plan, int, int, str, str | None, bytes | None],
+    End,
+    tuple[int, int],
+    tuple[int, int | None, int],
+    tuple[str, str, bytes | None, bool, int] | None,
 ]
 
 def read_hello(said: bytes, /) -> str | None:
@@ -101,8 +118,10 @@ class ClientTls:
         """
 
 class Tls:
-    """A handshake that is over, to be given to one session."""
+    """A handshake, to be gone on with (`Engine.go_on_tls`), or to be given to one session: once."""
 
+    @property
+    def is_over(self) -> bool: ...
     @property
     def version(self) -> str: ...
     @property
@@ -159,6 +178,9 @@ class Engine(Generic[Owner, Plan]):
     def connect_tls(self, upstream: int, client_tls: ClientTls, peer: str, owner: object, /) -> int:
         """The same with a game server, who is `peer`: a name or an address; ValueError where it is neither."""
 
+    def go_on_tls(self, client: int, tls: Tls, owner: object, /) -> int:
+        """Goes on with one as `accept_tls`. ValueError for TLS that somebody has already."""
+
     def abandon(self, token: int, /) -> None:
         """Nobody waits for a handshake any more."""
 
@@ -184,9 +206,10 @@ class Engine(Generic[Owner, Plan]):
         terms: Terms,
         plan: Plan,
         meter: Meter | None = None,
+        server_tls: ServerTls | None = None,
         /,
     ) -> None:
-        """Who asks a listener for a name is connected to one of those nodes."""
+        """Who asks a listener for a name is connected to one of those nodes; `server_tls`: once his TLS is terminated."""
 
     def limit(self, most: int, /) -> None:
         """How many sessions there may be from now on, with all others that are counted in `words`."""
@@ -228,9 +251,12 @@ class Engine(Generic[Owner, Plan]):
         """Of those who went by plans: plain ones, with post-quantum groups, with ECH, in several pieces."""
 
     def waits(self) -> list[tuple[list[int], float]]:
-        """How long hello and connection took of those who went by plans, and the answer of anybody's game server: of each
-        bucket by itself, and seconds in all.
+        """How long hello, handshake and connection took of those who went by plans, and the answer of anybody's game server:
+        of each bucket by itself, and seconds in all.
         """
+
+    def handshakes(self) -> list[int]:
+        """Of those who went by plans: of TLS 1.2, those that were resumed, and the same of TLS 1.3."""
 
     def ended(self) -> list[tuple[Owner, End, int, int]]:
         """Sessions that ended since the last call: owner, end, bytes to the upstream, bytes to the client."""

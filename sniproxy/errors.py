@@ -114,6 +114,21 @@ REFUSALS = frozenset(
 )
 
 
+# How sessions end that were played and are simply over: their lines may be drawn by lot (log.sessions).
+ORDINARY = frozenset(
+    {
+        CloseReason.CLIENT_CLOSED,
+        CloseReason.UPSTREAM_CLOSED,
+        CloseReason.CLIENT_TRUNCATED,
+        CloseReason.UPSTREAM_TRUNCATED,
+        CloseReason.CLIENT_RESET,
+        CloseReason.IDLE_TIMEOUT,
+        CloseReason.SESSION_TIMEOUT,
+        CloseReason.SHUTDOWN,
+    }
+)
+
+
 class SniproxyError(Exception):
     """The base of every exception of ours."""
 

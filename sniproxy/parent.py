@@ -23,6 +23,7 @@ from sniproxy.cgroup import cpus
 from sniproxy.channel import Channel
 from sniproxy.control import ANSWER_WITHIN, Control, open_control
 from sniproxy.crew import Crew
+from sniproxy.descriptors import raise_descriptor_limit
 from sniproxy.doors import Doors, addresses
 from sniproxy.drain import Drain, Phase, Terms
 from sniproxy.errors import NoKeyYet, SettingsError, UpgradeRefused
@@ -45,6 +46,7 @@ from sniproxy.status import NOT_YET, Status
 from sniproxy.store import Store
 from sniproxy.store.etcd import EtcdStore
 from sniproxy.store.opening import open_store
+from sniproxy.tracing import check_traces
 from sniproxy.upgrade import (
     SIGNALS,
     Estate,
@@ -54,7 +56,6 @@ from sniproxy.upgrade import (
     held_addresses,
     hold,
 )
-from sniproxy.worker import raise_descriptor_limit
 
 STATUS_BACKLOG = 64  # connections to the status port that the kernel keeps for us
 
@@ -260,6 +261,7 @@ class DataPlane:
             )
             return
         self.settings = self.crew.settings = settings
+        self._log.choose(settings.log.format)
         self._doors.settle(settings.proxy)
         self.crew.order({"settings": settings.model_dump(mode="json")})
         self._log.info("settings read again", need_upgrade=later)
@@ -333,6 +335,7 @@ class PodFreshness:
 def check_settings(settings: Settings) -> None:
     """SettingsError for what a data plane could not run with, as far as can be seen without running it."""
     choose_relay(settings.proxy.relay)
+    check_traces(settings.traces)
     with suppress(NoKeyYet):
         open_keyring(settings, make=False)
     open_store(settings)  # nothing is asked of it yet

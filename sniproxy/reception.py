@@ -5,9 +5,9 @@ are accounted for here, in batches.
 """
 
 import socket
+import time
 import traceback
 from functools import partial
-from typing import Any
 
 import trio
 
@@ -93,31 +93,22 @@ class Reception:
 
     def played(self, sessions: list[Played]) -> None:
         """What the relay has played by plans, and is over."""
-        bodies = []
+        bodies, now = [], time.time()
         self._worker.metrics.counts.play(sessions)
         for one in sessions:
             try:
-                if one.detail or one.connect is None:
-                    self._write(one)
-                    continue
-                times = one.lasted / 1000, one.hello / 1000, one.connect / 1000
-                form = one.plan.form(one.pick)
-                session = session_id(one.number)
-                moved = one.to_upstream, one.to_client
-                bodies.append(form.fill(session, one.reason, one.client, *moved, times))
+                if one.reason is CloseReason.INTERNAL_ERROR:  # the detail is the traceback then
+                    self._report(one, one.detail)
+                    one = one._replace(detail=last_line(one.detail))
+                body = self._worker.journal.body(one, now)
+                if body is not None:
+                    bodies.append(body)
             except Exception:  # a defect of ours costs this session its line
                 self._report(one, traceback.format_exc())
         try:
             self._worker.log.info_many("session", bodies)
         except Exception:  # likewise, all of them
             report(self._worker.metrics, self._worker.log, traceback.format_exc())
-
-    def _write(self, one: Played) -> None:
-        """The line of a session that did not go as most do."""
-        if one.reason is CloseReason.INTERNAL_ERROR:  # the relay's detail is the traceback then
-            self._report(one, one.detail)
-            one = one._replace(detail=last_line(one.detail))
-        self._worker.log.info("session", **_line(one))
 
     def _report(self, one: Played, trace: str) -> None:
         session, route = session_id(one.number), one.plan.route.id
@@ -150,15 +141,3 @@ class _AtLoop:
         self._scope.cancel()
         if empty:
             accept_waiting(listening, self._on_accept)
-
-
-def _line(one: Played) -> dict[str, Any]:
-    """The line of a session that did not go as most do."""
-    account = one.plan.account(session_id(one.number), one.client, one.pick)
-    account.hello_at = one.hello / 1e6
-    if one.connect is None:  # it has come to no node
-        account.node = account.connected_at = None
-    else:
-        account.connected_at = (one.hello + one.connect) / 1e6
-    ended = one.lasted / 1e6
-    return account.line(ended, one.reason, one.detail, one.to_upstream, one.to_client)

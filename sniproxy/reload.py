@@ -63,6 +63,9 @@ LIVE = frozenset(
         "status.metrics_routes",
         "status.apisix_metrics",
         "encryption.keyring",
+        "log.format",
+        "log.sessions",
+        "traces.share",
     }
 )
 LISTENERS = "proxy.listeners"  # taken over only together: their addresses say which is which

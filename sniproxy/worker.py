@@ -7,12 +7,11 @@ whose parent is gone lets nobody in any more, finishes its sessions within `drai
 import ctypes
 import gc
 import mmap
-import resource
 import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from sniproxy.limits import Limits
 from sniproxy.logs import Log, open_log
 from sniproxy.metrics.objects import certificates, circuits, nodes
 from sniproxy.orders import REPORT_EVERY, REPORT_EVERY_LEAVING, Begin, Report, settings_of
+from sniproxy.presence import node_id
 from sniproxy.probing import Probing
 from sniproxy.reception import Reception
 from sniproxy.references import References
@@ -43,11 +43,10 @@ from sniproxy.store import Store
 from sniproxy.store.mirror import Copy
 from sniproxy.store.opening import open_store
 from sniproxy.store.sqlite import POLL
+from sniproxy.tracing import open_tracer
 from sniproxy.vitals import Vitals
 from sniproxy.worker_state import Worker, open_worker
 
-DESCRIPTORS_PER_SESSION = 2  # the player's socket and the game server's
-SPARE_DESCRIPTORS = 200  # the store, listeners, files
 MOST_SHED = 64  # sessions that are ended at once to free memory; more, if it does not suffice, in the next step
 GRAIN = 2.0  # seconds by which a relay may end a session late
 
@@ -55,6 +54,7 @@ GRAIN = 2.0  # seconds by which a relay may end a session late
 async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
     """Until it is told to end, or its parent is gone and the last session too."""
     settings = begin.settings
+    log.choose(settings.log.format)
     references = References()
     keyring = open_keyring(settings)
     snapshot = Snapshot(settings.where.prefix, keyring, references.resolve)
@@ -62,10 +62,10 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
         store: Store = open_store(settings) if begin.copy is None else Copy(Path(begin.copy))
         stack.push_async_callback(_close, store)
         limits = _open_limits(begin)
+        last = stack.enter_context(ExitStack())  # after the relay has told of its last sessions
         relay = await stack.enter_async_context(
             open_relay(settings.proxy, limits.places, keyring.ticket_secrets)
         )
-        nursery = await stack.enter_async_context(trio.open_nursery())
         worker = open_worker(
             settings.proxy,
             snapshot,
@@ -77,6 +77,12 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
             own=own_addresses(settings),
             most_routes=settings.status.metrics_routes,
         )
+        worker.journal.settle(settings.log, settings.traces)
+        tracer = open_tracer(settings.traces, node_id(settings), worker.metrics, log)
+        if tracer is not None:
+            worker.journal.tracer = tracer
+            last.callback(tracer.close)
+        nursery = await stack.enter_async_context(trio.open_nursery())
         # Who cannot follow a copy knows as late as one who looks at it now and then.
         freshness = Freshness(settings.etcd.watch_silence + POLL)
         hand = Hand(begin, worker, freshness, store, channel, nursery)
@@ -241,6 +247,8 @@ class Hand:
         self._accept([])
         self._settings = settings
         self._worker.settle(settings.proxy, settings.overload)
+        self._worker.journal.settle(settings.log, settings.traces)
+        self._worker.log.choose(settings.log.format)
         self._worker.metrics.counts.tallies.most = settings.status.metrics_routes
         try:
             self._worker.snapshot.take_keys(open_keyring(settings))
@@ -339,20 +347,6 @@ class Hand:
         yield circuits(snapshot, trio.current_time())
         if self._probing is not None:
             yield nodes(self._probing.state())
-
-
-def raise_descriptor_limit(max_sessions: int, log: Log) -> None:
-    """Takes as many descriptors as the system lets us have, and says so when they are fewer than sessions may need."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    needed = DESCRIPTORS_PER_SESSION * max_sessions + SPARE_DESCRIPTORS
-    if most != resource.RLIM_INFINITY and most < needed:
-        log.warning(
-            "few descriptors",
-            limit=most,
-            needed=needed,
-            advice="raise the limit of open files (ulimit -Hn, LimitNOFILE), or lower proxy.max_sessions",
-        )
 
 
 def tame_garbage_collection() -> None:

@@ -8,6 +8,7 @@ import trio
 
 from sniproxy.forbidden import Forbidden
 from sniproxy.health import open_circuits
+from sniproxy.journal import Journal
 from sniproxy.limits import Limits, open_limits
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
@@ -34,7 +35,7 @@ class Worker:
     limits: Limits
     turns: Turns
     names: Names
-    sampler: Sampler
+    journal: Journal
     recorder: Recorder
     own: Sequence[str]  # HOST:PORT that no session is connected to, beside the listeners
     forbidden: Forbidden
@@ -52,7 +53,7 @@ class Worker:
         self.limits.settle(settings)
         self.relay.settle(settings)
         self.names.settle(settings.dns)
-        self.sampler.interval = settings.refused_log_interval * self.workers
+        self.journal.sampler.interval = settings.refused_log_interval * self.workers
         self.forget_plans()
 
     @property
@@ -112,6 +113,7 @@ def open_worker(
         lambda: front.accepted if front is not None else 0,
         lambda: front.hellos if front is not None else NONE_READ,
         lambda: front.waits if front is not None else NO_WAITS,
+        lambda: front.handshakes if front is not None else NONE_READ,
         exists=lambda route: snapshot.has("stream_routes", route),
         most_routes=most_routes,
     )
@@ -127,7 +129,7 @@ def open_worker(
         limits=limits,
         turns=turns,
         names=Names(settings.dns, log, metrics),
-        sampler=Sampler(settings.refused_log_interval * workers),
+        journal=Journal(log, Sampler(settings.refused_log_interval * workers)),
         recorder=Recorder(settings.refused_kept),
         own=own,
         forbidden=Forbidden(settings, own),

@@ -24,6 +24,7 @@ LAYERS = (
         "keyring",
         "keyring_file",
         "logs",
+        "log_text",
         "log_queue",
         "corpus",
     ),
@@ -58,7 +59,8 @@ LAYERS = (
     ("discovery",),
     ("upstream", "probes"),
     ("config", "agent", "presence"),
-    ("first_flight",),
+    ("first_flight", "journal"),
+    ("tracing",),
     ("worker_state",),
     ("session", "probing"),
     ("listener",),
@@ -66,7 +68,7 @@ LAYERS = (
     ("channel", "scrape", "slots", "crashes", "small_http"),
     ("orders", "status"),
     ("worker",),
-    ("doors", "member", "drain", "upgrade"),
+    ("doors", "descriptors", "member", "drain", "upgrade"),
     ("crew",),
     ("pressure",),
     ("control",),
@@ -145,11 +147,11 @@ def test_imports_go_one_way(module: str) -> None:
 
 
 def test_a_data_plane_holds_nothing_of_the_admin() -> None:
-    """Nor of what only commands of people need. The cli names modules, and imports one when it is asked for."""
+    """Nor of what only commands of people need, or traces. The cli names modules, and imports one when it is asked for."""
     looks = (
-        "import sys; from sniproxy.cli import main; main.get_command(None, 'proxy');"
+        "import sys, sniproxy.worker; from sniproxy.cli import main; main.get_command(None, 'proxy');"
         "print([name for name in sys.modules if name.partition('.')[0] in"
-        " ('admin', 'starlette', 'uvicorn', 'pytest')])"
+        " ('admin', 'starlette', 'uvicorn', 'pytest', 'opentelemetry', 'google', 'requests')])"
     )
     done = subprocess.run([sys.executable, "-c", looks], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

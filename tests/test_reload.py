@@ -81,6 +81,9 @@ AT_ONCE: dict[str, Any] = {
     "status.metrics_routes": 2001,
     "status.apisix_metrics": True,
     "encryption.keyring": (KEY,),
+    "log.format": "json",
+    "log.sessions": 0.5,
+    "traces.share": 0.25,
 }
 LATER: dict[str, Any] = {
     "store": "etcd://h:2379/apisix",
@@ -107,6 +110,9 @@ LATER: dict[str, Any] = {
     "etcd.key_file": Path("/key"),
     "etcd.timeout": 6.0,
     "etcd.watch_silence": 11.0,
+    "traces.enabled": True,
+    "traces.endpoint": "http://collector:4318/v1/traces",
+    "traces.queue": 4097,
 }
 VALUES = AT_ONCE | LATER
 

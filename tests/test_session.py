@@ -28,7 +28,8 @@ TERMINATE = Listener(address="127.0.0.1:0", tls=True)
 PASSTHROUGH = Listener(address="127.0.0.1:0", tls_passthrough=True)
 PLAIN = Listener(address="127.0.0.1:0")
 HELLO = named(NAME.encode())
-VOLATILE = {"event", "level", "session", "client", "duration_ms", "hello_ms", "detail"}
+TIMES = {"started", "duration_ms", "hello_ms"}
+VOLATILE = {"event", "level", "session", "client", "detail", *TIMES}
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def assert_members(line: Mapping[str, Any], case: Case) -> None:
     expected = {
         "reason": case.reason.value,
         "listener": "127.0.0.1:0",
-        **dict.fromkeys(("sni", "route", "node", "tls")),
+        **dict.fromkeys(("sni", "alpn", "route", "node", "node_address", "source", "tls")),
         "bytes_in": 0,
         "bytes_out": 0,
         **case.members,

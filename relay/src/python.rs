@@ -365,7 +365,7 @@ fn places(words: PyBuffer<u64>, own: usize, all: &[usize], most: u64) -> PyResul
 fn read_hello(bytes: &[u8]) -> Option<String> {
     match hello::read(bytes) {
         Reading::More => None,
-        Reading::Name(name) => Some(name),
+        Reading::Name(name, _) => Some(name),
         Reading::Unsure => Some(String::new()),
     }
 }

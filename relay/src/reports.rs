@@ -15,9 +15,17 @@ use crate::session::{End, Side};
 type How = (&'static str, i32, Option<String>);
 /// (owner, how, bytes to the upstream, bytes to the client)
 pub(crate) type EndReport = (Py<PyAny>, How, u64, u64);
-/// (plan, node, token, client), how, bytes (to the upstream, to the client), microseconds (hello, connect, altogether), TLS
+/// (plan, node, token, client, our own address towards the node, protocols offered), how, bytes (to the upstream, to the
+/// client), microseconds (hello, connect, altogether), TLS
 pub(crate) type PlayReport = (
-    (Py<PyAny>, usize, u64, String),
+    (
+        Py<PyAny>,
+        usize,
+        u64,
+        String,
+        Option<String>,
+        Option<Py<PyBytes>>,
+    ),
     How,
     (u64, u64),
     (u64, Option<u64>, u64),
@@ -75,8 +83,16 @@ pub(crate) fn end_report(ended: Ended<Py<PyAny>>) -> EndReport {
 
 pub(crate) fn play_report(py: Python<'_>, played: &Played<Py<PyAny>>) -> PlayReport {
     let plan = played.plan.owner.clone_ref(py);
+    let alpn = played.alpn.as_deref();
     (
-        (plan, played.node, played.token, text(played.peer)),
+        (
+            plan,
+            played.node,
+            played.token,
+            text(played.peer),
+            played.source.map(text),
+            alpn.map(|listed| PyBytes::new(py, listed).unbind()),
+        ),
         how(&played.end),
         (played.to_upstream, played.to_client),
         (

@@ -304,6 +304,12 @@ PROCESSES = (
         "Log lines that the stream did not take",
         alert="SniproxyLogLinesDropped",
     ),
+    Told("sniproxy_traces_sent", C, "Sessions whose traces were sent"),
+    Told(
+        "sniproxy_traces_dropped",
+        C,
+        "Sessions whose traces were not sent: too many waited, or the collector took none",
+    ),
     Told(
         "sniproxy_memory_used_bytes",
         G,

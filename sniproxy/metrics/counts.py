@@ -23,7 +23,9 @@ SPLIT_RECORDS, NO_SNI, IP_LITERAL = "split_records", "no_sni", "ip_literal"
 SOUND = (PLAIN, POST_QUANTUM, ECH, SPLIT_SEGMENTS, SPLIT_RECORDS, NO_SNI, IP_LITERAL)
 NONE_READ = (0, 0, 0, 0)
 Waits = Sequence[tuple[Sequence[int], float]]
-NO_WAITS: Waits = (((), 0.0), ((), 0.0), ((), 0.0))
+NO_WAITS: Waits = (((), 0.0), ((), 0.0), ((), 0.0), ((), 0.0))
+# In the order in which a relay tells of handshakes that it has made itself.
+SHAKEN = (("TLSv1.2", "no"), ("TLSv1.2", "yes"), ("TLSv1.3", "no"), ("TLSv1.3", "yes"))
 VERSIONS = frozenset({"TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"})
 
 
@@ -35,9 +37,10 @@ class Counts(Collector):
         accepted: Callable[[], int] = lambda: 0,
         hellos: Callable[[], Sequence[int]] = lambda: NONE_READ,
         waits: Callable[[], Waits] = lambda: NO_WAITS,
+        handshakes: Callable[[], Sequence[int]] = lambda: NONE_READ,
         most_routes: int = MOST,
     ) -> None:
-        """accepted, hellos, waits: of those that the relay has accepted, read and connected itself (`relay.Front`)."""
+        """accepted, hellos, waits, handshakes: of those that the relay has accepted and read itself (`relay.Front`)."""
         self.tallies = Tallies(Meter, most_routes)
         self.hello = Histogram(WAITS)
         self.handshake = Histogram(WAITS)
@@ -50,6 +53,7 @@ class Counts(Collector):
         self._accepted = accepted
         self._hellos_elsewhere = hellos
         self._waits_elsewhere = waits
+        self._handshakes_elsewhere = handshakes
         self._unrouted = dict.fromkeys(CloseReason, 0)  # sessions that have come to no route
         self._hellos = Counter[str](dict.fromkeys(SOUND, 0))
         self._handshakes = Counter[tuple[str, str]]()
@@ -73,7 +77,8 @@ class Counts(Collector):
                 self.hello.observe(account.hello_at - step)
             step = account.hello_at
         if account.handshake_at is not None:
-            self.handshake.observe(account.handshake_at - step)
+            if not by_plan:
+                self.handshake.observe(account.handshake_at - step)
             step = account.handshake_at
         if account.connected_at is not None:
             self.connect.observe(account.connected_at - step)
@@ -145,9 +150,9 @@ class Counts(Collector):
         to_upstream, to_client = self.tallies.moved()
         yield _counter("sniproxy_bytes_to_upstream", to_upstream)
         yield _counter("sniproxy_bytes_to_client", to_client)
-        hello, connect, first_byte = self._waits_elsewhere()
+        hello, handshake, connect, first_byte = self._waits_elsewhere()
         yield histogram("sniproxy_hello_seconds", self.hello.plus(*hello))
-        yield histogram("sniproxy_handshake_seconds", self.handshake)
+        yield histogram("sniproxy_handshake_seconds", self.handshake.plus(*handshake))
         yield histogram("sniproxy_connect_seconds", self.connect.plus(*connect))
         yield histogram("sniproxy_first_byte_seconds", self.first_byte.plus(*first_byte))
         yield histogram("sniproxy_session_seconds", self.session)
@@ -155,7 +160,9 @@ class Counts(Collector):
         hellos = self._hellos + Counter(dict(zip(SOUND, self._hellos_elsewhere(), strict=False)))
         hellos.update(dict.fromkeys(SOUND, 0))  # told from the start
         yield _labelled("sniproxy_hellos", ("class",), {(one,): n for one, n in hellos.items()})
-        yield _labelled("sniproxy_tls_handshakes", ("version", "resumed"), self._handshakes)
+        elsewhere = zip(SHAKEN, self._handshakes_elsewhere(), strict=True)
+        handshakes = self._handshakes + Counter(dict(elsewhere))
+        yield _labelled("sniproxy_tls_handshakes", ("version", "resumed"), handshakes)
         causes = {(cause,): count for cause, count in self._tls_failures.items()}
         yield _labelled("sniproxy_tls_failures", ("cause",), causes)
         limits = {(limit.value,): count for limit, count in self._refusals.items()}

@@ -23,16 +23,17 @@ class Metrics:
         accepted: Callable[[], int] = lambda: 0,
         hellos: Callable[[], Sequence[int]] = lambda: NONE_READ,
         waits: Callable[[], Waits] = lambda: NO_WAITS,
+        handshakes: Callable[[], Sequence[int]] = lambda: NONE_READ,
         exists: Callable[[str], bool] = lambda _: True,
         most_routes: int = MOST,
     ) -> None:
         """`active`: sessions now; `uncounted`: keys that the limits had no room for.
 
-        `accepted`, `hellos`, `waits`: by the relay itself. `exists`: whether a route is in the configuration. `most_routes`:
-        that are told apart.
+        `accepted`, `hellos`, `waits`, `handshakes`: by the relay itself. `exists`: whether a route is in the configuration.
+        `most_routes`: that are told apart.
         """
         self.registry = CollectorRegistry()
-        self.counts = Counts(accepted, hellos, waits, most_routes)
+        self.counts = Counts(accepted, hellos, waits, handshakes, most_routes)
         self.registry.register(self.counts)
         self.registry.register(Process())
         self._exists = exists
@@ -53,6 +54,8 @@ class Metrics:
         self.names_resolved = self._counter("sniproxy_names_resolved")
         self.names_failed = self._counter("sniproxy_names_failed")
         self.names_stale = self._counter("sniproxy_names_stale")
+        self.traces_sent = self._counter("sniproxy_traces_sent")
+        self.traces_dropped = self._counter("sniproxy_traces_dropped")
         self.config_revision = self._gauge("sniproxy_config_revision")
         self.config_broken = self._gauge("sniproxy_config_broken_objects")
 

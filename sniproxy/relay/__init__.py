@@ -21,12 +21,12 @@ which take the implementation as a parameter.
 """
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from sniproxy.errors import CloseReason
-from sniproxy.plan import Plan
+from sniproxy.plan import Agreed, Plan
 from sniproxy.settings import Listener, Proxy
 from sniproxy.tallies import Meter
 from sniproxy.tls import ServerTls
@@ -49,6 +49,11 @@ class Terminated(Protocol):
     version: str  # such as TLSv1.3
     cipher: str
     resumed: bool  # the client was known from an earlier session
+
+    @property
+    def subject(self) -> str | None:
+        """Of the client's certificate, as RFC 4514 writes it; None: it was asked for none."""
+        ...
 
 
 class Originated(Protocol):
@@ -109,6 +114,7 @@ class Attempt:
     pick: int  # in the target's round
     outcome: socket.socket | OSError
     hello_at: float  # seconds of trio's clock
+    shaken_at: float | None = None  # when the TLS handshake was over, if there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,8 @@ class Accepted:
     failure: OSError | None = None  # why no more can be read
     attempt: Attempt | None = None
     split: bool = False  # of the hello several pieces were read, whatever `said` looks like
+    # The TLS handshake that was begun with it, to be gone on with: as `Relay.accept_tls`.
+    handshake: Callable[[], Awaitable[Terminated]] | None = None
 
 
 class Played(NamedTuple):
@@ -137,8 +145,16 @@ class Played(NamedTuple):
     to_upstream: int  # bytes
     to_client: int
     hello: int  # microseconds from accept to the whole hello
-    connect: int | None  # from there to the connection with the game server; None: it never stood
+    connect: (
+        int | None
+    )  # from there, or from the handshake's end, to the connection with the game server; None: it never stood
     lasted: int  # from accept to the end
+    alpn: str | None = None  # what the client offered, as `accounting.alpn_text` has it
+    source: str | None = None  # host:port of ours, on the way to the node
+    agreed: Agreed | None = (
+        None  # in the TLS handshake; None: there was none, it was passed through
+    )
+    handshake: int | None = None  # from the hello to its end
 
 
 class Host(Protocol):
@@ -172,10 +188,15 @@ class Front(Protocol):
 
     @property
     def waits(self) -> Sequence[tuple[Sequence[int], float]]:
-        """How long hello and connection took of those who went by plans, and the answer of anybody's game server.
+        """How long hello, handshake and connection took of those who went by plans, and the answer of anybody's game server.
 
         Each as in `sniproxy.histogram` with the bounds WAITS: counts and seconds in all.
         """
+        ...
+
+    @property
+    def handshakes(self) -> Sequence[int]:
+        """Of those who went by plans, so far: of TLS 1.2, those that were resumed, and the same of TLS 1.3."""
         ...
 
     def open(

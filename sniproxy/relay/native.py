@@ -205,8 +205,8 @@ async def open_native_relay(
     )
     try:
         async with open_trio_relay(buffer_size=buffer_size) as terminating:
-            front = NativeFront(engine, read_end, keepalive_idle)
             handshakes = Handshakes(engine, secrets)
+            front = NativeFront(engine, read_end, keepalive_idle, handshakes)
             relay = NativeRelay(engine, terminating, front, handshakes)
             relay.tick_now()  # before the first session
             async with trio.open_nursery() as nursery:

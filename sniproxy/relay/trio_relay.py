@@ -311,7 +311,7 @@ def _inbound(link: _Link, buffer: memoryview) -> Coroutine[Any, Any, None]:
     """The client's bytes to the upstream, and their end."""
     flow = link.flow
     sink = _sink(link, flow.upstream, flow.upstream_tls)
-    if isinstance(flow.tls, TrioTls):
+    if isinstance(flow.tls, AcceptedTls):
         return _decrypt(link, flow.tls, sink, buffer, inbound=True)
     return _copy(link, flow.client, sink, buffer, flow.first, inbound=True)
 

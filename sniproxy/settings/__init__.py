@@ -29,6 +29,7 @@ from sniproxy.settings.store import (
     keyring_secret,
     store_url,
 )
+from sniproxy.settings.telling import Logging, Traces
 
 __all__ = [
     "PUBLISHED_KEYS",
@@ -41,12 +42,14 @@ __all__ = [
     "EtcdUrl",
     "Limits",
     "Listener",
+    "Logging",
     "Overload",
     "Proxy",
     "Rate",
     "Settings",
     "SqliteUrl",
     "Status",
+    "Traces",
     "keyring_secret",
     "load_settings",
     "new_admin_key",
@@ -71,6 +74,8 @@ class Settings(BaseSettings):
     status: Status = Status()
     etcd: Etcd = Etcd()
     encryption: Encryption = Encryption()
+    log: Logging = Logging()
+    traces: Traces = Traces()
 
     @classmethod
     def settings_customise_sources(

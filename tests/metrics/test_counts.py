@@ -159,7 +159,7 @@ def test_a_failed_handshake_has_a_cause_of_ours(reason: str, detail: str, cause:
 
 def test_handshakes_by_version_and_whether_they_were_resumed() -> None:
     class Done:
-        cipher = ""
+        cipher, subject = "", None
 
         def __init__(self, version: str, *, resumed: bool) -> None:
             self.version, self.resumed = version, resumed

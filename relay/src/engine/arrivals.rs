@@ -6,13 +6,13 @@
 
 use std::mem::take;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, getsockname, recv};
 
 use super::listening::Guest;
 use super::mishap::caught;
@@ -79,6 +79,10 @@ pub struct Played<T> {
     pub node: usize,
     /// The client's address.
     pub peer: SocketAddr,
+    /// The protocols that it offered.
+    pub alpn: Option<Box<[u8]>>,
+    /// Our own address on the way to the node; None: the kernel knows it no more.
+    pub source: Option<SocketAddr>,
     /// How it ended.
     pub end: End,
     /// Bytes handed to the kernel for the upstream.
@@ -93,6 +97,11 @@ pub struct Played<T> {
     pub connect_took: Option<Duration>,
     /// From accept to its end.
     pub lasted: Duration,
+}
+
+/// Ours, of a socket; None: the kernel does not say.
+pub(super) fn own_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+    getsockname(socket).ok()?.try_into().ok()
 }
 
 impl<T: Send + Sync> Engine<T> {
@@ -113,6 +122,7 @@ impl<T: Send + Sync> Engine<T> {
             source: peer,
             since: Instant::now(),
             said: Vec::new(),
+            alpn: None,
             hello_at: (guest == Guest::Itself).then_some(0),
             split: false,
         };
@@ -162,7 +172,8 @@ impl<T: Send + Sync> Engine<T> {
         // Where this reader has a defect, Python's must look too.
         match read.unwrap_or(Reading::Unsure) {
             Reading::More if waiting.said.len() < FIRST => self.wait_for_more(waiting, key),
-            Reading::Name(name) => {
+            Reading::Name(name, alpn) => {
+                waiting.alpn = alpn;
                 let plan = lock(&self.shared.plans).find(waiting.listener, &name);
                 match plan {
                     Some(plan) if plan.tls.is_some() => self.welcome_sealed(waiting, key, plan),

@@ -20,6 +20,7 @@ pub(super) enum Owner<T> {
 pub(super) struct Course<T> {
     pub(super) plan: Arc<Plan<T>>,
     pub(super) peer: SocketAddr,
+    pub(super) alpn: Option<Box<[u8]>>,
     pub(super) since: Instant,
     pub(super) hello_took: Duration,
     pub(super) shook: Option<Duration>, // from there

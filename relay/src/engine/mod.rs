@@ -5,6 +5,7 @@
 //! by a listener (`arrivals`).
 
 mod arrivals;
+mod ending;
 mod entry;
 mod handle;
 mod listening;
@@ -22,7 +23,6 @@ use std::io;
 use std::mem::take;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
@@ -345,52 +345,5 @@ impl<T: Send + Sync> Engine<T> {
             self.activate(key);
         }
         key
-    }
-
-    /// Forgets a session; its sockets are closed with it, which takes them out of epoll too.
-    fn end(&mut self, key: usize, end: End) {
-        self.count(key);
-        let entry = *self.entries.remove(key);
-        self.keys.remove(&entry.token);
-        let (to_upstream, to_client) = entry.session.counts();
-        let agreed = match &entry.owner {
-            Owner::Given(_) => None, // it was told
-            Owner::Plan(_) => entry.session.agreed(Side::Client),
-        };
-        drop(entry.session); // its sockets are closed before anybody hears of its end
-        match entry.owner {
-            Owner::Given(owner) => self.ended.push(Ended {
-                token: entry.token,
-                owner,
-                end,
-                to_upstream,
-                to_client,
-            }),
-            Owner::Plan(course) => {
-                self.shared.places.leave(1);
-                self.played.push(Played {
-                    token: entry.token,
-                    plan: course.plan,
-                    node: course.node,
-                    peer: course.peer,
-                    end,
-                    to_upstream,
-                    to_client,
-                    hello_took: course.hello_took,
-                    sealed: agreed.zip(course.shook),
-                    connect_took: course.connect_took,
-                    lasted: course.since.elapsed(),
-                });
-            }
-        }
-    }
-
-    /// Tells what came of this turn, at once.
-    fn report(&mut self) {
-        self.shared.accepted.store(self.accepted, Ordering::Relaxed);
-        self.shared.ended.tell(&mut self.ended);
-        self.shared.played.tell(&mut self.played);
-        self.shared.shaken.tell(&mut self.shaken);
-        self.shared.arrivals.tell(&mut self.arrivals);
     }
 }

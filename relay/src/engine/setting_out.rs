@@ -64,6 +64,7 @@ impl<T: Send + Sync> Engine<T> {
         let mut course = Box::new(Course {
             plan,
             peer: waiting.peer,
+            alpn: waiting.alpn.take(),
             since: waiting.since,
             hello_took,
             shook: None,
@@ -117,6 +118,7 @@ impl<T: Send + Sync> Engine<T> {
         let course = Box::new(Course {
             plan,
             peer: waiting.source,
+            alpn: waiting.alpn.clone(),
             since: waiting.since,
             hello_took,
             shook: Some(shook),
@@ -217,6 +219,7 @@ impl<T: Send + Sync> Engine<T> {
             source: course.peer,
             since: course.since,
             said,
+            alpn: None,
             hello_at: Some(0),
             split: false,
         };

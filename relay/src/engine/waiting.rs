@@ -17,6 +17,8 @@ pub(super) struct Waiting {
     pub(super) source: SocketAddr,
     pub(super) since: Instant,
     pub(super) said: Vec<u8>,
+    /// The protocols that it offers, once its hello is whole.
+    pub(super) alpn: Option<Box<[u8]>>,
     /// Where its hello begins; None: behind a PROXY header that is not whole yet.
     pub(super) hello_at: Option<usize>,
     /// Its hello came in several pieces.

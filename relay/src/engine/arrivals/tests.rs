@@ -72,6 +72,7 @@ fn visit(engine: &mut Engine<()>, plan: &Arc<Plan<()>>) -> (TcpStream, u64, usiz
         source: peer,
         since: Instant::now(),
         said: b"hello".to_vec(),
+        alpn: None,
         hello_at: Some(0),
         split: false,
     };
