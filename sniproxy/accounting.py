@@ -11,6 +11,7 @@ from sniproxy.errors import CloseReason
 from sniproxy.health import Circuit
 from sniproxy.logs import encode, stamp
 from sniproxy.stick_table import Key
+from sniproxy.tallies import Tally
 
 DETAIL_LIMIT = 2000  # characters of a cause in a log line
 ALPN_LIMIT = 255  # characters of the protocols that a client offers
@@ -49,6 +50,7 @@ class Account:
     sni: str | None = None
     alpn: str | None = None  # what the client offers, as `alpn_text` has it
     route: str | None = None
+    tally: Tally | None = None  # of the route, where it counts until its end
     node: str | None = None
     node_address: str | None = None  # host:port that the node's name led to
     source: str | None = None  # host:port of ours, on the way to it
