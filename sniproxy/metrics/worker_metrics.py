@@ -43,6 +43,8 @@ class Metrics:
         self._gauge("sniproxy_sessions_active").set_function(active)
         self._gauge("sniproxy_limits_uncounted").set_function(uncounted)
         self._gauge("sniproxy_log_lines_dropped").set_function(dropped_lines)
+        self.traces_sent = self._counter("sniproxy_traces_sent")
+        self.traces_dropped = self._counter("sniproxy_traces_dropped")
         self.setups = self._gauge("sniproxy_setups")
         self.setups_waiting = self._gauge("sniproxy_setups_waiting")
         self.accept_paused = self._counter("sniproxy_accept_paused")
