@@ -11,6 +11,7 @@ import httpx
 import pytest
 import trustme
 
+from tests.support import plain_http
 from tests.support.etcd import EtcdServer
 from tests.support.players import Game, connect, join, join_soon, pem_pair, say, trusting
 from tests.support.stack import Stack, retry_until, stores
@@ -46,7 +47,7 @@ class Site:
     def ready(self) -> tuple[int, str]:
         """What /readyz says; (0, "") while nobody answers."""
         try:
-            answer = httpx.get(f"http://127.0.0.1:{self.stack.status_port}/readyz", timeout=2)
+            answer = plain_http.get(f"http://127.0.0.1:{self.stack.status_port}/readyz", timeout=2)
         except httpx.TransportError:
             return 0, ""
         return answer.status_code, answer.text

@@ -14,6 +14,7 @@ from tests.support.stack import Stack, retry_until, stores
 
 KILLS = 3
 WRITERS = 4
+WRITE_PAUSE = 0.005  # seconds of each writer, so that they leave the admin some of the machine
 PER_KILL = 25  # acknowledged writes between two kills
 
 
@@ -32,12 +33,14 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         count = 0
-        while not self.over.is_set():
+        while not self.over.wait(WRITE_PAUSE):
             count += 1
             object_id = f"w{self._number}-{count % 20}"  # creates first, replaces later
             value = {"nodes": {"127.0.0.1:1": count}}
             try:
-                answer = httpx.put(f"{self._url}/{object_id}", json=value, headers=self._headers)
+                answer = httpx.put(
+                    f"{self._url}/{object_id}", json=value, headers=self._headers, verify=False
+                )
             except httpx.TransportError:
                 self.refused += 1
                 continue
