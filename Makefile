@@ -23,6 +23,8 @@ TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
 ALONE := -m alone
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
+# Images of Python often set it; here each of a thousand processes would then compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers clean
 
