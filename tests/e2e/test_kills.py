@@ -90,7 +90,7 @@ def check(stack: Stack, writers: list[Writer]) -> None:
 
 @pytest.mark.parametrize("kind", ["sqlite", "etcd"])
 def test_kill_of_the_admin(kind: str, tmp_path: Path) -> None:
-    with stores(kind, tmp_path) as (store, _), Stack(tmp_path / "stack", store) as stack:
+    with stores(kind, tmp_path) as (store, _), Stack(tmp_path / "stack", store, workers=1) as stack:
         with writing(stack) as writers:
             for _ in range(KILLS):
                 wait_for_writes(writers)
@@ -103,7 +103,10 @@ def test_kill_of_the_admin(kind: str, tmp_path: Path) -> None:
 
 def test_kill_of_etcd(tmp_path: Path, authority: trustme.CA, games: tuple[Game, Game]) -> None:
     name = "lives.example.com"
-    with stores("etcd", tmp_path) as (store, server), Stack(tmp_path / "stack", store) as stack:
+    with (
+        stores("etcd", tmp_path) as (store, server),
+        Stack(tmp_path / "stack", store, workers=1) as stack,
+    ):
         assert server is not None
         stack.put("/ssls/lives", {"sni": name} | pem_pair(authority, name))
         stack.put("/stream_routes/lives", {"sni": name, "upstream": {"nodes": games[0].nodes}})

@@ -169,7 +169,9 @@ def test_a_dead_endpoint_at_the_start(
         endpoints = [f"127.0.0.1:{port}" for port in etcd.ports]
         endpoints[position] = dead
         begun = time.monotonic()
-        with Stack(tmp_path, f"etcd://{','.join(endpoints)}/apisix", parts=["proxy"]) as stack:
+        with Stack(
+            tmp_path, f"etcd://{','.join(endpoints)}/apisix", parts=["proxy"], workers=1
+        ) as stack:
             assert time.monotonic() - begun <= READY
             assert plain_http.get(f"http://127.0.0.1:{stack.status_port}/readyz").text == "ok\n"
             for number in range(3):
