@@ -16,11 +16,13 @@ ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_c
   test_upgrade.py test_leaving.py test_rotation.py test_blocked_log.py test_admin_api_bench.py \
   test_key_rotation.py test_certificate_files.py test_apisix_compatibility.py test_health.py test_node_drain.py \
   test_forbidden.py)
-# Much of the tests' time is waiting, so there is one more at once than CI has cores. A file stays in one process, for
+# Much of the tests' time is waiting, so there are two more at once than CI has cores. A file stays in one process, for
 # what its tests share; files start in the order of their names, as those that take long are not those of many tests.
-TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
+TOGETHER := -n 4 --dist loadfile --no-loadscope-reorder -m 'not alone'
 # Those that measure time come afterwards, one by one, on the relay that users have; all of them are in tests/e2e.
 ALONE := -m alone
+# In the profile of the module, which is installed before: what it has built of others is not built again.
+CLIPPY := cargo clippy --release --locked --all-targets
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
 # Images of Python often set it; here each of a thousand processes would then compile all that it imports.
@@ -41,8 +43,9 @@ test: check crate  ## lint, types, unit and end-to-end tests, on both relays
 
 crate: $(TESTS)  ## the native relay's own lint and tests, where there is a Rust toolchain
 	@if cargo --version > /dev/null 2>&1; \
-	then cd relay && cargo fmt --check && cargo clippy --locked --all-targets --no-default-features -- -D warnings \
-	  && cargo clippy --locked -- -D warnings && cargo test --locked --no-default-features; \
+	then cd relay && cargo fmt --check && $(CLIPPY) -- -D warnings \
+	  && $(CLIPPY) --no-default-features -- -D warnings \
+	  && cargo test --release --config checked.toml --locked --no-default-features; \
 	else echo 'no Rust toolchain: the crate is left out'; fi
 
 sanitize:  ## the crate's tests under AddressSanitizer; needs a nightly toolchain
