@@ -49,7 +49,7 @@ test: check crate helm  ## lint, types, unit and end-to-end tests, on both relay
 	else echo 'the native relay is not built: its tests are left out'; fi
 
 crate: $(TESTS)  ## the native relay's own lint and tests, where there is a Rust toolchain
-	@unset MAKEFLAGS; if cargo --version > /dev/null 2>&1; \
+	@unset MAKEFLAGS MFLAGS; if cargo --version > /dev/null 2>&1; \
 	then cd relay && cargo fmt --check && $(CLIPPY) -- -D warnings \
 	  && $(CLIPPY) --no-default-features -- -D warnings \
 	  && cargo test --release --config checked.toml --locked --no-default-features; \

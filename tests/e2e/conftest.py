@@ -12,7 +12,8 @@ from tests.support.players import Game
 from tests.support.ports import free_ports
 from tests.support.stack import Stack, stores
 
-# The load generator is built without what only a benchmark needs; its next build for one is another again.
+# The load generator is built without what only a benchmark needs, from what relay/checked.toml has had built for the
+# crate's tests; for a benchmark it is built anew.
 os.environ.update(CARGO_PROFILE_RELEASE_LTO="off", CARGO_PROFILE_RELEASE_CODEGEN_UNITS="16")
 
 
