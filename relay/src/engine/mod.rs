@@ -10,8 +10,10 @@ mod handle;
 mod listening;
 mod mishap;
 mod orders;
+mod setting_out;
 mod shaking;
 mod time;
+mod told;
 mod waiting;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -42,6 +44,7 @@ use self::shaking::Shakes;
 pub use self::shaking::{Shaken, Unshaken};
 use self::waiting::{Pending, Waiting};
 use crate::deadlines::Deadlines;
+use crate::meter::Meter;
 use crate::pace::Pace;
 use crate::session::{End, Pumped, Session, Side};
 use crate::tools::Tools;
@@ -287,7 +290,16 @@ impl<T: Send + Sync> Engine<T> {
         entry.half_closed |= just_half_closed;
         entry.file |= just_half_closed;
         if just_half_closed || entry.session.counts() != before {
+            self.count(key);
             self.activate(key);
+        }
+    }
+
+    /// What a session has moved by now is known to all.
+    fn count(&mut self, key: usize) {
+        if self.entries[key].count() {
+            let took = self.microseconds().saturating_sub(self.entries[key].begun);
+            self.shared.seen.waits.answer.note(took);
         }
     }
 
@@ -297,6 +309,7 @@ impl<T: Send + Sync> Engine<T> {
         token: u64,
         session: Session,
         times: Times,
+        meter: Option<Arc<Meter>>,
         owner: Owner<T>,
         connecting: bool,
     ) -> usize {
@@ -305,11 +318,16 @@ impl<T: Send + Sync> Engine<T> {
             // What a plan has said to the game server before.
             pace.spend(Side::Client, session.counts().0, self.microseconds());
         }
+        let begun = self.microseconds();
         let key = self.entries.insert(Box::new(Entry {
             token,
             owner,
             session,
             times,
+            meter,
+            counted: (0, 0),
+            begun,
+            answered: false,
             last_active: 0,
             ends_at: NEVER,
             drains_at: NEVER,
@@ -323,6 +341,7 @@ impl<T: Send + Sync> Engine<T> {
         }));
         self.keys.insert(token, key);
         if !connecting {
+            self.count(key);
             self.activate(key);
         }
         key
@@ -330,9 +349,14 @@ impl<T: Send + Sync> Engine<T> {
 
     /// Forgets a session; its sockets are closed with it, which takes them out of epoll too.
     fn end(&mut self, key: usize, end: End) {
+        self.count(key);
         let entry = *self.entries.remove(key);
         self.keys.remove(&entry.token);
         let (to_upstream, to_client) = entry.session.counts();
+        let agreed = match &entry.owner {
+            Owner::Given(_) => None, // it was told
+            Owner::Plan(_) => entry.session.agreed(Side::Client),
+        };
         drop(entry.session); // its sockets are closed before anybody hears of its end
         match entry.owner {
             Owner::Given(owner) => self.ended.push(Ended {
@@ -353,6 +377,7 @@ impl<T: Send + Sync> Engine<T> {
                     to_upstream,
                     to_client,
                     hello_took: course.hello_took,
+                    sealed: agreed.zip(course.shook),
                     connect_took: course.connect_took,
                     lasted: course.since.elapsed(),
                 });
