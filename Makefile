@@ -22,8 +22,12 @@ ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_c
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
 # Those that measure time come afterwards, one by one, on the relay that users have; all of them are in tests/e2e.
 ALONE := -m alone
-CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
+# In the profile of the module, which is installed before: what it has built of others is not built again.
+CLIPPY := cargo clippy --release --locked --all-targets
+CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/*/*.rs)
 SOURCES := sniproxy admin certs examples image tests bench charts
+# Images of Python often set it; here each of a thousand processes would then compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # helm, for the chart and its tests: built with Go where that is there, for its own use and never optimised, which takes
 # two thirds of the time. It is told of a Kubernetes as releases of helm are.
 HELM_VERSION := v3.22.0
@@ -46,9 +50,10 @@ test: check crate helm  ## lint, types, unit and end-to-end tests, on both relay
 	else echo 'the native relay is not built: its tests are left out'; fi
 
 crate: $(TESTS)  ## the native relay's own lint and tests, where there is a Rust toolchain
-	@if cargo --version > /dev/null 2>&1; \
-	then cd relay && cargo fmt --check && cargo clippy --locked --all-targets --no-default-features -- -D warnings \
-	  && cargo clippy --locked -- -D warnings && cargo test --locked --no-default-features; \
+	@unset MAKEFLAGS MFLAGS; if cargo --version > /dev/null 2>&1; \
+	then cd relay && cargo fmt --check && $(CLIPPY) -- -D warnings \
+	  && $(CLIPPY) --no-default-features -- -D warnings \
+	  && cargo test --release --config checked.toml --locked --no-default-features; \
 	else echo 'no Rust toolchain: the crate is left out'; fi
 
 helm:  ## helm for the tests of the chart; nothing is built where one is there, or where there is no Go

@@ -56,8 +56,6 @@ class Metrics:
         self.names_resolved = self._counter("sniproxy_names_resolved")
         self.names_failed = self._counter("sniproxy_names_failed")
         self.names_stale = self._counter("sniproxy_names_stale")
-        self.traces_sent = self._counter("sniproxy_traces_sent")
-        self.traces_dropped = self._counter("sniproxy_traces_dropped")
         self.config_revision = self._gauge("sniproxy_config_revision")
         self.config_broken = self._gauge("sniproxy_config_broken_objects")
 

@@ -59,12 +59,6 @@ class Asked:
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """What the admin runs on; both loops are for the tests of its parts."""
-    return "asyncio"
-
-
-@pytest.fixture
 async def doubtful(settings: Settings, store: Store) -> AsyncIterator[tuple[Gateway, Doubtful]]:
     """The API over a store that holds an object of each kind, and counts its calls."""
     behind = Doubtful(store)
