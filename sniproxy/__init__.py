@@ -31,6 +31,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     refusals        what is kept of connections that were refused
     accounting      what is known of a session -> its log line
     forecast        sessions left, sample by sample -> when a drain will be over
+    statistics      counters, look by look -> traffic by the hour that is to be written
     reload          settings that were read again -> what is in force at once, and what waits
 
 Doing:
@@ -75,6 +76,8 @@ The parent of the workers:
     crew            all of them, kept running
     drain           how a data plane is emptied
     pressure        what is done when memory is short
+    folding         traffic in the store: parts of data planes -> hours and days
+    bookkeeping     what was counted -> traffic in the store
     upgrade         from one version to the next on the same sockets
     control         what an operator asks of the data plane
     parent          puts these together, and does what signals ask for

@@ -330,9 +330,16 @@ class Crew:
 
     async def counted(self) -> list[list[Family]]:
         """What all have counted, those that have ended among them."""
+        before = {one: one.counted for one in self.everybody}
         answers = await self.ask("metrics", old=True)
         for member, families in answers.items():
-            member.counted = families
+            if member.counted is before.get(member):  # it may have said more since
+                member.counted = families
+        return self.known
+
+    @property
+    def known(self) -> list[list[Family]]:
+        """The same, as they have said it last: nobody is asked."""
         return [self._buried, *(one.counted for one in self.everybody)]
 
     @property

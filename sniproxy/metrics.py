@@ -183,6 +183,11 @@ class PodMetrics:
             "Times that this data plane's record could not be written to the store",
             registry=self.registry,
         )
+        self.statistics_failures = Counter(
+            "sniproxy_statistics_failures",
+            "Times that traffic statistics could not be written to the store; they are kept, and written later",
+            registry=self.registry,
+        )
         self.workers = Gauge(
             "sniproxy_workers", "Workers that serve players", registry=self.registry
         )
