@@ -238,7 +238,42 @@ async def test_what_the_version_before_left_and_nobody_can_read_is_told(store: F
     assert (await told(store))[0] == {"a": 1, "all": 1}
 
 
+async def test_a_writing_that_came_through_unheard_and_was_folded_counts_once(
+    store: Failing,
+) -> None:
+    clock = Clock()
+    pod = Pod(store, clock)
+    for fails in ("before", "after"):  # the first is not there, the second is
+        pod.play("a")
+        store.fails = [fails]
+        await pod.books.write()
+        await fold(store, PLACES, Statistics(), clock.now + 5000)
+        pod.play("a")
+        await pod.books.write()
+    assert await told(store) == ({"a": 4, "all": 4}, {"a": 4, "all": 4})
+
+
 # -- folding
+
+
+@pytest.mark.parametrize("at", [PLACES.hour(1000), PLACES.day(1000 // DAY)])
+async def test_who_is_overtaken_by_another_takes_nothing_back(store: Failing, at: str) -> None:
+    clock = Clock()
+    pod, late = Pod(store, clock), Pod(store.real, clock, "n2")
+    pod.play("a")
+    await pod.books.write()
+    late.play("a")
+
+    async def overtake(key: str) -> None:
+        if key == at:
+            store.before_put = None
+            await late.books.write()
+            await fold(store.real, PLACES, Statistics(), clock.now + 5000)
+
+    store.before_put = overtake
+    await fold(store, PLACES, Statistics(), clock.now + 5000)
+    assert store.before_put is None
+    assert await told(store) == ({"a": 2, "all": 2}, {"a": 2, "all": 2})
 
 
 async def test_an_hour_is_left_alone_until_it_is_over_for_a_while(store: Failing) -> None:

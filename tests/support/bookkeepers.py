@@ -1,7 +1,7 @@
 """Data planes that keep books on a store that may fail, on a clock of their own."""
 
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal
 
@@ -98,6 +98,7 @@ class Failing:
         self.real = real
         self.fails: list[Fails | None] = []  # what becomes of the next writes
         self.puts = 0
+        self.before_put: Callable[[str], Awaitable[object]] | None = None
 
     async def get(self, key: str) -> Entry | None:
         return await self.real.get(key)
@@ -112,6 +113,8 @@ class Failing:
         self, key: str, value: bytes, *, expect: int | None = None, ttl: Ttl = None
     ) -> int:
         self.puts += 1
+        if self.before_put is not None:
+            await self.before_put(key)
         fails = self._next("before")
         revision = await self.real.put(key, value, expect=expect, ttl=ttl)
         return self._answer(fails, revision)
