@@ -9,11 +9,10 @@ import csv
 import io
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
-
-import anyio.to_thread
 
 from admin.asking import Answer, Ask, NotOffered
 from admin.kinds import timely
@@ -100,13 +99,11 @@ class StatisticsSection:
         accept = ask.request.headers.get("accept", "")
         wanted = read_query(ask.query, accept, self._clock())
         read = self._reader.hours if wanted.by == "hour" else self._reader.days
-        found = await timely(ask, read(wanted.first, wanted.end))
-        if wanted.route is not None:
-            found = {when: _only(traffic, wanted.route) for when, traffic in found.items()}
         if not wanted.as_csv:
-            told = await anyio.to_thread.run_sync(as_json, wanted, found, self._max_routes)
+            tell = partial(as_json, wanted, max_routes=self._max_routes)
+            told = await timely(ask, read(wanted.first, wanted.end, tell))
             return Answer(200, told, headers={"Vary": "Accept"})
-        text = await anyio.to_thread.run_sync(as_csv, wanted, found)
+        text = await timely(ask, read(wanted.first, wanted.end, partial(as_csv, wanted)))
         name = f"sniproxy-{wanted.text(wanted.first)}-by-{wanted.by}.csv".replace(":", "")
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Vary": "Accept"}
         return Answer(200, text, media="text/csv", headers=headers)
@@ -124,26 +121,30 @@ class StatisticsSection:
         return Answer(200, {"sessions": sessions, "rates": rates, "list": listed})
 
 
-def _only(traffic: Traffic, route: str) -> Traffic:
+def _only(traffic: Traffic, route: str | None) -> Traffic:
+    if route is None:
+        return traffic
     row = traffic.routes.get(route, NONE)
     return Traffic(row, {route: row} if any(row) else {})
 
 
-def as_json(wanted: Wanted, found: Mapping[int, Traffic], max_routes: int) -> dict[str, Any]:
+def as_json(
+    wanted: Wanted, found: Iterable[tuple[int, Traffic]], max_routes: int
+) -> dict[str, Any]:
     """Each hour or day of the site, or of the route that is asked for, and each route over all of them."""
-    whole = Traffic()
-    for one in found.values():
-        whole = whole.after(one)
+    whole, sites = Traffic(), dict[int, Row]()
+    for when, traffic in found:
+        one = _only(traffic, wanted.route)
+        whole, sites[when] = whole.after(one), one.site
     whole = whole.limited(max_routes)
     ranked = sorted(whole.routes, key=lambda one: (whole.routes[one].size, one), reverse=True)
-    nothing = Traffic()
     return {
         "by": wanted.by,
         "from": wanted.text(wanted.first),
         "to": wanted.text(wanted.end),
         "total": whole.site._asdict(),
         "list": [
-            {"time": wanted.text(when), **found.get(when, nothing).site._asdict()}
+            {"time": wanted.text(when), **sites.get(when, NONE)._asdict()}
             for when in range(wanted.first, wanted.end)
         ],
         "routes": [{"route": one, **whole.routes[one]._asdict()} for one in ranked],
@@ -151,16 +152,18 @@ def as_json(wanted: Wanted, found: Mapping[int, Traffic], max_routes: int) -> di
     }
 
 
-def as_csv(wanted: Wanted, found: Mapping[int, Traffic]) -> str:
+def as_csv(wanted: Wanted, found: Iterable[tuple[int, Traffic]]) -> str:
     """A line for each hour or day in which there was something, of the site, each route and the others. ObjectRefused."""
-    if sum(2 + len(one.routes) for one in found.values()) > MAX_LINES:
-        raise ObjectRefused(f"more than {MAX_LINES} lines: ask for less at once, or for one route")
-    text = io.StringIO()
+    text, lines = io.StringIO(), 0
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    for when, traffic in sorted(found.items()):
-        for row, route, counts in _lines(traffic, wanted.route is None):
+    for when, traffic in found:
+        for row, route, counts in _lines(_only(traffic, wanted.route), wanted.route is None):
             writer.writerow((wanted.text(when), row, _cell(route), *counts))
+            lines += 1
+        if lines > MAX_LINES:
+            why = f"more than {MAX_LINES} lines: ask for less at once, or for one route"
+            raise ObjectRefused(why)
     return text.getvalue()
 
 

@@ -100,8 +100,8 @@ def main(routes: int, pods: int, workers: int) -> None:
     wanted = Wanted("hour", 0, 30 * DAY, None, as_csv=False)
 
     def read() -> None:
-        found = {one: Stored.decode(encoded) or Stored() for one in month}
-        as_json(wanted, {one: stored.traffic for one, stored in found.items()}, routes)
+        found = ((one, (Stored.decode(encoded) or Stored()).traffic) for one in month)
+        as_json(wanted, found, routes)
 
     look = timed(lambda: growth.take(look_at(exports), LOOK_EVERY))
     click.echo(f"ms of a look, each {LOOK_EVERY:g} s: {look:.1f}")

@@ -7,7 +7,7 @@ last writing, `statistics.interval` seconds at most.
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -26,6 +26,7 @@ from sniproxy.store import Store
 
 FAREWELL = 2.0  # seconds for writing at the end
 WRITE_WITHIN = 20.0  # seconds for all that is written at once
+FOLD_WITHIN = 300.0  # seconds; what is not done by then is done the next time
 SOONEST = 0.8  # of the interval: data planes that started together write apart
 MOVES = 3  # times in one writing that a part may turn out to be sealed
 
@@ -85,24 +86,39 @@ class Books:
     async def finish(self) -> None:
         """The last that is written by this process."""
         with trio.move_on_after(FAREWELL):
-            await self.write()
+            await self._carefully(self.write)
 
     async def _write_now_and_then(self) -> None:
         while True:
-            due = trio.current_time() + self._settings.interval * random.uniform(SOONEST, 1)
-            while (left := due - trio.current_time()) > 0:
-                await trio.sleep(min(self._look_every, left))
-                self.take()
-            with trio.move_on_after(WRITE_WITHIN):
-                await self.write()
+            await self._carefully(self._look_and_write)
+
+    async def _look_and_write(self) -> None:
+        due = trio.current_time() + self._settings.interval * random.uniform(SOONEST, 1)
+        while (left := due - trio.current_time()) > 0:
+            await trio.sleep(min(self._look_every, left))
+            self.take()
+        with trio.move_on_after(WRITE_WITHIN):
+            await self.write()
 
     async def _fold_now_and_then(self) -> None:
         while True:
             await trio.sleep(FOLD_EVERY * random.uniform(0.5, 1.5))
-            try:
-                await fold(self._store, self._places, self._settings, self._clock())
-            except StoreUnavailable as error:
-                self._failed(error)
+            with trio.move_on_after(FOLD_WITHIN):
+                await self._carefully(self._fold)
+
+    async def _fold(self) -> None:
+        try:
+            await fold(self._store, self._places, self._settings, self._clock())
+        except StoreUnavailable as error:
+            self._failed(error)
+
+    async def _carefully(self, work: Callable[[], Awaitable[None]]) -> None:
+        """A defect of ours costs figures, and no player."""
+        try:
+            await work()
+        except Exception:
+            self._metrics.statistics_failures.inc()
+            self._log.exception("statistics failed")
 
     def take(self) -> None:
         """Counts what has come since the last look, in the hour that it is now."""

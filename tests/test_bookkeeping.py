@@ -27,8 +27,8 @@ FIRST, END = 990, 1200  # hours, around those of the tests' clocks
 async def told(store: Any, limit: int = 1000) -> tuple[Counter[str], Counter[str]]:
     """Sessions by route, out of the hours and out of the days."""
     reader = TrafficReader(store, PREFIX, limit)
-    days = await reader.days(FIRST // DAY, END // DAY + 1)
-    hours = await reader.hours(FIRST // DAY * DAY, (END // DAY + 1) * DAY)
+    days = await reader.days(FIRST // DAY, END // DAY + 1, dict)
+    hours = await reader.hours(FIRST // DAY * DAY, (END // DAY + 1) * DAY, dict)
     found = []
     for traffics in (hours, days):
         sessions: Counter[str] = Counter()
@@ -166,7 +166,7 @@ async def test_what_comes_while_the_store_is_away_is_of_its_own_hour(store: Fail
         clock.now += 3600
     clock.now -= 3600
     await pod.books.write()
-    found = await TrafficReader(store, PREFIX, 9).hours(FIRST, END)
+    found = await TrafficReader(store, PREFIX, 9).hours(FIRST, END, dict)
     assert {hour: one.site for hour, one in found.items()} == {
         hour: Row(1, 1, 2, 0, 1) for hour in (1000, 1001, 1002)
     }
@@ -198,6 +198,28 @@ async def test_it_writes_by_itself_and_at_the_end(store: Failing) -> None:
         assert (await told(store))[0]["a"] == 4
         nursery.cancel_scope.cancel()
     assert pod.books.rates is not None
+
+
+async def test_a_defect_of_ours_costs_figures_and_nothing_else(
+    store: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = Pod(store, Clock(), interval=60)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    async with trio.open_nursery() as nursery:
+        monkeypatch.setattr("sniproxy.bookkeeping.look_at", fails)
+        monkeypatch.setattr("sniproxy.bookkeeping.fold", fails)
+        nursery.start_soon(pod.books.run)
+        pod.play("a")
+        await trio.sleep(4000)
+        await pod.books.finish()
+        monkeypatch.undo()
+        await trio.sleep(120)
+        assert (await told(store))[0] == {"a": 1, "all": 1}
+        nursery.cancel_scope.cancel()
+    assert "a defect" in pod.lines.getvalue()
 
 
 async def test_the_end_does_not_wait_for_a_store_that_hangs(

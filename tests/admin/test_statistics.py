@@ -211,10 +211,10 @@ def test_which_hours_and_days_are_told(query: dict[str, str], first: int, end: i
 def test_an_answer_has_bounds() -> None:
     many = site(**{f"r{number}": MORE for number in range(1000)})
     wanted = Wanted("hour", 0, 200, None, as_csv=True)
-    found = dict.fromkeys(range(200), many)
+    found = [(hour, many) for hour in range(200)]
     with pytest.raises(ObjectRefused, match=f"more than {MAX_LINES} lines"):
         as_csv(wanted, found)
-    told = as_json(wanted, {0: many, 1: site(x=SOME)}, 10)
+    told = as_json(wanted, [(0, many), (1, site(x=SOME))], 10)
     assert len(told["routes"]) == 10
     assert told["routes"][0]["route"] == "x"
     assert told["other"]["sessions"] == 991
