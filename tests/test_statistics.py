@@ -82,9 +82,8 @@ def test_counters_that_fall_begin_anew_and_nothing_is_less_than_nothing() -> Non
 
 def test_a_rate_is_of_the_time_between_looks() -> None:
     growth = Growth({})
-    assert growth.rates is None
     growth.take({"a": [1, 0, 0, 1]}, None)
-    assert growth.rates is None
+    assert not growth.rates
     found = growth.take({"a": [21, 300, 100, 7], "b": [0, 100, 0, 2]}, 10.0)
     assert found.routes == {"a": Row(20, 300, 100, 40, 7), "b": Row(0, 100, 0, 10, 2)}
     assert found.site == Row(20, 400, 100, 50, 9)

@@ -64,6 +64,7 @@ def added(many: list[Traffic]) -> tuple[int, ...]:
     return tuple(sum(one.site[place] for one in many) for place in range(3))
 
 
+@settings(max_examples=40)
 @given(st.lists(traffics(), max_size=6), st.randoms(), st.integers(1, 4))
 def test_an_hour_and_a_day_are_their_parts_in_any_order(
     many: list[Traffic], random: Any, limit: int
@@ -110,6 +111,7 @@ def test_peaks_of_nodes_add_up_and_those_of_times_do_not() -> None:
     assert day.traffic.site[3:] == (7, 9)
 
 
+@settings(max_examples=40)
 @given(traffics(), st.integers(0, 8))
 def test_a_limit_keeps_those_with_most_bytes_and_loses_nothing(
     traffic: Traffic, limit: int
@@ -121,6 +123,7 @@ def test_a_limit_keeps_those_with_most_bytes_and_loses_nothing(
     assert all(max(left, default=(0, 0)) <= row.size for row in limited.routes.values())
 
 
+@settings(max_examples=40)
 @given(traffics(), traffics())
 def test_the_rest_is_what_has_come_since(before: Traffic, come: Traffic) -> None:
     now = before.after(come).without(Traffic())  # rows of nothing left out
@@ -133,6 +136,7 @@ def test_what_was_taken_away_is_not_less_than_nothing() -> None:
     assert Row(1, 1, 1).without(Row(2, 3, 4)) == NONE
 
 
+@settings(max_examples=40)
 @given(traffics(), st.integers(0, 9), st.booleans())
 def test_what_is_stored_is_read(traffic: Traffic, number: int, sealed: bool) -> None:
     stored = Stored(traffic, number, sealed, {"t": 3})

@@ -3,7 +3,7 @@
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import anyio.lowlevel
 
@@ -16,6 +16,7 @@ from sniproxy.settings import Settings
 from sniproxy.store import Batch, Changes, Entry, Listing, Store, Ttl
 
 Fails = Literal["before", "after"]
+T = TypeVar("T")
 
 
 def families(counts: dict[str, list[int]]) -> list[Family]:
@@ -138,7 +139,7 @@ class Failing:
             raise StoreUnavailable("away")
         return fails
 
-    def _answer(self, fails: Fails | None, revision: Any) -> Any:
+    def _answer(self, fails: Fails | None, revision: T) -> T:
         if fails == "after":
             raise StoreUnavailable("no answer")
         return revision
