@@ -9,7 +9,7 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
   tests/test_session_limits.py tests/test_session_refusals.py tests/test_close_reasons.py \
   tests/test_first_flight.py tests/test_session_time.py tests/test_tls_policy.py \
   tests/test_session_bandwidth.py tests/test_session_forbidden.py tests/test_session_counts.py \
-  tests/test_session_balancing.py tests/test_session_health.py
+  tests/test_session_balancing.py tests/test_session_health.py tests/test_session_metrics.py
 # What a relay has no part in, or what starts both by itself, and so is not run for each of them.
 ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py \
   test_outages.py test_broken_objects.py test_kills.py test_side_by_side.py test_workers.py test_stop.py \
@@ -24,7 +24,7 @@ ALONE := -m alone
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
 SOURCES := sniproxy admin certs examples tests bench
 
-.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers clean
+.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers metrics-page clean
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
@@ -89,15 +89,20 @@ soak: $(TESTS)  ## faults for half an hour, etcd dead and paused for ten minutes
 	$(BIN)/python -m bench.faults --each --only kill-all --only pause-all --last 600
 	$(BIN)/python -m bench.soak
 
-bench: $(TESTS)  ## what the configuration and picking a node cost, changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
+bench: $(TESTS)  ## what the configuration, picking a node, counting and a scrape cost, changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
 	$(BIN)/python -m bench.snapshot
 	$(BIN)/python -m bench.picks
 	$(BIN)/python -m bench.statistics
+	$(BIN)/python -m bench.observing
+	$(BIN)/python -m bench.scrape
 	$(BIN)/python -m bench.fleet
 	$(BIN)/python -m bench.live_changes
 	$(BIN)/python -m bench.admin_api
 	-$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,bench]'
 	$(BIN)/python -m bench.side_by_side
+
+metrics-page: $(RUNTIME)  ## docs/metrics.md, made of the code
+	$(BIN)/python -m sniproxy.metrics.page > docs/metrics.md
 
 FUZZED := hello name proxy
 fuzz: $(FUZZED:%=fuzz-%)  ## coverage-guided, FUZZ_SECONDS for each reader, with -j at once; installs the extra [fuzz]

@@ -16,9 +16,11 @@ import click
 from admin.statistics import Wanted, as_json
 from bench.machine import describe_machine
 from sniproxy.bookkeeping import SOONEST
+from sniproxy.metrics.rows import Rows
 from sniproxy.objects.traffic import DAY, Part, Row, Stored, Traffic, joined_day, joined_hour
+from sniproxy.scrape import family_of, rows_in
 from sniproxy.settings import Statistics
-from sniproxy.statistics import LOOK_EVERY, SAMPLES, Growth, look_at
+from sniproxy.statistics import LOOK_EVERY, Growth, look_at
 
 MIB = 2**20
 
@@ -42,19 +44,13 @@ def traffic(names: list[str], draw: random.Random) -> Traffic:
 
 
 def exported(names: list[str], draw: random.Random) -> list[dict[str, Any]]:
-    """As a worker tells it, each sample with that of its beginning."""
-    return [
-        {
-            "name": family,
-            "type": "counter",
-            "samples": [
-                [name, [["route", route]], draw.randrange(10**9)]
-                for route in names
-                for name in (sample, f"{family}_created")
-            ],
-        }
-        for family, (sample, _) in SAMPLES.items()
-    ]
+    """As a worker tells it."""
+    most = 10**9
+    rows: Rows = {
+        name: [draw.randrange(most), 9, draw.randrange(most), draw.randrange(most), {"x": 1}]
+        for name in names
+    }
+    return [family_of(rows)]
 
 
 def timed(work: Callable[[], object], times: int = 5) -> float:
@@ -94,7 +90,7 @@ def main(routes: int, pods: int, workers: int) -> None:
     click.echo(f"bytes of a part; an hour; a day: {part_size}; {hour_size}; {day_size}")
     click.echo(f"kept, {settings.keep_hours} hours and {settings.keep_days} days: {kept:.1f} MiB")
     click.echo(f"written in an hour by all: {written:.1f} MiB")
-    exports = [exported(names, draw) for _ in range(workers)]
+    told = [family for _ in range(workers) for family in exported(names, draw)]
     growth = Growth({})
     encoded, month = hour.encode(), range(30 * DAY)
     wanted = Wanted("hour", 0, 30 * DAY, None, as_csv=False)
@@ -103,7 +99,7 @@ def main(routes: int, pods: int, workers: int) -> None:
         found = ((one, (Stored.decode(encoded) or Stored()).traffic) for one in month)
         as_json(wanted, found, routes)
 
-    look = timed(lambda: growth.take(look_at(exports), LOOK_EVERY))
+    look = timed(lambda: growth.take(look_at(rows_in(told)), LOOK_EVERY))
     click.echo(f"ms of a look, each {LOOK_EVERY:g} s: {look:.1f}")
     click.echo(f"ms to pack a part: {timed(parts[0].stored.encode):.1f}")
     click.echo(f"ms to fold an hour: {timed(lambda: joined_hour(Stored(), parts, routes)):.1f}")

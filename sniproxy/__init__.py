@@ -3,6 +3,7 @@
 What all parts share (imports nothing of ours but what stands above it):
     errors          close reasons and exceptions
     networks        addresses, and sets of networks
+    histogram       how often something took how long
     settings        frozen settings, every limit with unit and default
     objects/        ssl, stream_route, upstream, service: APISIX's JSON as models
     keyring         private keys at rest
@@ -17,6 +18,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     access          the plugins of a route, at work
     router          name and addresses -> route
     stick_table     counts by key that all workers of a pod share
+    tallies         what sessions have come to, by route
     limits          who is let in, by address and by route
     fair_queue      who waits to be set up, and whose turn it is
     tls             name -> certificate
@@ -48,7 +50,8 @@ Doing:
     upstream        upstream -> connected socket
     probes          one probe of a game server
     following       store -> whoever is kept equal to it, for ever; and how sure that is
-    metrics         counters of a worker, and of the parent of all
+    metrics/        what a worker counts, and the parent of all; every name and what it means
+    vitals          how late a worker's loop is, and how busy its relay
     references      what ssl objects name in files and variables, and what has changed of it
     agent           remote store -> the local copy that workers follow
     config          local copy, or local store -> snapshot

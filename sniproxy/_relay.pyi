@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 TICK: int  # milliseconds between two calls of Engine.tick
+BOUNDS: list[int]  # microseconds, of Engine.waits
 
 How: TypeAlias = Literal[
     "client_closed",
@@ -33,9 +34,9 @@ Plan = TypeVar("Plan")
 # microseconds from accept to the whole hello.
 TriedReport: TypeAlias = tuple[Plan, int, int, int, int]
 # A listener, a socket that nobody owns any more, (host, port, flow information, scope), what was read, why no more can be
-# read (or 0), and microseconds since accept.
+# read (or 0), microseconds since accept, whether the hello came in several pieces, and what was tried.
 ArrivalReport: TypeAlias = tuple[
-    int, int, tuple[str, int, int, int], bytes, int, int, TriedReport[Plan] | None
+    int, int, tuple[str, int, int, int], bytes, int, int, bool, TriedReport[Plan] | None
 ]
 # (plan, which of its nodes, token, host:port of the client), end, bytes (to the upstream, to the client), microseconds
 # (from accept to the hello, from there to the connection with the node, from accept to the end).
@@ -48,6 +49,20 @@ def read_hello(said: bytes, /) -> str | None:
 
 def read_header(said: bytes, /) -> tuple[str, int, int] | None:
     """Host and port of a PROXY header's client, and its size; None: not whole yet; size 0: as above."""
+
+class Meter:
+    """Counts what whoever is given it moves, at once. See `sniproxy.tallies.Meter`."""
+
+    @property
+    def begun(self) -> int:
+        """Sessions by plans that have set out."""
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes so far, to the upstream and to the client."""
+
+    def add(self, to_upstream: int, to_client: int, /) -> None:
+        """So many more."""
 
 class Nodes:
     def __init__(self, addresses: Sequence[tuple[str, int]], keepalive_idle: int) -> None:
@@ -79,6 +94,7 @@ class Engine(Generic[Owner, Plan]):
         first: bytes,
         terms: Terms,
         owner: Owner,
+        meter: Meter | None = None,
         /,
     ) -> int:
         """Takes over two descriptors that nobody owns any more. The session's token.
@@ -97,7 +113,16 @@ class Engine(Generic[Owner, Plan]):
     def unlisten(self, listener: int, most: int = 0, /) -> None:
         """Accepts `most` of those who wait there by now, and no more, and closes the copy; has done so when it returns."""
 
-    def learn(self, listener: int, name: str, nodes: Nodes, terms: Terms, plan: Plan, /) -> None:
+    def learn(
+        self,
+        listener: int,
+        name: str,
+        nodes: Nodes,
+        terms: Terms,
+        plan: Plan,
+        meter: Meter | None = None,
+        /,
+    ) -> None:
         """Who asks a listener for a name is connected to one of those nodes."""
 
     def limit(self, most: int, /) -> None:
@@ -135,6 +160,14 @@ class Engine(Generic[Owner, Plan]):
 
     def accepted(self) -> int:
         """Connections so far, whoever serves them."""
+
+    def hellos(self) -> list[int]:
+        """Of those who went by plans: plain ones, with post-quantum groups, with ECH, in several pieces."""
+
+    def waits(self) -> list[tuple[list[int], float]]:
+        """How long hello and connection took of those who went by plans, and the answer of anybody's game server: of each
+        bucket by itself, and seconds in all.
+        """
 
     def ended(self) -> list[tuple[Owner, End, int, int]]:
         """Sessions that ended since the last call: owner, end, bytes to the upstream, bytes to the client."""

@@ -10,6 +10,7 @@ from sniproxy.errors import CloseReason
 from sniproxy.health import Circuit
 from sniproxy.logs import encode
 from sniproxy.stick_table import Key
+from sniproxy.tallies import Tally
 
 DETAIL_LIMIT = 2000  # characters of a cause in a log line
 
@@ -38,6 +39,7 @@ class Account:
     id: str = field(default_factory=_new_id)
     sni: str | None = None
     route: str | None = None
+    tally: Tally | None = None  # of the route, where it counts until its end
     node: str | None = None
     tls: str | None = None  # "passthrough", or the version that was terminated
     attempts: int = 0

@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import Any
 
 import trio
@@ -19,7 +20,7 @@ from sniproxy.metrics import PodMetrics
 from sniproxy.objects.node_record import Rates
 from sniproxy.objects.traffic import Places, Stored, hour_of
 from sniproxy.presence import node_id
-from sniproxy.scrape import Family
+from sniproxy.scrape import Family, rows_in
 from sniproxy.settings import Settings
 from sniproxy.statistics import LOOK_EVERY, Growth, Ledger, OpenPart, look_at
 from sniproxy.store import Store
@@ -124,7 +125,8 @@ class Books:
         """Counts what has come since the last look, in the hour that it is now."""
         now = trio.current_time()
         seconds = None if self._looked is None else now - self._looked
-        traffic = self._growth.take(look_at(self._counted()), seconds)
+        rows = rows_in(chain.from_iterable(self._counted()))
+        traffic = self._growth.take(look_at(rows), seconds)
         self._looked = now
         self._ledger.add(hour_of(self._clock()), traffic)
 

@@ -43,6 +43,7 @@ from sniproxy.settings import EtcdUrl, Proxy, Settings
 from sniproxy.small_http import serve_http
 from sniproxy.status import NOT_YET, PodFreshness, Status
 from sniproxy.store import Store
+from sniproxy.store.etcd import EtcdStore
 from sniproxy.store.opening import open_store
 from sniproxy.upgrade import (
     SIGNALS,
@@ -117,7 +118,11 @@ class DataPlane:
             self._agent = Agent(settings, store, metrics, log, moved=self._copy_moved)
         freshness = PodFreshness(self.crew, self._agent.freshness if self._agent else None)
         metrics.show_freshness(freshness)
-        self._status = Status(metrics.registry, self.crew, freshness)
+        if self._agent is not None:
+            metrics.show_watches(self._agent.freshness)
+        if isinstance(store, EtcdStore):
+            metrics.show_etcd(store.health)
+        self._status = Status(metrics.registry, self.crew, freshness, lambda: self.settings)
         self._books: Books | None = None
         if settings.statistics.enabled:
             before = left.statistics if left else None

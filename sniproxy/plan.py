@@ -15,6 +15,7 @@ from sniproxy.networks import family_of, parse_address
 from sniproxy.router import Route
 from sniproxy.settings import Listener, Proxy
 from sniproxy.snapshot import Snapshot
+from sniproxy.tallies import Tally
 
 PATIENCE = 1.0  # seconds for which a relay may keep somebody who is no session yet: shorter timeouts are not its to hold
 
@@ -31,6 +32,7 @@ class Plan:
     forms: dict[int, Form] = field(
         default_factory=dict, compare=False
     )  # of its sessions' lines, by pick
+    tally: Tally | None = field(default=None, compare=False)  # where its sessions count
 
     def form(self, pick: int) -> Form:
         """The log lines of sessions that went to that node of the round."""
@@ -72,8 +74,12 @@ def plan_for(
     name: str,
     port: int,
     forbidden: Forbidden,
+    tally: Tally | None = None,
 ) -> Plan | None:
-    """The plan for a name at a listener, whose port that is; None where not everybody fares the same."""
+    """The plan for a name at a listener, whose port that is; None where not everybody fares the same.
+
+    tally: where its sessions are to count.
+    """
     if not treats_all_alike(listener, settings):
         return None
     route = snapshot.router.match_for_all(name, port)
@@ -91,4 +97,4 @@ def plan_for(
     nodes = set(target.round)
     if any(forbidden.why(parse_address(one.bare_host), one.port or port) for one in nodes):
         return None
-    return Plan(listener, name, route, target, port)
+    return Plan(listener, name, route, target, port, tally=tally)

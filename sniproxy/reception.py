@@ -6,7 +6,6 @@ are accounted for here, in batches.
 
 import socket
 import traceback
-from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -57,7 +56,7 @@ class Reception:
         self._open.pop(listening).close(listening, empty)
 
     def _accepted(self, listener: Listener, sock: socket.socket, peer: object) -> None:
-        self._worker.metrics.opened.inc()
+        self._worker.metrics.counts.opened += 1
         spread_keepalive(sock, self._worker.settings.keepalive_idle)
         self.arrived(Accepted(listener, sock, peer, trio.current_time()))
 
@@ -85,7 +84,7 @@ class Reception:
 
     def failed(self, trace: str, route: str | None) -> None:
         """Somebody whom the relay has accepted and could not hand over."""
-        self._worker.metrics.closed[CloseReason.INTERNAL_ERROR].inc()
+        self._worker.metrics.counts.close(CloseReason.INTERNAL_ERROR, route)
         report(self._worker.metrics, self._worker.log, trace, route=route)
 
     def paused(self, cause: str) -> None:
@@ -94,13 +93,9 @@ class Reception:
 
     def played(self, sessions: list[Played]) -> None:
         """What the relay has played by plans, and is over."""
-        metrics = self._worker.metrics
-        bodies, reasons = [], Counter[CloseReason]()
-        to_upstream = to_client = 0
+        bodies = []
+        self._worker.metrics.counts.play(sessions)
         for one in sessions:
-            reasons[one.reason] += 1
-            to_upstream += one.to_upstream
-            to_client += one.to_client
             try:
                 if one.detail or one.connect is None:
                     self._write(one)
@@ -112,14 +107,10 @@ class Reception:
                 bodies.append(form.fill(session, one.reason, one.client, *moved, times))
             except Exception:  # a defect of ours costs this session its line
                 self._report(one, traceback.format_exc())
-        for reason, count in reasons.items():
-            metrics.closed[reason].inc(count)
-        metrics.bytes_to_upstream.inc(to_upstream)
-        metrics.bytes_to_client.inc(to_client)
         try:
             self._worker.log.info_many("session", bodies)
         except Exception:  # likewise, all of them
-            report(metrics, self._worker.log, traceback.format_exc())
+            report(self._worker.metrics, self._worker.log, traceback.format_exc())
 
     def _write(self, one: Played) -> None:
         """The line of a session that did not go as most do."""

@@ -60,6 +60,8 @@ LIVE = frozenset(
         "overload.address_share",
         "overload.queue",
         "overload.queue_timeout",
+        "status.metrics_routes",
+        "status.apisix_metrics",
         "encryption.keyring",
     }
 )

@@ -28,6 +28,7 @@ from sniproxy.relay import Accepted, Attempt, Flow, Originated, Outcome, Termina
 from sniproxy.relay.sockets import Lost, close, send_all
 from sniproxy.router import Arrival, Match
 from sniproxy.settings import Listener
+from sniproxy.tallies import Tally
 from sniproxy.upstream import reach
 from sniproxy.upstream_tls import TLS_IN_TLS
 from sniproxy.worker_state import Worker
@@ -60,6 +61,8 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
                 if not flight.local:
                     worker.limits.admit_client(listener, client, account.claims)
                 hello = await flight.read_hello()
+                if hello is not None:
+                    worker.metrics.counts.sound(hello, split=flight.split)
                 if flight.local:  # a balancer's health check ends before this
                     worker.limits.admit_client(listener, client, account.claims)
             match = await _route(worker, client, server, hello, account)
@@ -84,6 +87,7 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
         _failed(worker, account)
         _ended(worker, account, Outcome(CloseReason.INTERNAL_ERROR, repr(error), 0, 0))
     finally:
+        worker.metrics.counts.set_up(account, by_plan=accepted.attempt is not None)
         if not handed_over:
             close_all(accepted)
             if flow is not None:
@@ -93,6 +97,9 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
 def refuse(worker: Worker, accepted: Accepted, reason: CloseReason) -> None:
     """Closes a connection that was accepted and may not be served."""
     account = Account(_text(accepted.peer), accepted.listener.address, accepted.since)
+    if accepted.attempt is not None:
+        _by_plan(worker, accepted.attempt, account)
+    worker.metrics.counts.refuse(reason)
     close_all(accepted)
     _ended(worker, account, Outcome(reason, "", 0, 0))
 
@@ -117,6 +124,8 @@ async def _route(
     match = worker.snapshot.router.match(arrival)
     if match is None:
         raise SessionEnded(CloseReason.NO_ROUTE)
+    account.tally = worker.metrics.counts.tallies.of(match.route.id)
+    account.tally.opened += 1
     _count(worker, account, match.route.id)
     if match.route.id in worker.drained:
         raise SessionEnded(CloseReason.ROUTE_DRAINED)
@@ -154,6 +163,7 @@ async def _terminate(
     seconds = worker.settings.handshake_timeout
     with Deadline(seconds, CloseReason.HANDSHAKE_TIMEOUT, "not done in {:g} s"):
         tls = await worker.relay.accept_tls(sock, certificate.server_tls, received)
+    worker.metrics.counts.shake_hands(tls)
     account.tls = tls.version
     account.handshake_at = trio.current_time()
     return tls
@@ -175,18 +185,21 @@ def _teach(worker: Worker, listener: Listener, server: Any, account: Account) ->
         return
     if worker.short_of_memory or account.route in worker.drained:  # since it came
         return
-    plan = plan_for(worker.snapshot, listener, settings, account.sni, server[1], worker.forbidden)
+    forbidden, tally = worker.forbidden, account.tally
+    plan = plan_for(worker.snapshot, listener, settings, account.sni, server[1], forbidden, tally)
     if plan is not None:
-        front.learn(plan, _terms(worker, plan.target))
+        front.learn(plan, _terms(worker, plan.target, tally))
 
 
-def _terms(worker: Worker, target: Target) -> Terms:
+def _terms(worker: Worker, target: Target, tally: Tally | None) -> Terms:
     settings = worker.settings
     return Terms(
         idle_timeout=target.idle_timeout or settings.idle_timeout,
         half_close_timeout=settings.half_close_timeout,
         session_time=settings.limits.session_time,
         bandwidth=settings.limits.session_bandwidth,
+        meter=None if tally is None else tally.meter,
+        answered=worker.metrics.counts.first_byte.observe,
     )
 
 
@@ -195,6 +208,8 @@ def _by_plan(worker: Worker, attempt: Attempt, account: Account) -> Target:
     plan = attempt.plan
     account.hello_at, account.sni = attempt.hello_at, plan.name
     account.tls = "passthrough"
+    # Its meter has counted it already.
+    account.tally = plan.tally or worker.metrics.counts.tallies.of(plan.route.id)
     _count(worker, account, plan.route.id)
     return plan.target
 
@@ -208,7 +223,7 @@ async def _connect(
     tls: Terminated | None,
     account: Account,
 ) -> Flow:
-    terms = _terms(worker, target)
+    terms = _terms(worker, target, account.tally)
     client_tls = worker.snapshot.client_tls(target)
     if client_tls is not None and account.tls == "passthrough":
         raise SessionEnded(CloseReason.NO_UPSTREAM, TLS_IN_TLS)
@@ -264,6 +279,10 @@ def _refused(
     worker: Worker, accepted: Accepted, account: Account, end: SessionEnded, flight: FirstFlight
 ) -> None:
     """A connection that came to no game server. The client is told what can be told in clear."""
+    counts = worker.metrics.counts
+    counts.refuse(end.reason, end.detail, end.limit)
+    if flight.broken is not None:
+        counts.broken(flight.broken)
     try:
         if end.reason in UNSERVED and accepted.listener.is_tls:
             with suppress(OSError):  # the client may be gone
@@ -316,7 +335,7 @@ def _failed(worker: Worker, account: Account, trace: str | None = None) -> None:
 
 def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
     """The one place where a session is accounted for. Raises nothing: who calls it serves others too."""
-    worker.metrics.closed[outcome.reason].inc()
+    worker.metrics.counts.end(account, outcome.reason, trio.current_time())
     if account.route is not None:
         _one_less(worker.routed, account.route)
     if account.node is not None:
@@ -347,9 +366,6 @@ def _one_less(counts: Counter[str], name: str) -> None:
 
 
 def _account_for(worker: Worker, account: Account, outcome: Outcome) -> None:
-    metrics = worker.metrics
-    metrics.bytes_to_upstream.inc(outcome.to_upstream)
-    metrics.bytes_to_client.inc(outcome.to_client)
     if outcome.reason is CloseReason.PROBE:
         return  # every few seconds, for ever: counted and not logged
     left_out = 0

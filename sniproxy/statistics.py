@@ -5,7 +5,7 @@ belongs to the hour of the look. Whoever looks does so every LOOK_EVERY seconds,
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -19,30 +19,15 @@ LOOK_EVERY = (
 SHORTEST = 0.4  # of the time between two looks: what came in less tells no rate
 MOST_HOURS = 48  # that wait to be written while the store is away; then two become one
 
-# As the workers export them: metric -> the sample that counts, and its place in what is counted of a route.
-SESSIONS, TO_UPSTREAM, TO_CLIENT, ACTIVE = range(4)
-SAMPLES = {
-    "sniproxy_route_sessions_opened": ("sniproxy_route_sessions_opened_total", SESSIONS),
-    "sniproxy_route_bytes_to_upstream": ("sniproxy_route_bytes_to_upstream_total", TO_UPSTREAM),
-    "sniproxy_route_bytes_to_client": ("sniproxy_route_bytes_to_client_total", TO_CLIENT),
-    "sniproxy_route_sessions_active": ("sniproxy_route_sessions_active", ACTIVE),
-}
-Look = dict[str, list[int]]  # by route: sessions, bytes each way, sessions now
+# The places of what is counted of a route, as `metrics/rows.py` has them.
+SESSIONS, ACTIVE, TO_UPSTREAM, TO_CLIENT = range(4)
+NOTHING = [0, 0, 0, 0]
+Look = dict[str, list[int]]  # by route
 
 
-def look_at(exports: Iterable[Iterable[Mapping[str, Any]]]) -> Look:
-    """What several processes have exported (`scrape.py`), by route."""
-    look: Look = {}
-    for families in exports:
-        for family in families:
-            if family["name"] not in SAMPLES:
-                continue
-            counted, place = SAMPLES[family["name"]]
-            for name, labels, value in family["samples"]:
-                if name == counted:
-                    route = dict(labels).get("route", "")
-                    look.setdefault(route, [0, 0, 0, 0])[place] += int(value)
-    return look
+def look_at(rows: Mapping[str, Sequence[Any]]) -> Look:
+    """What all workers together have counted."""
+    return {route: [int(one) for one in row[:4]] for route, row in rows.items()}
 
 
 class Growth:
@@ -76,7 +61,7 @@ class Growth:
             seconds = None
         routes, other = {}, Row()
         for route, counts in look.items():
-            grown = _grown(before.get(route, [0, 0, 0, 0]), counts, seconds)
+            grown = _grown(before.get(route, NOTHING), counts, seconds)
             if not any(grown):
                 continue
             if re.fullmatch(ID_PATTERN, route):
@@ -96,7 +81,7 @@ class Growth:
 
 
 def _grown(before: list[int], now: list[int], seconds: float | None) -> Row:
-    sums = [max(0, two - one) for one, two in zip(before[:ACTIVE], now[:ACTIVE], strict=True)]
+    sums = [max(0, two - one) for one, two in zip(before, now, strict=True)]
     moved = sums[TO_UPSTREAM] + sums[TO_CLIENT]
     rate = round(moved / seconds) if seconds is not None else 0
     return Row(sums[SESSIONS], sums[TO_UPSTREAM], sums[TO_CLIENT], rate, max(0, now[ACTIVE]))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from prometheus_client.core import Metric
 
 from sniproxy.channel import Channel, Message
 from sniproxy.config import InForce
@@ -27,12 +28,13 @@ from sniproxy.forbidden import own_addresses
 from sniproxy.keyring import open_keyring
 from sniproxy.limits import Limits
 from sniproxy.logs import Log, open_log
+from sniproxy.metrics.objects import certificates, circuits, nodes
 from sniproxy.orders import REPORT_EVERY, REPORT_EVERY_LEAVING, Begin, Report, settings_of
 from sniproxy.probing import Probing
 from sniproxy.reception import Reception
 from sniproxy.references import References
 from sniproxy.relay.opening import open_relay
-from sniproxy.scrape import export
+from sniproxy.scrape import export_worker
 from sniproxy.settings import Listener, Settings
 from sniproxy.snapshot import Snapshot
 from sniproxy.status import config_of, flight_of, refused_of
@@ -41,6 +43,7 @@ from sniproxy.store import Store
 from sniproxy.store.mirror import Copy
 from sniproxy.store.opening import open_store
 from sniproxy.store.sqlite import POLL
+from sniproxy.vitals import Vitals
 from sniproxy.worker_state import Worker, open_worker
 
 DESCRIPTORS_PER_SESSION = 2  # the player's socket and the game server's
@@ -69,6 +72,7 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
             settings.overload,
             workers=begin.workers,
             own=own_addresses(settings),
+            most_routes=settings.status.metrics_routes,
         )
         # Who cannot follow a copy knows as late as one who looks at it now and then.
         freshness = Freshness(settings.etcd.watch_silence + POLL)
@@ -77,6 +81,9 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
         nursery.start_soon(channel.run)
         nursery.start_soon(hand.obey)
         nursery.start_soon(hand.report_now_and_then)
+        vitals = Vitals()
+        worker.metrics.show_vitals(vitals.worst_lag, vitals.relay_load)
+        nursery.start_soon(vitals.run)
         following = partial(
             follow,
             settings=settings.proxy,
@@ -231,6 +238,7 @@ class Hand:
         self._accept([])
         self._settings = settings
         self._worker.settle(settings.proxy, settings.overload)
+        self._worker.metrics.counts.tallies.most = settings.status.metrics_routes
         try:
             self._worker.snapshot.take_keys(open_keyring(settings))
         except SettingsError as error:  # its file cannot be read any more since the parent did
@@ -286,7 +294,7 @@ class Hand:
     async def report_now_and_then(self) -> None:
         """For ever. What it has counted goes along, so that it is known if the worker dies."""
         while True:
-            counted = export(self._worker.metrics.registry)
+            counted = export_worker(self._worker.metrics)
             self.report()
             self._channel.offer({"counted": counted})
             await trio.sleep(REPORT_EVERY_LEAVING if self._leaving else REPORT_EVERY)
@@ -302,7 +310,7 @@ class Hand:
     def _content(self, about: str, more: dict[str, Any]) -> Any:
         match about:
             case "metrics":
-                return export(self._worker.metrics.registry)
+                return export_worker(self._worker.metrics, self._single_objects())
             case "config":
                 return config_of(self._worker.snapshot)
             case "refused":
@@ -321,6 +329,13 @@ class Hand:
                 self._shut()
                 return True
         return None  # of a parent that knows more
+
+    def _single_objects(self) -> Iterator[Metric]:
+        snapshot = self._worker.snapshot
+        yield certificates(snapshot)
+        yield circuits(snapshot, trio.current_time())
+        if self._probing is not None:
+            yield nodes(self._probing.state())
 
 
 def raise_descriptor_limit(max_sessions: int, log: Log) -> None:

@@ -11,11 +11,13 @@ from sniproxy.health import open_circuits
 from sniproxy.limits import Limits, open_limits
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
+from sniproxy.metrics.counts import NO_WAITS, NONE_READ
 from sniproxy.names import Names
 from sniproxy.refusals import Recorder, Sampler
 from sniproxy.relay import Relay
 from sniproxy.settings import Overload, Proxy
 from sniproxy.snapshot import Snapshot
+from sniproxy.tallies import MOST
 from sniproxy.turns import Turns
 from sniproxy.upstream import Ways
 
@@ -96,6 +98,7 @@ def open_worker(
     overload: Overload | None = None,
     workers: int = 1,
     own: Sequence[str] = (),
+    most_routes: int = MOST,
 ) -> Worker:
     """One of so many workers; without `limits` it shares them with nobody, not even with a relay that accepts by itself."""
     limits = limits or open_limits(settings)
@@ -107,6 +110,10 @@ def open_worker(
         lambda: limits.active,
         lambda: limits.uncounted,
         lambda: front.accepted if front is not None else 0,
+        lambda: front.hellos if front is not None else NONE_READ,
+        lambda: front.waits if front is not None else NO_WAITS,
+        exists=lambda route: snapshot.has("stream_routes", route),
+        most_routes=most_routes,
     )
     metrics.setups.set_function(lambda: turns.inside)
     metrics.setups_waiting.set_function(lambda: turns.waiting)

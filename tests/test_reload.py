@@ -78,6 +78,8 @@ AT_ONCE: dict[str, Any] = {
     "overload.address_share": 0.25,
     "overload.queue": 4097,
     "overload.queue_timeout": 11.0,
+    "status.metrics_routes": 2001,
+    "status.apisix_metrics": True,
     "encryption.keyring": (KEY,),
 }
 LATER: dict[str, Any] = {

@@ -295,7 +295,7 @@ async def test_a_connection_that_may_not_be_served_is_closed_and_counted() -> No
         async with open_gateway() as gateway:
             player = socket.create_connection(listening.getsockname())
             sock, peer = listening.accept()
-            gateway.worker.metrics.opened.inc()
+            gateway.worker.metrics.counts.opened += 1
             gateway.worker.limits.enter()
             accepted = Accepted(MIXED, sock, peer, trio.current_time())
             refuse(gateway.worker, accepted, CloseReason.SESSION_LIMIT)

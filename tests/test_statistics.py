@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from sniproxy.objects.traffic import NONE, Row, Stored, Traffic
-from sniproxy.scrape import export
+from sniproxy.scrape import family_of, rows_in
 from sniproxy.statistics import LOOK_EVERY, MOST_HOURS, Growth, Ledger, OpenPart, look_at
 
 GROWTHS = st.dictionaries(
@@ -33,18 +32,12 @@ def traffic(sessions: int = 1, **more: int) -> Traffic:
 
 
 def test_a_look_is_what_all_processes_have_counted() -> None:
-    def process(bytes_up: int) -> list[dict[str, Any]]:
-        registry = CollectorRegistry()
-        name, more = "sniproxy_route_bytes_to_upstream", {"registry": registry}
-        Counter(name, "", ["route"], **more).labels("a").inc(bytes_up)
-        Counter("sniproxy_route_bytes_to_client", "", ["route"], **more).labels("a").inc(3)
-        Counter("sniproxy_route_sessions_opened", "", ["route"], **more).labels("b").inc()
-        Gauge("sniproxy_route_sessions_active", "", ["route"], **more).labels("b").set(7)
-        Counter("sniproxy_sessions_opened", "", **more).inc(100)  # not by route
-        exported: list[dict[str, Any]] = json.loads(json.dumps(export(registry)))
-        return exported
-
-    assert look_at([process(5), [], process(6)]) == {"a": [0, 11, 6, 0], "b": [2, 0, 0, 14]}
+    """As they tell it one another, on the way that the metrics have."""
+    closed = {"client_closed": 1}
+    told = [family_of({"a": [2, 1, 5, 3, closed]}), {"name": "x", "samples": []}]
+    more = [family_of({"a": [1, 1, 6, 0, {}], "b": [7, 7, 0, 0, {}]})]
+    rows = rows_in(json.loads(json.dumps([*told, *more])))
+    assert look_at(rows) == {"a": [3, 2, 11, 3], "b": [7, 7, 0, 0]}
 
 
 @given(st.lists(GROWTHS, max_size=8), st.booleans())
@@ -54,37 +47,37 @@ def test_growths_add_up_to_what_was_counted(
     growth, look, total = Growth({}), {"a": [0, 0, 0, 0]}, Traffic()
     for step in steps:
         look = {one: [*row] for one, row in look.items()}
-        for route, (sessions, up, down, active) in step.items():
+        for route, (sessions, active, up, down) in step.items():
             had = look.setdefault(route, [0, 0, 0, 0])
-            look[route] = [had[0] + sessions, had[1] + up, had[2] + down, active]
+            look[route] = [had[0] + sessions, active, had[2] + up, had[3] + down]
         total = total.after(growth.take(look, None))
         if upgrade:  # another one goes on
             growth = Growth(json.loads(json.dumps(growth.seen)))
-    for place in range(3):
-        assert total.site[place] == sum(row[place] for row in look.values())
-    for route, row in look.items():
-        assert list(total.routes.get(route, NONE)[:3]) == row[:3]
+    for place, counted in enumerate((0, 2, 3)):
+        assert total.site[place] == sum(row[counted] for row in look.values())
+        for route, row in look.items():
+            assert total.routes.get(route, NONE)[place] == row[counted]
 
 
 def test_what_others_have_counted_before_is_not_counted_again() -> None:
     growth = Growth(None)
-    assert growth.take({"a": [5, 500, 500, 1]}, None).site == Row(peak_sessions=1)
-    assert growth.take({"a": [6, 500, 500, 2]}, None).site == Row(1, peak_sessions=2)
+    assert growth.take({"a": [5, 1, 500, 500]}, None).site == Row(peak_sessions=1)
+    assert growth.take({"a": [6, 2, 500, 500]}, None).site == Row(1, peak_sessions=2)
 
 
 def test_counters_that_fall_begin_anew_and_nothing_is_less_than_nothing() -> None:
-    growth = Growth({"a": [9, 90, 90, 3], "b": [4, 40, 40, 1]})
-    assert growth.take({"a": [1, 95, 10, 0]}, None) == Traffic(
+    growth = Growth({"a": [9, 3, 90, 90], "b": [4, 1, 40, 40]})
+    assert growth.take({"a": [1, 0, 95, 10]}, None) == Traffic(
         Row(0, 5), {"a": Row(0, 5)}
     )  # and b is away
-    assert growth.take({"a": [2, 95, 11, 0]}, None).site == Row(1, 0, 1)
+    assert growth.take({"a": [2, 0, 95, 11]}, None).site == Row(1, 0, 1)
 
 
 def test_a_rate_is_of_the_time_between_looks() -> None:
     growth = Growth({})
-    growth.take({"a": [1, 0, 0, 1]}, None)
+    growth.take({"a": [1, 1, 0, 0]}, None)
     assert not growth.rates
-    found = growth.take({"a": [21, 300, 100, 7], "b": [0, 100, 0, 2]}, 10.0)
+    found = growth.take({"a": [21, 7, 300, 100], "b": [0, 2, 100, 0]}, 10.0)
     assert found.routes == {"a": Row(20, 300, 100, 40, 7), "b": Row(0, 100, 0, 10, 2)}
     assert found.site == Row(20, 400, 100, 50, 9)
     assert growth.rates is not None
@@ -97,13 +90,13 @@ def test_a_rate_is_of_the_time_between_looks() -> None:
 
 def test_a_short_time_tells_no_rate() -> None:
     growth = Growth({})
-    assert growth.take({"a": [1, 10**9, 0, 1]}, LOOK_EVERY / 100).site.peak_rate == 0
-    assert Growth({}, look_every=0.1).take({"a": [1, 100, 0, 1]}, 0.1).site.peak_rate == 1000
+    assert growth.take({"a": [1, 1, 10**9, 0]}, LOOK_EVERY / 100).site.peak_rate == 0
+    assert Growth({}, look_every=0.1).take({"a": [1, 1, 100, 0]}, 0.1).site.peak_rate == 1000
 
 
 @pytest.mark.parametrize("route", ["", "a b", "=1", "x" * 10 + "\n", "ü"])
 def test_what_is_no_id_of_a_route_is_one_of_the_others(route: str) -> None:
-    found = Growth({}).take({route: [1, 2, 3, 4], "a": [1, 0, 0, 0]}, None)
+    found = Growth({}).take({route: [1, 4, 2, 3], "a": [1, 0, 0, 0]}, None)
     assert found == Traffic(Row(2, 2, 3, 0, 4), {"a": Row(1)}, Row(1, 2, 3, 0, 4))
 
 

@@ -16,12 +16,12 @@ pub enum Reading {
     Unsure,
 }
 
-const RECORD_HEADER: usize = 5;
+pub(crate) const RECORD_HEADER: usize = 5;
 const MAX_RECORD: usize = 1 << 14;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
-const HELLO_HEADER: usize = 4;
-const RANDOM: usize = 32;
+pub(crate) const HELLO_HEADER: usize = 4;
+pub(crate) const RANDOM: usize = 32;
 const MAX_SESSION_ID: usize = 32;
 const TLS_1_0: u16 = 0x0301;
 const MAX_NAME: usize = 253;
@@ -29,10 +29,10 @@ const MAX_LABEL: usize = 63;
 const MOST_EXTENSIONS: usize = 64; // they are compared pairwise
 
 const SERVER_NAME: u16 = 0;
-const GROUPS: u16 = 10;
+pub(crate) const GROUPS: u16 = 10;
 const ALPN: u16 = 16;
 const VERSIONS: u16 = 43;
-const KEY_SHARE: u16 = 51;
+pub(crate) const KEY_SHARE: u16 = 51;
 
 /// Reads what has come so far.
 #[must_use]
@@ -66,32 +66,32 @@ fn agrees(bytes: &[u8], at: usize, expected: u8) -> bool {
 }
 
 /// The rest of a vector, from which pieces are taken.
-struct Bytes<'a>(&'a [u8]);
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn short(&mut self) -> Option<u16> {
+    pub(crate) fn short(&mut self) -> Option<u16> {
         let two = self.take(2)?;
         Some(u16::from_be_bytes([two[0], two[1]]))
     }
 
     /// A vector with a length of one byte.
-    fn small(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn small(&mut self) -> Option<&'a [u8]> {
         let length = self.take(1)?[0];
         self.take(usize::from(length))
     }
 
     /// A vector with a length of two bytes.
-    fn large(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn large(&mut self) -> Option<&'a [u8]> {
         let length = self.short()?;
         self.take(usize::from(length))
     }

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 
 use crate::engine::Times;
 use crate::keepalive::spread;
+use crate::meter::Meter;
 
 /// Plans that are kept at most. Wildcards have names without end, so one more makes room by forgetting all.
 pub const MOST_PLANS: usize = 1 << 16;
@@ -79,8 +80,19 @@ pub struct Plan<T> {
     pub nodes: Arc<Nodes>,
     /// How long it may last.
     pub times: Times,
+    /// Where its sessions are counted; None: nowhere.
+    pub meter: Option<Arc<Meter>>,
     /// What whoever made the plan wants back with each session.
     pub owner: T,
+}
+
+impl<T> Plan<T> {
+    /// Somebody sets out by it.
+    pub fn begin(&self) {
+        if let Some(meter) = &self.meter {
+            meter.begin();
+        }
+    }
 }
 
 /// All plans, by listener and name.
@@ -138,6 +150,7 @@ mod tests {
                 session: None,
                 bandwidth: None,
             },
+            meter: None,
             owner,
         }
     }

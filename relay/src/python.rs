@@ -13,6 +13,7 @@ use crate::deadlines::TICK;
 use crate::engine::{Handle, Terms as ListenTerms, Times};
 use crate::header::{self, Header, Network};
 use crate::hello::{self, Reading};
+use crate::meter::{self, Histogram};
 use crate::places::Places;
 use crate::plans::{self, Plan};
 use crate::reports::{
@@ -28,6 +29,36 @@ struct Engine(Handle<Py<PyAny>>);
 /// The game servers of an upstream. See `_relay.pyi`.
 #[pyclass(frozen, module = "sniproxy._relay")]
 struct Nodes(Arc<plans::Nodes>);
+
+/// What is counted together. See `_relay.pyi`.
+#[pyclass(frozen, module = "sniproxy._relay")]
+struct Meter(Arc<meter::Meter>);
+
+#[pymethods]
+impl Meter {
+    #[new]
+    fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    #[getter]
+    fn begun(&self) -> u64 {
+        self.0.begun()
+    }
+
+    #[getter]
+    fn moved(&self) -> (u64, u64) {
+        self.0.moved()
+    }
+
+    fn add(&self, to_upstream: u64, to_client: u64) {
+        self.0.add(to_upstream, to_client);
+    }
+}
+
+fn shared(meter: &Bound<'_, Meter>) -> Arc<meter::Meter> {
+    Arc::clone(&meter.get().0)
+}
 
 /// Milliseconds (idle, half-close, session), and bytes per second.
 type Terms = (u64, u64, Option<u64>, Option<u64>);
@@ -78,6 +109,7 @@ impl Engine {
         (raw(self.0.done()), raw(self.0.over()), raw(self.0.knocks()))
     }
 
+    #[pyo3(signature = (client, upstream, first, terms, owner, meter=None))]
     fn start(
         &self,
         client: RawFd,
@@ -85,13 +117,15 @@ impl Engine {
         first: &[u8],
         terms: Terms,
         owner: Py<PyAny>,
+        meter: Option<&Bound<'_, Meter>>,
     ) -> u64 {
         // SAFETY: the caller has detached both descriptors from their sockets (socket.detach), so they are open, and
         // nobody else owns them.
         let (client, upstream) =
             unsafe { (OwnedFd::from_raw_fd(client), OwnedFd::from_raw_fd(upstream)) };
         let session = Session::new(client, upstream, first.to_vec());
-        self.0.adopt(session, times(terms), owner)
+        self.0
+            .adopt_counted(session, times(terms), meter.map(shared), owner)
     }
 
     #[pyo3(signature = (listening, batch, trusted=None))]
@@ -116,6 +150,7 @@ impl Engine {
         py.detach(|| self.0.unlisten_after(listener, most));
     }
 
+    #[pyo3(signature = (listener, name, nodes, terms, owner, meter=None))]
     fn learn(
         &self,
         listener: usize,
@@ -123,10 +158,12 @@ impl Engine {
         nodes: &Bound<'_, Nodes>,
         terms: Terms,
         owner: Py<PyAny>,
+        meter: Option<&Bound<'_, Meter>>,
     ) {
         let plan = Plan {
             nodes: Arc::clone(&nodes.get().0),
             times: times(terms),
+            meter: meter.map(shared),
             owner,
         };
         self.0.learn(listener, name, plan);
@@ -177,6 +214,16 @@ impl Engine {
 
     fn accepted(&self) -> u64 {
         self.0.accepted()
+    }
+
+    fn hellos(&self) -> [u64; 4] {
+        self.0.seen().hellos.counts()
+    }
+
+    /// (of each bucket, seconds in all): hello, connection, answer
+    fn waits(&self) -> [(Vec<u64>, f64); 3] {
+        let waits = &self.0.seen().waits;
+        [&waits.hello, &waits.connect, &waits.answer].map(Histogram::counts)
     }
 
     fn ended(&self) -> Vec<EndReport> {
@@ -263,7 +310,9 @@ fn read_header(bytes: &[u8]) -> Option<(String, u16, usize)> {
 fn _relay(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Engine>()?;
     module.add_class::<Nodes>()?;
+    module.add_class::<Meter>()?;
     module.add_function(wrap_pyfunction!(read_hello, module)?)?;
     module.add_function(wrap_pyfunction!(read_header, module)?)?;
+    module.add("BOUNDS", meter::BOUNDS)?;
     module.add("TICK", TICK)
 }

@@ -21,7 +21,8 @@ pub(crate) type PlayReport = (
     (u64, u64),
     (u64, Option<u64>, u64),
 );
-/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, what was tried)
+/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, in pieces,
+/// what was tried)
 pub(crate) type ArrivalReport = (
     usize,
     RawFd,
@@ -29,6 +30,7 @@ pub(crate) type ArrivalReport = (
     Py<PyBytes>,
     i32,
     u64,
+    bool,
     Option<TriedReport>,
 );
 /// (plan, node, descriptor or -1, errno, microseconds to the whole hello)
@@ -90,6 +92,7 @@ pub(crate) fn arrival_report(py: Python<'_>, arrival: Arrival<Py<PyAny>>) -> Arr
         PyBytes::new(py, &arrival.said).unbind(),
         arrival.failure.map_or(0, rustix::io::Errno::raw_os_error),
         microseconds(arrival.waited),
+        arrival.split,
         arrival.tried.map(|tried| tried_report(py, tried)),
     )
 }

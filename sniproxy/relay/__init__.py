@@ -15,18 +15,20 @@ which take the implementation as a parameter.
   So it is after `session_time` seconds, or up to two seconds more, whatever moves.
 - Bandwidth: each direction moves at most `bandwidth` bytes per second, and a tenth of a second's worth at once.
   What was read before the relay had the session goes at once, and counts.
-- Counts are payload: bytes handed to the kernel for either side, before encryption where that side speaks TLS.
+- Counts are payload: bytes handed to the kernel for either side, before encryption where that side speaks TLS. A meter has
+  them while the session lives.
 - A failure of any kind ends that session alone.
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from sniproxy.errors import CloseReason
 from sniproxy.plan import Plan
 from sniproxy.settings import Listener, Proxy
+from sniproxy.tallies import Meter
 from sniproxy.tls import ServerTls
 from sniproxy.upstream_tls import ClientTls
 
@@ -46,6 +48,7 @@ class Terminated(Protocol):
 
     version: str  # such as TLSv1.3
     cipher: str
+    resumed: bool  # the client was known from an earlier session
 
 
 class Originated(Protocol):
@@ -57,12 +60,15 @@ class Originated(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How long a session may last, and how much it may move. Times are seconds."""
+    """How long a session may last, how much it may move, and where that is counted. Times are seconds."""
 
     idle_timeout: float
     half_close_timeout: float
     session_time: float | None = None  # None: no limit
     bandwidth: int | None = None  # bytes per second, each direction by itself; None: no limit
+    meter: Meter | None = None  # where what it moves is counted at once; None: nowhere
+    # Told once how many seconds the first byte for the client took, by a relay that has no `Front.waits` of it.
+    answered: Callable[[float], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,7 @@ class Accepted:
     said: bytes = b""  # what was read, of the PROXY header on; with an attempt: of the hello on
     failure: OSError | None = None  # why no more can be read
     attempt: Attempt | None = None
+    split: bool = False  # of the hello several pieces were read, whatever `said` looks like
 
 
 class Played(NamedTuple):
@@ -156,6 +163,19 @@ class Front(Protocol):
     @property
     def accepted(self) -> int:
         """Connections so far."""
+        ...
+
+    @property
+    def hellos(self) -> Sequence[int]:
+        """Of those who went by plans, so far: plain ones, with post-quantum groups, with ECH, in several pieces."""
+        ...
+
+    @property
+    def waits(self) -> Sequence[tuple[Sequence[int], float]]:
+        """How long hello and connection took of those who went by plans, and the answer of anybody's game server.
+
+        Each as in `sniproxy.histogram` with the bounds WAITS: counts and seconds in all.
+        """
         ...
 
     def open(

@@ -7,9 +7,9 @@ game server did not take.
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import trio
@@ -89,6 +89,14 @@ class NativeFront:
     def accepted(self) -> int:
         return self._engine.accepted()
 
+    @property
+    def hellos(self) -> Sequence[int]:
+        return self._engine.hellos()
+
+    @property
+    def waits(self) -> Sequence[tuple[Sequence[int], float]]:
+        return self._engine.waits()
+
     def open(
         self, listening: socket.socket, listener: Listener, host: Host, settings: Proxy
     ) -> int:
@@ -113,7 +121,8 @@ class NativeFront:
         for number in self._open:
             if self._listeners[number] is plan.listener:
                 nodes, numbers = self._nodes_of(plan), as_numbers(terms)
-                self._engine.learn(number, plan.name, nodes, numbers, plan)
+                meter = cast("_relay.Meter | None", terms.meter)
+                self._engine.learn(number, plan.name, nodes, numbers, plan, meter)
 
     def forget(self) -> None:
         self._engine.forget()
@@ -149,7 +158,7 @@ class NativeFront:
 
     def _read(self, report: "ArrivalReport[Plan]", now: float) -> Accepted:
         """Who has come. If that fails, what the engine gave up is closed."""
-        number, descriptor, peer, said, errno, waited, tried = report
+        number, descriptor, peer, said, errno, waited, split, tried = report
         since = now - waited / 1e6
         sock: socket.socket | None = None
         attempt: Attempt | None = None
@@ -164,6 +173,7 @@ class NativeFront:
                 failure=OSError(errno, os.strerror(errno)) if errno else None,
                 since=since,
                 attempt=attempt,
+                split=split,
             )
         except BaseException:
             _give_up(sock, descriptor)

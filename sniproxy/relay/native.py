@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import trio
 
@@ -113,7 +114,8 @@ class NativeRelay:
         link, terms = _Link(self._engine, on_end), as_numbers(flow.terms)
         client, upstream = flow.client.detach(), flow.upstream.detach()
         try:
-            link.token = self._engine.start(client, upstream, flow.first, terms, link)
+            meter = cast("_relay.Meter | None", flow.terms.meter)
+            link.token = self._engine.start(client, upstream, flow.first, terms, link, meter)
         except BaseException:  # it has taken nothing
             os.close(client)
             os.close(upstream)

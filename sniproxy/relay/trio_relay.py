@@ -125,6 +125,7 @@ class _Link:
         "_reason",
         "_running",
         "_time_up",
+        "begun",
         "bucket",
         "closed",
         "ends_at",
@@ -147,7 +148,7 @@ class _Link:
         self.to_upstream = 0
         self.to_client = 0
         self.kept = 0  # bytes that the kernel did not take, TLS aside
-        self.last_active = trio.current_time()
+        self.begun = self.last_active = trio.current_time()
         self.idle_timeout = flow.terms.idle_timeout
         self._lasts_until = self.last_active + (flow.terms.session_time or float("inf"))
         self.ends_at = self._lasts_until
@@ -279,11 +280,16 @@ async def _allowed(link: _Link, pace: Pace | None, most: int) -> int:
 
 def _moved(link: _Link, pace: Pace | None, count: int, *, inbound: bool) -> None:
     """Counts, dates and charges what has gone."""
+    link.last_active = trio.current_time()
+    terms = link.flow.terms
     if inbound:
         link.to_upstream += count
     else:
+        if terms.answered is not None and not link.to_client:
+            terms.answered(link.last_active - link.begun)
         link.to_client += count
-    link.last_active = trio.current_time()
+    if terms.meter is not None:
+        terms.meter.add(*((count, 0) if inbound else (0, count)))
     if pace is not None:
         pace.spend(count, link.last_active)
 

@@ -59,6 +59,7 @@ class TrioTls:
         self.kept = 0  # bytes, on their way to a peer who does not take them
         self.version = ""
         self.cipher = ""
+        self.resumed = False
 
     @property
     def held(self) -> int:
@@ -88,6 +89,7 @@ class TrioTls:
             raise SessionEnded(self.FAILED, lost.cause) from None
         self.version = self._object.version() or ""
         self.cipher = (self._object.cipher() or ("",))[0]
+        self.resumed = bool(self._object.session_reused)
 
     def _check(self) -> None:
         """What OpenSSL does not; SessionEnded."""

@@ -11,33 +11,12 @@ from sniproxy.bookkeeping import Books
 from sniproxy.errors import Conflict, StoreUnavailable
 from sniproxy.logs import open_log
 from sniproxy.metrics import PodMetrics
-from sniproxy.scrape import Family
+from sniproxy.scrape import family_of
 from sniproxy.settings import Settings
 from sniproxy.store import Batch, Changes, Entry, Listing, Store, Ttl
 
 Fails = Literal["before", "after"]
 T = TypeVar("T")
-
-
-def families(counts: dict[str, list[int]]) -> list[Family]:
-    """As a worker exports them."""
-    names = ("sessions_opened", "bytes_to_upstream", "bytes_to_client", "sessions_active")
-    return [
-        {
-            "name": f"sniproxy_route_{name}",
-            "help": "",
-            "type": "gauge" if name == "sessions_active" else "counter",
-            "samples": [
-                [
-                    f"sniproxy_route_{name}" + ("" if name == "sessions_active" else "_total"),
-                    [["route", route]],
-                    row[place],
-                ]
-                for route, row in counts.items()
-            ],
-        }
-        for place, name in enumerate(names)
-    ]
 
 
 class InMemory:
@@ -159,7 +138,7 @@ class Pod:
     """One data plane: what its workers have counted, and its books."""
 
     def __init__(self, store: Store, clock: Clock, node: str = "n1", **statistics: Any) -> None:
-        self.counts: dict[str, list[int]] = {}
+        self.counts: dict[str, list[Any]] = {}
         self.metrics = PodMetrics()
         self.lines = io.StringIO()
         self._store = store
@@ -173,7 +152,7 @@ class Pod:
         return Books(
             self._store,
             self.settings,
-            lambda: [families(self.counts)],
+            lambda: [[family_of(dict(self.counts))]],
             self.metrics,
             open_log("proxy", self.lines),
             left,
@@ -182,8 +161,8 @@ class Pod:
 
     def play(self, route: str, up: int = 1, down: int = 2) -> None:
         """One session, with so many bytes."""
-        had = self.counts.get(route, [0, 0, 0, 0])
-        self.counts[route] = [had[0] + 1, had[1] + up, had[2] + down, 1]
+        had = self.counts.get(route, [0, 0, 0, 0, {}])
+        self.counts[route] = [had[0] + 1, 1, had[2] + up, had[3] + down, {}]
 
     def restart(self) -> None:
         """As after a kill: workers and parent begin anew."""

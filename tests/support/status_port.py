@@ -9,7 +9,7 @@ from typing import Any
 from sniproxy.following import Freshness
 from sniproxy.metrics import Metrics, PodMetrics
 from sniproxy.refusals import Recorder
-from sniproxy.scrape import Family, export
+from sniproxy.scrape import Family, export_worker
 from sniproxy.snapshot import Snapshot
 from sniproxy.status import Status, config_of, flight_of, refused_of
 from tests.support.gateway import fill
@@ -69,7 +69,7 @@ class Hands:
         return [json.loads(json.dumps(one)) for one in given if one is not None]
 
     async def counted(self) -> list[list[Family]]:
-        exports = [self.buried, *(export(one.metrics.registry) for one in self.all)]
+        exports = [self.buried, *(export_worker(one.metrics) for one in self.all)]
         return [json.loads(json.dumps(one)) for one in exports]
 
 

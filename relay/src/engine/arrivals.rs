@@ -48,6 +48,8 @@ pub struct Arrival<T> {
     pub waited: Duration,
     /// The game server that was tried.
     pub tried: Option<Tried<T>>,
+    /// Its hello came in several pieces.
+    pub split: bool,
 }
 
 /// A connection to a game server that has not come about.
@@ -105,6 +107,7 @@ impl<T: Send + Sync> Engine<T> {
             since: Instant::now(),
             said: Vec::new(),
             hello_at: (guest == Guest::Itself).then_some(0),
+            split: false,
         };
         if has_place && guest != Guest::Stranger {
             self.hear(waiting, None);
@@ -141,7 +144,7 @@ impl<T: Send + Sync> Engine<T> {
             return self.give_away(waiting, key, None);
         }
         let emptied = count < room;
-        waiting.said.extend_from_slice(&self.tools.buffer[..count]);
+        waiting.hear(&self.tools.buffer[..count]);
         #[cfg(test)]
         self.trip(Trap::Hear);
         let read = caught(|| {
@@ -205,6 +208,7 @@ impl<T: Send + Sync> Engine<T> {
             failure,
             waited: waiting.since.elapsed(),
             tried,
+            split: waiting.split,
         });
     }
 
@@ -219,6 +223,10 @@ impl<T: Send + Sync> Engine<T> {
         let hello_took = waiting.since.elapsed();
         // From here on it is the client's connection: the header was for us.
         waiting.said.drain(..waiting.hello_at.unwrap_or(0));
+        self.shared
+            .seen
+            .hello(&waiting.said, waiting.split, hello_took);
+        plan.begin();
         waiting.peer = waiting.source;
         let node = plan.nodes.pick();
         // On loopback and in a quick network the connection stands at once; elsewhere this says AGAIN.
@@ -244,7 +252,7 @@ impl<T: Send + Sync> Engine<T> {
                 return self.hand_over(waiting, None, Some(tried));
             }
         };
-        let times = plan.times;
+        let (times, meter) = (plan.times, plan.meter.clone());
         let mut course = Box::new(Course {
             plan,
             peer: waiting.peer,
@@ -255,7 +263,8 @@ impl<T: Send + Sync> Engine<T> {
             listener: waiting.listener,
         });
         if sent.is_some() {
-            course.connect_took = Some(waiting.since.elapsed().saturating_sub(hello_took));
+            let took = waiting.since.elapsed().saturating_sub(hello_took);
+            course.connect_took = Some(self.shared.seen.waits.connect.take(took));
         }
         let said = take(&mut waiting.said);
         let session = Session::begun(waiting.socket, upstream, said, sent, emptied);
@@ -264,6 +273,7 @@ impl<T: Send + Sync> Engine<T> {
             waiting.token,
             session,
             times,
+            meter,
             Owner::Plan(course),
             connecting,
         );
@@ -296,15 +306,17 @@ impl<T: Send + Sync> Engine<T> {
 
     /// The kernel has something to say of a connection on its way to a game server.
     pub(super) fn connected(&mut self, key: usize, flags: EventFlags) {
+        let now = self.microseconds();
         let entry = &mut self.entries[key];
         let upstream = entry.session.socket(Side::Upstream);
         match sockopt::socket_error(upstream) {
             // What was said of a session that had its place before, and ended in this turn, may be taken for its own.
             Ok(Ok(())) if flags.contains(EventFlags::OUT) && getpeername(upstream).is_ok() => {
                 entry.connecting = false;
+                entry.begun = now;
                 if let Owner::Plan(course) = &mut entry.owner {
                     let since_hello = course.since.elapsed().saturating_sub(course.hello_took);
-                    course.connect_took = Some(since_hello);
+                    course.connect_took = Some(self.shared.seen.waits.connect.take(since_hello));
                 }
                 self.activate(key); // its time begins
                 self.move_bytes(key);
@@ -335,6 +347,7 @@ impl<T: Send + Sync> Engine<T> {
             since: course.since,
             said,
             hello_at: Some(0),
+            split: false,
         };
         let tried = Tried {
             plan: course.plan,

@@ -15,6 +15,7 @@ use super::Engine;
 use super::arrivals::{Arrival, Played};
 use super::listening::Terms;
 use super::orders::{Command, Playing};
+use crate::meter::{Meter, Seen};
 use crate::places::Places;
 use crate::plans::{Plan, Plans};
 use crate::session::{End, Session};
@@ -92,6 +93,7 @@ pub(super) struct Shared<T> {
     pub(super) plans: Mutex<Plans<T>>,
     pub(super) places: Places,
     pub(super) accepted: AtomicU64,
+    pub(super) seen: Seen,
     pub(super) mishap: Mutex<Option<Arc<str>>>,
 }
 
@@ -132,10 +134,21 @@ impl<T: Send + Sync + 'static> Handle<T> {
         })
     }
 
-    /// Hands a session over; its token.
+    /// Hands a session over that is counted nowhere; its token.
     pub fn adopt(&self, session: Session, times: Times, owner: T) -> u64 {
+        self.adopt_counted(session, times, None, owner)
+    }
+
+    /// Hands a session over; its token.
+    pub fn adopt_counted(
+        &self,
+        session: Session,
+        times: Times,
+        meter: Option<Arc<Meter>>,
+        owner: T,
+    ) -> u64 {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        self.send(Command::Start(token, session, times, owner));
+        self.send(Command::Start(token, session, times, meter, owner));
         token
     }
 
@@ -230,6 +243,11 @@ impl<T: Send + Sync + 'static> Handle<T> {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
+    /// What is counted of all sessions.
+    pub fn seen(&self) -> &Seen {
+        &self.shared.seen
+    }
+
     /// Why the thread ended without being told to; None: it did not. The process has no relay any more: it should end, too.
     pub fn mishap(&self) -> Option<Arc<str>> {
         lock(&self.shared.mishap).clone()
@@ -312,13 +330,14 @@ impl<T> Shared<T> {
             plans: Mutex::default(),
             places,
             accepted: AtomicU64::new(0),
+            seen: Seen::default(),
             mishap: Mutex::default(),
         })
     }
 
     /// What comes too late: a session ends at once, and who waits for an answer gets none.
     pub(super) fn turn_away(&self, command: Command<T>) {
-        if let Command::Start(token, session, _, owner) = command {
+        if let Command::Start(token, session, _, _, owner) = command {
             drop(session); // closes its sockets before anybody hears of its end
             self.ended.tell(&mut vec![Ended {
                 token,

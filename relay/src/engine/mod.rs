@@ -39,6 +39,7 @@ pub use self::orders::Playing;
 use self::orders::Trap;
 use self::waiting::{Pending, Waiting};
 use crate::deadlines::Deadlines;
+use crate::meter::Meter;
 use crate::pace::Pace;
 use crate::session::{End, Pumped, Session, Side};
 use crate::tools::Tools;
@@ -273,7 +274,16 @@ impl<T: Send + Sync> Engine<T> {
         entry.half_closed |= just_half_closed;
         entry.file |= just_half_closed;
         if just_half_closed || entry.session.counts() != before {
+            self.count(key);
             self.activate(key);
+        }
+    }
+
+    /// What a session has moved by now is known to all.
+    fn count(&mut self, key: usize) {
+        if self.entries[key].count() {
+            let took = self.microseconds().saturating_sub(self.entries[key].begun);
+            self.shared.seen.waits.answer.note(took);
         }
     }
 
@@ -283,6 +293,7 @@ impl<T: Send + Sync> Engine<T> {
         token: u64,
         session: Session,
         times: Times,
+        meter: Option<Arc<Meter>>,
         owner: Owner<T>,
         connecting: bool,
     ) -> usize {
@@ -291,11 +302,16 @@ impl<T: Send + Sync> Engine<T> {
             // What a plan has said to the game server before.
             pace.spend(Side::Client, session.counts().0, self.microseconds());
         }
+        let begun = self.microseconds();
         let key = self.entries.insert(Box::new(Entry {
             token,
             owner,
             session,
             times,
+            meter,
+            counted: (0, 0),
+            begun,
+            answered: false,
             last_active: 0,
             ends_at: NEVER,
             drains_at: NEVER,
@@ -309,6 +325,7 @@ impl<T: Send + Sync> Engine<T> {
         }));
         self.keys.insert(token, key);
         if !connecting {
+            self.count(key);
             self.activate(key);
         }
         key
@@ -316,6 +333,7 @@ impl<T: Send + Sync> Engine<T> {
 
     /// Forgets a session; its sockets are closed with it, which takes them out of epoll too.
     fn end(&mut self, key: usize, end: End) {
+        self.count(key);
         let entry = *self.entries.remove(key);
         self.keys.remove(&entry.token);
         let (to_upstream, to_client) = entry.session.counts();

@@ -12,6 +12,7 @@ use super::entry::Owner;
 use super::handle::lock;
 use super::listening::Terms;
 use super::{Engine, SESSION_EVENTS, Times, session_data};
+use crate::meter::Meter;
 use crate::plans::Plan;
 use crate::session::{End, Session, Side};
 
@@ -26,7 +27,7 @@ pub struct Playing<T> {
 }
 
 pub(super) enum Command<T> {
-    Start(u64, Session, Times, T),
+    Start(u64, Session, Times, Option<Arc<Meter>>, T),
     Kill(u64),
     Tick(u64),
     Counts(u64, SyncSender<Option<(u64, u64)>>),
@@ -79,8 +80,8 @@ impl<T: Send + Sync> Engine<T> {
         }
         while let Some(command) = self.orders.pop_front() {
             match command {
-                Command::Start(token, session, times, owner) => {
-                    self.adopt(token, session, times, owner);
+                Command::Start(token, session, times, meter, owner) => {
+                    self.adopt(token, session, times, meter, owner);
                 }
                 Command::Listen(number, socket, terms) => self.listen(number, socket, terms),
                 Command::Unlisten(number, most, done) => {
@@ -165,8 +166,15 @@ impl<T: Send + Sync> Engine<T> {
         most
     }
 
-    fn adopt(&mut self, token: u64, session: Session, times: Times, owner: T) {
-        let key = self.insert(token, session, times, Owner::Given(owner), false);
+    fn adopt(
+        &mut self,
+        token: u64,
+        session: Session,
+        times: Times,
+        meter: Option<Arc<Meter>>,
+        owner: T,
+    ) {
+        let key = self.insert(token, session, times, meter, Owner::Given(owner), false);
         let entry = &self.entries[key];
         for side in [Side::Client, Side::Upstream] {
             let socket = entry.session.socket(side);

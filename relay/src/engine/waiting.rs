@@ -19,6 +19,8 @@ pub(super) struct Waiting {
     pub(super) said: Vec<u8>,
     /// Where its hello begins; None: behind a PROXY header that is not whole yet.
     pub(super) hello_at: Option<usize>,
+    /// Its hello came in several pieces.
+    pub(super) split: bool,
 }
 
 /// Who is between accept and a connection with a game server, for those who must not be so for long.
@@ -29,6 +31,13 @@ pub(super) enum Pending {
 }
 
 impl Waiting {
+    /// It says more.
+    pub(super) fn hear(&mut self, more: &[u8]) {
+        let begun = self.hello_at.is_some_and(|at| self.said.len() > at);
+        self.split |= begun;
+        self.said.extend_from_slice(more);
+    }
+
     /// What it has said so far: the header first, where there is one, and whose name it brings.
     pub(super) fn read(&mut self) -> Reading {
         let hello_at = match self.hello_at {

@@ -245,6 +245,7 @@ pub fn plan(nodes: &Arc<Nodes>, times: Times, owner: usize) -> Plan<usize> {
     Plan {
         nodes: Arc::clone(nodes),
         times,
+        meter: None,
         owner,
     }
 }

@@ -36,6 +36,7 @@ fn server(backlog: i32) -> (TcpListener, Arc<Plan<()>>) {
     let plan = Plan {
         nodes: Arc::new(Nodes::new(vec![address], Duration::from_secs(60))),
         times: ENDLESS,
+        meter: None,
         owner: (),
     };
     (listening, Arc::new(plan))
@@ -71,6 +72,7 @@ fn visit(engine: &mut Engine<()>, plan: &Arc<Plan<()>>) -> (TcpStream, u64, usiz
         since: Instant::now(),
         said: b"hello".to_vec(),
         hello_at: Some(0),
+        split: false,
     };
     engine.set_out(waiting, None, Arc::clone(plan), true);
     let key = engine.keys[&token];
