@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sniproxy.drain import Phase
 from sniproxy.errors import SettingsError
 from sniproxy.objects.traffic import DAY, hour_of
 from sniproxy.parent import DataPlane, check_settings
+from sniproxy.scrape import rows_in
 from sniproxy.settings import Drain, Encryption, Etcd, Listener, Settings
 from sniproxy.upgrade import Estate
 from tests.support.crews import played, until
@@ -235,6 +237,8 @@ async def test_each_session_is_in_the_statistics_once_whichever_version_counts_i
             left = await upgraded(plane)
         assert await written(house) == 5
         async with house.version(left) as plane:
+            known = rows_in(chain.from_iterable(plane.parent.crew.known))
+            assert known["7"][0] == 5  # before any worker says so
             await plane.ready()
             players += await plane.join(4)
             close(players)
