@@ -4,6 +4,7 @@ A store that is away costs nothing: what was counted is kept, and written later.
 last writing, `statistics.interval` seconds at most.
 """
 
+import math
 import random
 import secrets
 import time
@@ -86,37 +87,38 @@ class Books:
 
     async def finish(self) -> None:
         """The last that is written by this process."""
-        with trio.move_on_after(FAREWELL):
-            await self._carefully(self.write)
+        await self.write(FAREWELL)
 
     async def _write_now_and_then(self) -> None:
         while True:
-            await self._carefully(self._look_and_write)
+            await self._carefully(self._look_for_a_while)
+            await self.write()
 
-    async def _look_and_write(self) -> None:
+    async def _look_for_a_while(self) -> None:
         due = trio.current_time() + self._settings.interval * random.uniform(SOONEST, 1)
         while (left := due - trio.current_time()) > 0:
             await trio.sleep(min(self._look_every, left))
             self.take()
-        with trio.move_on_after(WRITE_WITHIN):
-            await self.write()
 
     async def _fold_now_and_then(self) -> None:
         while True:
             await trio.sleep(FOLD_EVERY * random.uniform(0.5, 1.5))
-            with trio.move_on_after(FOLD_WITHIN):
-                await self._carefully(self._fold)
+            await self._carefully(self._fold, FOLD_WITHIN)
 
     async def _fold(self) -> None:
-        try:
-            await fold(self._store, self._places, self._settings, self._clock())
-        except StoreUnavailable as error:
-            self._failed(error)
+        await fold(self._store, self._places, self._settings, self._clock())
 
-    async def _carefully(self, work: Callable[[], Awaitable[None]]) -> None:
-        """A defect of ours costs figures, and no player."""
+    async def _carefully(
+        self, work: Callable[[], Awaitable[None]], seconds: float = math.inf
+    ) -> None:
+        """For so long at most. A defect of ours costs figures, and no player."""
         try:
-            await work()
+            with trio.fail_after(seconds):
+                await work()
+        except trio.TooSlowError:
+            self._failed(f"not done in {seconds:g} s")
+        except StoreUnavailable as error:
+            self._failed(str(error))
         except Exception:
             self._metrics.statistics_failures.inc()
             self._log.exception("statistics failed")
@@ -130,20 +132,21 @@ class Books:
         self._looked = now
         self._ledger.add(hour_of(self._clock()), traffic)
 
-    async def write(self) -> None:
-        """All that is not written yet. What cannot be is kept."""
+    async def write(self, seconds: float = WRITE_WITHIN) -> None:
+        """All that is not written yet, within so many seconds. What cannot be is kept."""
+        await self._carefully(self._write_all, seconds)
+
+    async def _write_all(self) -> None:
         async with self._busy:
             self.take()
             try:
                 for part in self._ledger.wanted():
                     await self._write(part)
-            except StoreUnavailable as error:
-                self._failed(error)
-            else:
-                if self._failing:
-                    self._log.info("statistics written again")
-                self._failing = False
-            self._ledger.forget(hour_of(self._clock()))
+            finally:
+                self._ledger.forget(hour_of(self._clock()))
+            if self._failing:
+                self._log.info("statistics written again")
+            self._failing = False
 
     async def _write(self, part: OpenPart) -> None:
         """Under the key of this part, or of another one where this is sealed. StoreUnavailable."""
@@ -176,9 +179,9 @@ class Books:
     def _key(self, part: OpenPart) -> str:
         return self._places.part(part.hour, self._node, part.token)
 
-    def _failed(self, error: StoreUnavailable) -> None:
+    def _failed(self, cause: str) -> None:
         self._metrics.statistics_failures.inc()
         if not self._failing:
             advice = "what was counted is kept, and written later"
-            self._log.warning("statistics not written", cause=str(error), advice=advice)
+            self._log.warning("statistics not written", cause=cause, advice=advice)
         self._failing = True

@@ -235,6 +235,7 @@ async def test_the_end_does_not_wait_for_a_store_that_hangs(
     monkeypatch.setattr(store, "put", hang)
     with trio.fail_after(FAREWELL + 1):
         await pod.books.finish()
+    assert "not done in 2 s" in pod.lines.getvalue()
     monkeypatch.undo()
     pod.upgrade()
     await pod.books.write()
