@@ -331,11 +331,7 @@ class Crew:
 
     async def counted(self) -> list[list[Family]]:
         """What all have counted, those that have ended among them."""
-        before = {one: one.counted for one in self.everybody}
         answers = await self.ask("metrics", old=True)
-        for member, families in answers.items():
-            if member.counted is before.get(member):  # it may have said more since
-                member.counted = families
         living = [answers.get(one, one.counted) for one in self.everybody]
         self._buried = self._leaving_rows.keep(self._buried, living, trio.current_time())
         return [self._buried, *living]

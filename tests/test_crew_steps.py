@@ -5,7 +5,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from sniproxy.member import CATCH_UP, Member
 from sniproxy.metrics import PodMetrics
 from sniproxy.orders import REPORT_EVERY, Report
 from sniproxy.pressure import watch_memory
-from sniproxy.scrape import Family, family_of, rows_in
 from sniproxy.settings import Listener, Overload, Proxy, Settings
 from tests.support.gateway import open_lines
 
@@ -101,24 +99,6 @@ async def test_one_that_never_catches_up_lets_players_in_all_the_same(
     play.says(other, 6)
     assert (one.slots, other.slots) == ([0], [1])
     assert play.said == [7, 6]
-
-
-async def test_what_a_worker_has_said_since_is_not_forgotten_for_an_older_answer(
-    tmp_path: Path, played: ExitStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else what has come in between would be in the statistics twice."""
-    play = Played(tmp_path, played)
-    one, other = play.worker(0), play.worker(1)
-
-    async def ask(*_: object, **__: object) -> dict[Member, list[Family]]:
-        await trio.lowlevel.checkpoint()
-        one.counted = [family_of({"7": [2, 0, 0, 0, {}]})]
-        return {member: [family_of({"7": [1, 0, 0, 0, {}]})] for member in (one, other)}
-
-    monkeypatch.setattr(play.crew, "ask", ask)
-    scraped = await play.crew.counted()
-    assert rows_in(chain.from_iterable(scraped)) == {"7": [2, 0, 0, 0, {}]}  # as it was answered
-    assert rows_in(chain.from_iterable(play.crew.known)) == {"7": [3, 0, 0, 0, {}]}
 
 
 async def test_others_let_in_who_waits_for_one_that_hangs(

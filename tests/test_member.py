@@ -3,6 +3,7 @@
 import mmap
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 
+from sniproxy.channel import Channel
 from sniproxy.doors import Doors
 from sniproxy.member import Member, start
 from sniproxy.orders import Begin
@@ -96,6 +98,39 @@ async def worker(
                     nursery.cancel_scope.cancel()
             finally:
                 bury(member)
+
+
+@pytest.mark.parametrize(
+    ("about", "said", "known"),
+    [
+        ("metrics", ["counted", "answer"], ["answer"]),
+        ("metrics", ["answer", "counted"], ["counted"]),
+        ("config", ["counted", "answer"], ["counted"]),
+    ],
+)
+async def test_what_it_has_counted_is_what_it_has_said_last(
+    about: str, said: list[str], known: list[str]
+) -> None:
+    """Else statistics would lack what came in between, or have it twice."""
+    ours, theirs = socket.socketpair()
+    member, worker = Member(0, 0, Channel(ours)), Channel(theirs)
+
+    async def answer() -> None:
+        asked = await anext(worker)
+        answers = {"counted": {"counted": ["counted"]}}
+        answers["answer"] = {"answer": asked["ask"], "content": ["answer"]}
+        for one in said:
+            worker.send(answers[one])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(member.run, lambda _: None)
+        nursery.start_soon(worker.run)
+        nursery.start_soon(answer)
+        assert await member.ask(about) == ["answer"]
+        await until(lambda: member.counted == known)  # type: ignore[comparison-overlap]
+        nursery.cancel_scope.cancel()
+    member.channel.close()
+    worker.close()
 
 
 async def test_what_it_says_when_it_is_asked(tmp_path: Path) -> None:
