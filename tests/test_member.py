@@ -17,6 +17,7 @@ from sniproxy.channel import Channel
 from sniproxy.doors import Doors
 from sniproxy.member import Member, start
 from sniproxy.orders import Begin
+from sniproxy.scrape import rows_in
 from sniproxy.settings import Drain, Listener
 from sniproxy.stick_table import prepare, table_size
 from tests.support.crews import bury, dial, is_alive, played, settings_of, until
@@ -265,6 +266,16 @@ async def test_it_leaves_with_the_last_of_its_sessions(tmp_path: Path, how: str)
         with pytest.raises(BlockingIOError):
             late.sock.recv(1)
         late.close()
+
+
+async def test_what_it_has_counted_is_known_to_the_last_when_it_has_left(tmp_path: Path) -> None:
+    async with worker(tmp_path) as one:
+        await until(lambda: one.member.counted)
+        player = await one.join()
+        one.tell(leave=[None, 0])
+        player.close()
+        assert await one.ended() == 0
+        assert rows_in(one.member.counted)["7"][0] == 1
 
 
 @pytest.mark.parametrize("how", ["told to leave", "parent gone"])
