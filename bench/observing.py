@@ -5,8 +5,9 @@
 `by plan`: what the worker does about a session that the relay has played without it. `served`: the accounting of one that
 the worker has served itself. `message`: a piece of bytes in the relay on trio, which counts it in Python; the native one
 adds it up in its own thread. Each is measured with all counting and without any; the best of ROUNDS is taken. Counting may
-cost at most BAR_SESSION of what a session costs, and BAR_MESSAGE of what a message does: SESSION and MESSAGE, which are
-half of what `bench.side_by_side` found for the quickest relay. Exits with 1 when a bar is missed.
+cost at most BAR_SESSION of what a session costs, and BAR_MESSAGE of what a message does. SESSION is half of what
+`bench.side_by_side` found for a session in the quickest relay, and MESSAGE half of a round trip there. Exits with 1 when a
+bar is missed.
 """
 
 import io

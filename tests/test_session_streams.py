@@ -104,7 +104,7 @@ async def test_the_line_and_the_counters_of_a_session_that_was_played() -> None:
             await player.send(bytes(1000))
             await player.read(1000)
             await trio.testing.wait_all_tasks_blocked()
-            assert gateway.counted() == {"opened": 1, "active": 1, "in": 0, "out": 0}
+            assert gateway.counted() == {"opened": 1, "active": 1, "in": 1000, "out": 1000}
             assert gateway.lines.all == []
             await player.end()
             line = await gateway.lines.next()

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from sniproxy.errors import CloseReason
 from sniproxy.scrape import counters, export_worker
+from sniproxy.settings import Settings
 from sniproxy.store import Entry
 from tests.support.status_port import BOUND, TEXT, open_port
 
@@ -143,6 +144,19 @@ async def test_metrics_are_those_of_the_workers_together_and_of_their_parent() -
     assert len({line for line in lines if line.startswith("# TYPE")}) == sum(
         line.startswith("# TYPE") for line in lines
     )
+
+
+async def test_routes_are_among_the_metrics_and_apisix_names_where_they_are_asked_for() -> None:
+    async with open_port(workers=2) as port:
+        for hand in port.hands.all:
+            hand.metrics.counts.tallies.of("7").opened += 2
+        plain = (await port.ask("GET", "/metrics")).text.splitlines()
+        port.settings = Settings.model_validate({"status": {"apisix_metrics": True}})
+        more = (await port.ask("GET", "/metrics")).text.splitlines()
+    assert 'sniproxy_route_sessions_opened_total{route="7"} 4' in plain
+    assert not any(line.startswith("apisix_") for line in plain)
+    assert 'apisix_stream_connection_total{route="7"} 4.0' in more
+    assert any('{listen_addr="0.0.0.0:8888"}' in line for line in more)
 
 
 async def test_sessions_of_all_workers_by_route_and_by_game_server() -> None:

@@ -14,9 +14,13 @@ from sniproxy.metrics import Metrics, PodMetrics
 from sniproxy.metrics.catalogue import BY_NAME, ROUTES
 from sniproxy.metrics.counts import SOUND
 from sniproxy.metrics.objects import certificates, circuits, nodes
+from sniproxy.relay.trio_relay import open_trio_relay
+from sniproxy.settings import Proxy
+from sniproxy.store import Deleted
 from sniproxy.store.etcd_health import EtcdHealth
-from sniproxy.tallies import GRACE, SWEEP_EVERY
-from tests.support.gateway import fill
+from sniproxy.tallies import GRACE, OTHER, SWEEP_EVERY
+from sniproxy.worker_state import open_worker
+from tests.support.gateway import fill, open_lines, route
 
 pytestmark = pytest.mark.anyio  # the number of tasks is read from the loop
 
@@ -168,13 +172,34 @@ async def test_etcd_is_neither_up_nor_down_before_it_was_asked() -> None:
 def test_routes_that_are_gone_leave_with_the_clock_of_the_loop() -> None:
     there = {"7"}
     metrics = Metrics(exists=there.__contains__)
-    for route in "78":
-        metrics.counts.tallies.of(route).opened += 1
-        metrics.counts.tallies.of(route).close(CloseReason.KILLED)
+    for name in "78":
+        metrics.counts.tallies.of(name).opened += 1
+        metrics.counts.tallies.of(name).close(CloseReason.KILLED)
 
     async def look() -> None:
         assert metrics.rows().keys() == {"7", "8"}
         await trio.sleep(GRACE + SWEEP_EVERY)
         assert metrics.rows().keys() == {"7"}
+
+    trio.run(look, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_worker_asks_its_configuration_which_routes_there_are() -> None:
+    async def look() -> None:
+        snapshot = fill({"stream_routes/7": route(9), "stream_routes/8": route(9)})
+        log, _ = open_lines()
+        async with open_trio_relay(buffer_size=1 << 12) as relay:
+            worker = open_worker(Proxy(), snapshot, relay, log, most_routes=2)
+            for name in "789":
+                tally = worker.metrics.counts.tallies.of(name)
+                tally.opened += 1
+                tally.close(CloseReason.KILLED)
+            assert worker.metrics.rows().keys() == {"7", "8", OTHER}
+            snapshot.apply([Deleted("/apisix/stream_routes/8", 10)])
+            worker.metrics.rows()
+            await trio.sleep(GRACE + SWEEP_EVERY)
+            worker.metrics.rows()
+            await trio.sleep(GRACE + SWEEP_EVERY)
+            assert worker.metrics.rows().keys() == {"7", OTHER}
 
     trio.run(look, clock=MockClock(autojump_threshold=0))

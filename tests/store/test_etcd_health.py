@@ -13,6 +13,9 @@ from tests.support.etcd_store import GOOD, LEADERLESS, answering, opened
 pytestmark = pytest.mark.anyio
 
 
+NONSENSE: tuple[object, ...] = (None, "", "x", -1, 1.5, [], "9" * 5000)
+
+
 def header(term: object) -> dict[str, Any]:
     """An answer of that term."""
     return {"header": {"revision": "7", "raft_term": term}}
@@ -34,7 +37,7 @@ def test_each_later_term_is_another_leader() -> None:
         {"header": None},
         {"header": []},
         {"header": {}},
-        *[header(term) for term in (None, "", "x", -1, 1.5, [], "9" * 5000)],
+        *map(header, NONSENSE),
     ],
 )
 def test_nonsense_changes_nothing_but_that_it_was_answered(answer: dict[str, Any]) -> None:
