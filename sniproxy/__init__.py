@@ -40,6 +40,7 @@ Doing:
     relay/          moves bytes both ways: the contract, the relay on trio, and the door of the native one
     deadline        a total time for a step of set-up
     cgroup          how much of the machine is ours, and how much of it is used
+    descriptors     how many files and sockets a process may have
     defects         what is done about an error of ours
     turns           who is set up now, and who waits for it
     name_files      /etc/hosts and /etc/resolv.conf, as they are now

@@ -24,6 +24,7 @@ from sniproxy.cgroup import cpus
 from sniproxy.channel import Channel
 from sniproxy.control import ANSWER_WITHIN, Control, open_control
 from sniproxy.crew import Crew
+from sniproxy.descriptors import raise_descriptor_limit
 from sniproxy.doors import Doors, addresses
 from sniproxy.drain import Drain, Phase, Terms
 from sniproxy.errors import NoKeyYet, SettingsError, UpgradeRefused
@@ -54,7 +55,6 @@ from sniproxy.upgrade import (
     held_addresses,
     hold,
 )
-from sniproxy.worker import raise_descriptor_limit
 
 STATUS_BACKLOG = 64  # connections to the status port that the kernel keeps for us
 

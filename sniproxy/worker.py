@@ -7,7 +7,6 @@ whose parent is gone lets nobody in any more, finishes its sessions within `drai
 import ctypes
 import gc
 import mmap
-import resource
 import signal
 import socket
 import sys
@@ -46,8 +45,6 @@ from sniproxy.store.sqlite import POLL
 from sniproxy.vitals import Vitals
 from sniproxy.worker_state import Worker, open_worker
 
-DESCRIPTORS_PER_SESSION = 2  # the player's socket and the game server's
-SPARE_DESCRIPTORS = 200  # the store, listeners, files
 MOST_SHED = 64  # sessions that are ended at once to free memory; more, if it does not suffice, in the next step
 LAST_WORDS = 1.0  # seconds for the parent to take what a worker says at its end
 GRAIN = 2.0  # seconds by which a relay may end a session late
@@ -340,20 +337,6 @@ class Hand:
         yield circuits(snapshot, trio.current_time())
         if self._probing is not None:
             yield nodes(self._probing.state())
-
-
-def raise_descriptor_limit(max_sessions: int, log: Log) -> None:
-    """Takes as many descriptors as the system lets us have, and says so when they are fewer than sessions may need."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    needed = DESCRIPTORS_PER_SESSION * max_sessions + SPARE_DESCRIPTORS
-    if most != resource.RLIM_INFINITY and most < needed:
-        log.warning(
-            "few descriptors",
-            limit=most,
-            needed=needed,
-            advice="raise the limit of open files (ulimit -Hn, LimitNOFILE), or lower proxy.max_sessions",
-        )
 
 
 def tame_garbage_collection() -> None:

@@ -53,7 +53,7 @@ LAYERS = (
         "references",
         "vitals",
     ),
-    ("dns_client", "eyeballs"),
+    ("descriptors", "dns_client", "eyeballs"),
     ("names",),
     ("discovery",),
     ("upstream", "probes"),
