@@ -9,27 +9,34 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
   tests/test_session_limits.py tests/test_session_refusals.py tests/test_close_reasons.py \
   tests/test_first_flight.py tests/test_session_time.py tests/test_tls_policy.py \
   tests/test_session_bandwidth.py tests/test_session_forbidden.py tests/test_session_counts.py \
-  tests/test_session_balancing.py tests/test_session_health.py tests/test_session_metrics.py
+  tests/test_session_balancing.py tests/test_session_health.py tests/test_session_metrics.py \
+  tests/test_session_upstream_tls.py
 # What a relay has no part in, or what starts both by itself, and so is not run for each of them.
 ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py \
   test_outages.py test_broken_objects.py test_kills.py test_side_by_side.py test_workers.py test_stop.py \
   test_upgrade.py test_leaving.py test_rotation.py test_blocked_log.py test_admin_api_bench.py \
-  test_key_rotation.py test_certificate_files.py test_apisix_compatibility.py test_health.py test_node_drain.py \
-  test_forbidden.py)
+  test_chart.py test_key_rotation.py test_certificate_files.py test_apisix_compatibility.py test_health.py test_node_drain.py \
+  test_forbidden.py test_eks.py test_migrate.py)
 # Much of the tests' time is waiting, so there is one more at once than CI has cores. A file stays in one process, for
 # what its tests share; files start in the order of their names, as those that take long are not those of many tests.
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
 # Those that measure time come afterwards, one by one, on the relay that users have; all of them are in tests/e2e.
 ALONE := -m alone
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
-SOURCES := sniproxy admin certs examples tests bench
+SOURCES := sniproxy admin certs examples image tests bench charts
+# helm, for the chart and its tests: built with Go where that is there, for its own use and never optimised, which takes
+# two thirds of the time. It is told of a Kubernetes as releases of helm are.
+HELM_VERSION := v3.22.0
+HELM := .cache/helm-$(HELM_VERSION)/helm
+HELM_KUBERNETES := -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37
+DIST := dist
 
-.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers metrics-page clean
+.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers metrics-page clean helm chart
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
 
-test: check crate  ## lint, types, unit and end-to-end tests, on both relays
+test: check crate helm  ## lint, types, unit and end-to-end tests, on both relays
 	$(BIN)/pytest $(TOGETHER)
 	$(BIN)/pytest tests/e2e $(ALONE)
 	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(TOGETHER)
@@ -42,6 +49,18 @@ crate: $(TESTS)  ## the native relay's own lint and tests, where there is a Rust
 	then cd relay && cargo fmt --check && cargo clippy --locked --all-targets --no-default-features -- -D warnings \
 	  && cargo clippy --locked -- -D warnings && cargo test --locked --no-default-features; \
 	else echo 'no Rust toolchain: the crate is left out'; fi
+
+helm:  ## helm for the tests of the chart; nothing is built where one is there, or where there is no Go
+	@if [ -x $(HELM) ] || { [ -z "$$CI" ] && helm version > /dev/null 2>&1; }; then :; \
+	elif go version > /dev/null 2>&1; \
+	then echo 'building helm $(HELM_VERSION)'; \
+	  GOBIN=$(CURDIR)/$(dir $(HELM)) CGO_ENABLED=0 go install -gcflags='all=-N -l -dwarf=false' \
+	    -ldflags='-s -w $(HELM_KUBERNETES)' helm.sh/helm/v3/cmd/helm@$(HELM_VERSION) || [ -z "$$CI" ]; \
+	else echo 'neither helm nor Go: the tests of the chart are left out'; fi
+
+chart: helm  ## the Helm chart, packed into dist/
+	@mkdir -p $(DIST)
+	$$([ -x $(HELM) ] && echo $(HELM) || echo helm) package charts/sniproxy --destination $(DIST)
 
 sanitize:  ## the crate's tests under AddressSanitizer; needs a nightly toolchain
 	cd relay && RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/sanitize cargo +nightly test --locked \
@@ -56,14 +75,14 @@ format: $(TESTS)
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-unit: $(TESTS)  ## the tests without tests/e2e
+unit: $(TESTS) helm  ## the tests without tests/e2e
 	$(BIN)/pytest --ignore tests/e2e $(TOGETHER)
 
-e2e: $(TESTS)
+e2e: $(TESTS) helm
 	$(BIN)/pytest tests/e2e $(TOGETHER)
 	$(BIN)/pytest tests/e2e $(ALONE)
 
-cover: $(TESTS)  ## which lines and branches the tests reach
+cover: $(TESTS) helm  ## which lines and branches the tests reach
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
@@ -119,6 +138,8 @@ clean:
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
+
+include image/image.mk
 
 $(RUNTIME): pyproject.toml $(CRATE) | .venv/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .

@@ -27,6 +27,16 @@ End: TypeAlias = tuple[How, int, str | None]
 # Milliseconds: without a byte, the same once one side has ended, altogether; and bytes per second in each direction.
 Terms: TypeAlias = tuple[int, int, int | None, int | None]
 
+# Why a handshake has failed: a word, the number of the alert or an errno, the cause, whether the certificate was at fault.
+Unshaken: TypeAlias = tuple[
+    Literal["received", "sent", "sent_encrypted", "silent", "lost", "closed", "broken"],
+    int,
+    str,
+    bool,
+]
+# Whoever waits for a handshake, TLS to go on with, or why there is none.
+ShakeReport: TypeAlias = tuple[object, Tls | None, Unshaken | None]
+
 Owner = TypeVar("Owner")
 Plan = TypeVar("Plan")
 
@@ -68,6 +78,43 @@ class Nodes:
     def __init__(self, addresses: Sequence[tuple[str, int]], keepalive_idle: int) -> None:
         """Game servers, picked in that order, again and again; seconds until an idle connection is asked if it lives."""
 
+class ServerTls:
+    def __init__(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        versions: tuple[bool, bool],
+        client_ca: tuple[str, int] | None,
+        alpn: Sequence[bytes],
+        secrets: Sequence[bytes],
+    ) -> None:
+        """What handshakes with players are made with. ValueError where rustls does not take it.
+
+        `pairs`: chains and keys in PEM; `versions`: TLS 1.2 and 1.3; `client_ca`: PEM, and how many authorities there may be
+        below it; `alpn`: the best one first; `secrets`: of 32 bytes, which open tickets, and the first of which seals them.
+        """
+
+class ClientTls:
+    def __init__(self, trusted: Sequence[str] | None, shown: tuple[str, str] | None = None) -> None:
+        """What handshakes with game servers are made with. ValueError where rustls does not take it.
+
+        `trusted`: authorities in PEM, none: the system's; None: whoever answers. `shown`: chain and key in PEM.
+        """
+
+class Tls:
+    """A handshake that is over, to be given to one session."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def cipher(self) -> str: ...
+    @property
+    def alpn(self) -> bytes | None: ...
+    @property
+    def resumed(self) -> bool: ...
+    @property
+    def certificate(self) -> bytes | None:
+        """The peer's, in DER."""
+
 class Engine(Generic[Owner, Plan]):
     def __init__(
         self,
@@ -84,8 +131,8 @@ class Engine(Generic[Owner, Plan]):
         without Python.
         """
 
-    def filenos(self) -> tuple[int, int, int]:
-        """Readable when there is something in `ended` or `mishap`, in `played`, and in `arrivals` or `pauses`."""
+    def filenos(self) -> tuple[int, int, int, int]:
+        """Readable when there is something in `ended` or `mishap`, `played`, `arrivals` or `pauses`, and `shaken`."""
 
     def start(
         self,
@@ -95,12 +142,28 @@ class Engine(Generic[Owner, Plan]):
         terms: Terms,
         owner: Owner,
         meter: Meter | None = None,
+        client_tls: Tls | None = None,
+        upstream_tls: Tls | None = None,
         /,
     ) -> int:
         """Takes over two descriptors that nobody owns any more. The session's token.
 
-        `owner` is given back with the session's end.
+        `owner` is given back with the session's end. ValueError for TLS that has a session already.
         """
+
+    def accept_tls(self, client: int, server_tls: ServerTls, said: bytes, owner: object, /) -> int:
+        """Begins a handshake with a player of whom `said` was read; its token. The descriptor stays the caller's, who does
+        nothing with it until `shaken` has `owner`.
+        """
+
+    def connect_tls(self, upstream: int, client_tls: ClientTls, peer: str, owner: object, /) -> int:
+        """The same with a game server, who is `peer`: a name or an address; ValueError where it is neither."""
+
+    def abandon(self, token: int, /) -> None:
+        """Nobody waits for a handshake any more."""
+
+    def shaken(self) -> list[ShakeReport]:
+        """The handshakes that were over since the last call."""
 
     def listen(
         self, listening: int, batch: int, trusted: Sequence[tuple[str, int]] | None = None, /

@@ -13,6 +13,10 @@ class CloseReason(StrEnum):
     # played to the end
     CLIENT_CLOSED = "client_closed"
     UPSTREAM_CLOSED = "upstream_closed"
+    CLIENT_TRUNCATED = (
+        "client_truncated"  # as closed, but its TLS was never closed: perhaps not all came
+    )
+    UPSTREAM_TRUNCATED = "upstream_truncated"
     CLIENT_RESET = "client_reset"
     UPSTREAM_RESET = "upstream_reset"
     IDLE_TIMEOUT = "idle_timeout"

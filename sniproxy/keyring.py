@@ -10,6 +10,7 @@ neither: which key it is under is found by trying, and it opens wherever it stan
 
 import base64
 import hashlib
+import hmac
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class OurKey:
 
     def __init__(self, secret: bytes) -> None:
         self.id = _key_id(secret)
+        self.ticket_secret = _ticket_secret(secret)
         self._aead = AESGCM(secret)
 
     def encrypt(self, text: str, place: str) -> str:
@@ -64,6 +66,7 @@ class ApisixKey:
     def __init__(self, secret: bytes) -> None:
         self.id = _key_id(secret)
         self.is_published = secret.decode() in PUBLISHED
+        self.ticket_secret = _ticket_secret(secret)
         self._cipher = Cipher(algorithms.AES(secret), modes.CBC(secret[:BLOCK]))
 
     def encrypt(self, text: str, place: str) -> str:
@@ -122,6 +125,13 @@ class Keyring:
     def keys(self) -> tuple[Key, ...]:
         """All of them, in order."""
         return tuple(self._keys.values())
+
+    def ticket_secrets(self) -> tuple[bytes, ...]:
+        """What TLS tickets are sealed under, the one that writes first: 32 bytes, from which no key can be told.
+
+        None of a key that everybody knows.
+        """
+        return tuple(key.ticket_secret for key in self.keys if not key.is_published)
 
     def encrypt(self, text: str, place: str) -> str:
         """The value to store for `text` at `place`. KeyringError."""
@@ -256,3 +266,7 @@ def _from_base64(value: str) -> bytes | None:
 
 def _key_id(secret: bytes) -> str:
     return hashlib.sha256(b"sniproxy keyring id:" + secret).hexdigest()[:8]
+
+
+def _ticket_secret(secret: bytes) -> bytes:
+    return hmac.digest(secret, b"sniproxy tickets", "sha256")

@@ -35,7 +35,11 @@ from sniproxy.worker_state import Worker
 
 # A fatal alert in clear: nothing was agreed upon yet (RFC 8446 section 6, RFC 6066 section 3).
 UNRECOGNIZED_NAME = bytes((21, 3, 1, 0, 2, 2, 112))
-HUNG_UP = (CloseReason.UPSTREAM_CLOSED, CloseReason.UPSTREAM_RESET)
+HUNG_UP = (
+    CloseReason.UPSTREAM_CLOSED,
+    CloseReason.UPSTREAM_TRUNCATED,
+    CloseReason.UPSTREAM_RESET,
+)
 UNSERVED = (CloseReason.NO_ROUTE, CloseReason.NO_CERTIFICATE)  # whose clients are sent it
 
 

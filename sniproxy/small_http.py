@@ -9,6 +9,7 @@ import h11
 import trio
 
 from sniproxy.logs import Log
+from sniproxy.proxy_protocol import BrokenHeader, ProxyHeaderReader
 from sniproxy.relay.sockets import Lost, close, receive, send_all
 
 REQUEST_TIMEOUT = 5.0  # seconds, request and answer together, unless it is said otherwise
@@ -73,6 +74,7 @@ async def _answer_one(sock: socket.socket, answers: Answers) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST)
     method = b"GET"
     try:
+        connection.receive_data(await _first_of_request(sock))
         while (event := connection.next_event()) is h11.NEED_DATA:
             connection.receive_data(await receive(sock, MAX_REQUEST))
         if not isinstance(event, h11.Request):
@@ -80,9 +82,22 @@ async def _answer_one(sock: socket.socket, answers: Answers) -> None:
         method = event.method
         target = event.target.decode("ascii", "replace")
         answer = await answers("GET" if method == b"HEAD" else method.decode("ascii"), target)
-    except h11.RemoteProtocolError:
+    except (h11.RemoteProtocolError, BrokenHeader):
         answer = 400, TEXT, b"not an HTTP request\n"
     await send_all(sock, _encode(connection, answer, with_body=method != b"HEAD"))
+
+
+async def _first_of_request(sock: socket.socket) -> bytes:
+    """The first bytes of a request. An NLB that says PROXY to the players' ports says it in its health checks too, whatever
+    port they go to; nobody is believed by it here, so it is read and dropped. Raises BrokenHeader."""
+    data = await receive(sock, MAX_REQUEST)
+    if data[:1] != b"\r":  # of the header's second version; a request begins with a letter
+        return data
+    header = ProxyHeaderReader()
+    while header.feed(data) is None:
+        if not (data := await receive(sock, MAX_REQUEST)):
+            return b""
+    return header.rest or await receive(sock, MAX_REQUEST)
 
 
 def _encode(connection: h11.Connection, answer: Answer, *, with_body: bool) -> bytes:

@@ -54,12 +54,15 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
     """Until it is told to end, or its parent is gone and the last session too."""
     settings = begin.settings
     references = References()
-    snapshot = Snapshot(settings.where.prefix, open_keyring(settings), references.resolve)
+    keyring = open_keyring(settings)
+    snapshot = Snapshot(settings.where.prefix, keyring, references.resolve)
     async with AsyncExitStack() as stack:
         store: Store = open_store(settings) if begin.copy is None else Copy(Path(begin.copy))
         stack.push_async_callback(_close, store)
         limits = _open_limits(begin)
-        relay = await stack.enter_async_context(open_relay(settings.proxy, limits.places))
+        relay = await stack.enter_async_context(
+            open_relay(settings.proxy, limits.places, keyring.ticket_secrets)
+        )
         nursery = await stack.enter_async_context(trio.open_nursery())
         worker = open_worker(
             settings.proxy,

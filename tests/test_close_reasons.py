@@ -216,6 +216,23 @@ async def garbled(stage: Stage) -> None:
     await player.wire.send(record(bytes(40), kind=23))
 
 
+async def cut_off(stage: Stage) -> None:
+    """The player's stream ends, but not his TLS."""
+    player = await terminating(stage)
+    await player.handshake()
+    await ends(player.wire, await stage.accept())
+
+
+async def cut_off_by_the_game(stage: Stage) -> None:
+    """The same of the game server."""
+    upstream = {"nodes": {f"127.0.0.1:{stage.port}": 1}, "scheme": "tls"}
+    await stage.open(PLAIN, {"stream_routes/1": {"upstream": upstream}})
+    player = await stage.dial()
+    server = await stage.accept()
+    await TlsPeer(server.sock, game_context(), serves=True).handshake()
+    await ends(server, player)
+
+
 async def unanswered(stage: Stage) -> None:
     _, port = stage.stack.enter_context(deaf_server())
     await towards(port)(stage)
@@ -274,6 +291,8 @@ NOT_ME = {"ip-restriction": {"blacklist": ["127.0.0.0/8"]}}
 SCENARIOS: dict[CloseReason, Scenario] = {
     CloseReason.CLIENT_CLOSED: playing(ends),
     CloseReason.UPSTREAM_CLOSED: playing(lambda player, server: ends(server, player)),
+    CloseReason.CLIENT_TRUNCATED: cut_off,
+    CloseReason.UPSTREAM_TRUNCATED: cut_off_by_the_game,
     CloseReason.CLIENT_RESET: playing(lambda player, _: player.reset()),
     CloseReason.UPSTREAM_RESET: playing(lambda _, server: server.reset()),
     CloseReason.IDLE_TIMEOUT: playing(idle_timeout=5),

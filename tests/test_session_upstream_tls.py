@@ -5,6 +5,7 @@ On virtual time, with real game servers.
 
 import gc
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -137,11 +138,22 @@ class Wrong:
     tls: Mapping[str, Any] = field(default_factory=lambda: OURS)
 
 
-FLAWED: dict[Flaw, str] = {"expired": "has expired", "self-signed": "self-signed certificate"}
+FLAWED: dict[Flaw, str] = {
+    "expired": "certificate has expired|certificate expired",
+    "self-signed": "self-signed certificate|UnknownIssuer",
+}
 WRONG = [
     Wrong("other CA", "sent alert unknown_ca: ", {"which": "theirs"}),
-    Wrong("other name", "Hostname mismatch", {"name": "other.example.com"}),
-    Wrong("system's authorities", "unable to get local issuer certificate", tls={"verify": True}),
+    Wrong(
+        "other name",
+        "Hostname mismatch|certificate not valid for name",
+        {"name": "other.example.com"},
+    ),
+    Wrong(
+        "system's authorities",
+        "unable to get local issuer certificate|UnknownIssuer",
+        tls={"verify": True},
+    ),
     *(Wrong(flaw, words, {"flaw": flaw}) for flaw, words in FLAWED.items()),
 ]
 
@@ -158,7 +170,7 @@ async def test_a_session_with_the_wrong_one(wrong: Wrong) -> None:
             await leave(gateway, await join(gateway, TERMINATE))
     assert line["reason"] == "upstream_certificate"
     assert line["detail"].startswith(f"127.0.0.1:{game.port}: sent alert ")
-    assert wrong.words in line["detail"]
+    assert re.search(wrong.words, line["detail"])
 
 
 @pytest.mark.parametrize("members", [{}, {"tls": {}}], ids=["no tls", "no verify"])
@@ -238,7 +250,8 @@ async def test_a_client_certificate_that_is_missing(version: ssl.TLSVersion) -> 
     ):
         line = await turned_away(gateway, PLAIN)
     assert line["reason"] == "upstream_tls"
-    assert ("certificate required" if version == V1_3 else "handshake_failure") in line["detail"]
+    told = "certificate.required" if version == V1_3 else "handshake_failure"
+    assert re.search(told, line["detail"])
 
 
 async def test_a_client_certificate_by_id_is_looked_up_for_each_session() -> None:
@@ -368,8 +381,11 @@ async def test_no_tls_is_put_around_the_clients_own() -> None:
     assert game.asked == []
 
 
-async def test_openssl_is_told_once_of_what_many_sessions_and_upstreams_have_in_common() -> None:
+async def test_openssl_is_told_once_of_what_many_sessions_and_upstreams_have_in_common(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """And forgets it with the last object that asks for it."""
+    monkeypatch.setattr("tests.support.gateway.MOVED_BY", "trio")
     authorities = authority_pem("only here")
     tls = {"verify": True, "ca_certs": [authorities]}
 

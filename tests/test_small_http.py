@@ -10,8 +10,10 @@ from trio.testing import MockClock
 from sniproxy.small_http import JSON, MAX_CLIENTS, MAX_REQUEST, REQUEST_TIMEOUT, TEXT, Answer
 from tests.support.gateway import open_lines
 from tests.support.http_port import open_http, read_until_gone
+from tests.support.proxy_headers import NLB_HEALTH_CHECK, v2
 
 pytestmark = pytest.mark.anyio
+ASKED = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 @pytest.fixture
@@ -51,6 +53,17 @@ async def test_requests_and_their_answers(method: str, path: str, body: str) -> 
         "content-length": str(len(body or f"GET {path}\n")),
         "connection": "close",
     }
+
+
+async def test_a_header_may_come_in_pieces() -> None:
+    async with open_http(echo) as port:
+        for cut in range(1, len(NLB_HEALTH_CHECK) + 2):
+            client = port.dial()
+            await client.send((NLB_HEALTH_CHECK + ASKED)[:cut])
+            await trio.sleep(0.1)
+            await client.send((NLB_HEALTH_CHECK + ASKED)[cut:])
+            assert (await read_until_gone(client)).endswith(b"GET /livez\n")
+            client.close()
 
 
 async def test_a_defect_costs_one_answer() -> None:
@@ -93,6 +106,13 @@ async def test_an_answer_comes_as_it_was_given() -> None:
         (b"\0" * 100 + b"\r\n\r\n", b"HTTP/1.1 400 "),
         (b"GET /" + b"x" * MAX_REQUEST * 2, b"HTTP/1.1 400 "),
         (b"GET /livez HTTP/1.1\r\nhost: x\r\n", b"HTTP/1.1 400 "),  # and then the end
+        (NLB_HEALTH_CHECK + ASKED, b"HTTP/1.1 200 "),
+        (v2() + ASKED, b"HTTP/1.1 200 "),
+        (NLB_HEALTH_CHECK * 2 + ASKED, b"HTTP/1.1 400 "),
+        (NLB_HEALTH_CHECK[:-1] + b"?" + ASKED, b"HTTP/1.1 400 "),  # another checksum
+        (NLB_HEALTH_CHECK, b""),
+        (NLB_HEALTH_CHECK[:20], b""),
+        (b"\r\n\r\n" + ASKED, b"HTTP/1.1 400 "),
         (b"", b""),
     ],
 )

@@ -52,6 +52,12 @@ def is_silent(sock: socket.socket) -> bool:
     return False
 
 
+def test_the_target_hears_the_greeting_first(echo: int) -> None:
+    with TcpRelay(echo, greeting=b"before ") as relay, connect(relay) as sock:
+        sock.sendall(b"hello")
+        assert answered(sock, b"before hello")
+
+
 def test_bytes_and_the_end_go_both_ways(relay: TcpRelay) -> None:
     with connect(relay) as sock:
         assert works(sock)

@@ -18,7 +18,15 @@ from sniproxy.settings import Listener
 from sniproxy.snapshot import Broken
 from sniproxy.store import Entry
 from tests.support.certificates import authority_pem, player_context
-from tests.support.gateway import PREFIX, Gateway, Objects, certificate, open_gateway, route
+from tests.support.gateway import (
+    MOVED_BY,
+    PREFIX,
+    Gateway,
+    Objects,
+    certificate,
+    open_gateway,
+    route,
+)
 from tests.support.hellos import records
 from tests.support.peers import GameServer, TlsPeer, game_server
 
@@ -175,7 +183,8 @@ async def test_who_is_too_deep_is_not_heard(version: ssl.TLSVersion) -> None:
     """Not even what he said before he could know that he is refused."""
     async with open_stage({"ssls/secure": secured()}) as stage:
         deep = player_context(version, identity="ours", intermediates=2, any_name=True)
-        assert await stage.refused(stage.dial(deep, SECURE)) is None
+        told = await stage.refused(stage.dial(deep, SECURE))
+        assert told in (None, "certificate_unknown")  # OpenSSL is past the handshake by then
         assert stage.heard == ([], [])
         enough = player_context(version, identity="ours", intermediates=1, any_name=True)
         await stage.plays(stage.dial(enough, SECURE))
@@ -225,7 +234,8 @@ async def test_a_session_of_the_secure_name_leads_under_an_open_one_to_the_open_
         assert not under_another.resumed
         back = stage.dial(context, SECURE, session)
         await stage.plays(back)
-        assert back.resumed is (version is V1_2)
+        # In the relay on trio there is no ticket for who needs a certificate.
+        assert back.resumed is (version is V1_2 or MOVED_BY == "native")
         assert stage.heard == ([b"hi", b"hi"], [b"hi"])
 
 

@@ -2,12 +2,15 @@
 //!
 //! `session` is one session: two sockets and what is owed to each; `tools` are what it moves bytes with. `deadlines` keeps the
 //! timeouts, `pace` the cap on bandwidth, `keepalive` says when the kernel asks who still lives. `hello` finds the name in a
-//! `ClientHello`, `traits` what else is counted of it, `plans` what was decided for it, `places` counts sessions over all workers. `engine` is the thread that owns
-//! all sessions and listeners; `meter` is what it counts meanwhile. `python` is the door: the module `sniproxy._relay`; `reports` is what it tells there of all that
+//! `ClientHello`, `traits` what else is counted of it, `plans` what was decided for it, `places` counts sessions over all workers.
+//! `engine` is the thread that owns all sessions and listeners; `meter` is what it counts meanwhile. `tls` is TLS without
+//! sockets. `python` is the door: the module `sniproxy._relay`; `reports` is what it tells there of all that
 //! has happened.
 
 pub mod deadlines;
 pub mod engine;
+#[cfg(feature = "python")]
+mod handshakes;
 pub mod header;
 pub mod hello;
 mod keepalive;
@@ -21,5 +24,6 @@ mod python;
 mod reports;
 pub mod session;
 mod socket;
+pub mod tls;
 pub mod tools;
 pub mod traits;

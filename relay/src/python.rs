@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 
 use crate::deadlines::TICK;
 use crate::engine::{Handle, Terms as ListenTerms, Times};
+use crate::handshakes::{ClientTls, ServerTls, ShakeReport, Tls, shake_report};
 use crate::header::{self, Header, Network};
 use crate::hello::{self, Reading};
 use crate::meter::{self, Histogram};
@@ -19,7 +20,7 @@ use crate::plans::{self, Plan};
 use crate::reports::{
     ArrivalReport, EndReport, PlayReport, arrival_report, end_report, play_report,
 };
-use crate::session::Session;
+use crate::session::{Session, Side};
 use crate::tools::Tools;
 
 /// The door of an engine. See `_relay.pyi`.
@@ -103,13 +104,19 @@ impl Engine {
         Ok(Self(Handle::start_with(tools, places)?))
     }
 
-    /// The eventfds: of ends, of ends of planned sessions, and of arrivals.
-    fn filenos(&self) -> (RawFd, RawFd, RawFd) {
+    /// The eventfds: of ends, of ends of planned sessions, of arrivals, and of handshakes.
+    fn filenos(&self) -> (RawFd, RawFd, RawFd, RawFd) {
         let raw = |fd: BorrowedFd<'_>| fd.as_raw_fd();
-        (raw(self.0.done()), raw(self.0.over()), raw(self.0.knocks()))
+        (
+            raw(self.0.done()),
+            raw(self.0.over()),
+            raw(self.0.knocks()),
+            raw(self.0.shakes()),
+        )
     }
 
-    #[pyo3(signature = (client, upstream, first, terms, owner, meter=None))]
+    #[pyo3(signature = (client, upstream, first, terms, owner, meter=None, client_tls=None, upstream_tls=None))]
+    #[allow(clippy::too_many_arguments)] // a session has two sides
     fn start(
         &self,
         client: RawFd,
@@ -118,14 +125,59 @@ impl Engine {
         terms: Terms,
         owner: Py<PyAny>,
         meter: Option<&Bound<'_, Meter>>,
-    ) -> u64 {
+        client_tls: Option<&Bound<'_, Tls>>,
+        upstream_tls: Option<&Bound<'_, Tls>>,
+    ) -> PyResult<u64> {
+        let take = |tls: &Bound<'_, Tls>| tls.get().take();
+        let (client_tls, upstream_tls) = (
+            client_tls.map(take).transpose()?,
+            upstream_tls.map(take).transpose()?,
+        );
         // SAFETY: the caller has detached both descriptors from their sockets (socket.detach), so they are open, and
         // nobody else owns them.
         let (client, upstream) =
             unsafe { (OwnedFd::from_raw_fd(client), OwnedFd::from_raw_fd(upstream)) };
-        let session = Session::new(client, upstream, first.to_vec());
-        self.0
-            .adopt_counted(session, times(terms), meter.map(shared), owner)
+        let session = Session::new(client, upstream, first.to_vec())
+            .with_tls(Side::Client, client_tls)
+            .with_tls(Side::Upstream, upstream_tls);
+        let meter = meter.map(shared);
+        Ok(self.0.adopt_counted(session, times(terms), meter, owner))
+    }
+
+    fn accept_tls(
+        &self,
+        client: RawFd,
+        server_tls: &Bound<'_, ServerTls>,
+        said: &[u8],
+        owner: Py<PyAny>,
+    ) -> PyResult<u64> {
+        let tls = server_tls.get().0.accept();
+        let tls = tls.map_err(|failure| PyValueError::new_err(failure.cause))?;
+        Ok(self
+            .0
+            .shake(copied(client)?, Box::new(tls), said.to_vec(), owner))
+    }
+
+    fn connect_tls(
+        &self,
+        upstream: RawFd,
+        client_tls: &Bound<'_, ClientTls>,
+        peer: &str,
+        owner: Py<PyAny>,
+    ) -> PyResult<u64> {
+        let tls = client_tls.get().0.connect(peer);
+        let tls = tls.map_err(|failure| PyValueError::new_err(failure.cause))?;
+        Ok(self
+            .0
+            .shake(copied(upstream)?, Box::new(tls), Vec::new(), owner))
+    }
+
+    fn abandon(&self, token: u64) {
+        self.0.abandon(token);
+    }
+
+    fn shaken(&self) -> Vec<ShakeReport> {
+        self.0.shaken().into_iter().map(shake_report).collect()
     }
 
     #[pyo3(signature = (listening, batch, trusted=None))]
@@ -140,9 +192,7 @@ impl Engine {
             batch,
             trusted: trusted.transpose()?,
         };
-        // SAFETY: the caller holds the socket while this runs, and what is kept is a descriptor of our own.
-        let listening = unsafe { BorrowedFd::borrow_raw(listening) };
-        Ok(self.0.listen(listening.try_clone_to_owned()?, terms))
+        Ok(self.0.listen(copied(listening)?, terms))
     }
 
     #[pyo3(signature = (listener, most=0))]
@@ -254,6 +304,11 @@ impl Engine {
     }
 }
 
+fn copied(socket: RawFd) -> std::io::Result<OwnedFd> {
+    // SAFETY: the caller holds the socket while this runs, and what is kept is a descriptor of our own.
+    unsafe { BorrowedFd::borrow_raw(socket) }.try_clone_to_owned()
+}
+
 fn network((address, length): (String, u8)) -> PyResult<Network> {
     let address = address.parse().ok();
     let network = address.and_then(|address| Network::new(address, length));
@@ -311,6 +366,9 @@ fn _relay(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Engine>()?;
     module.add_class::<Nodes>()?;
     module.add_class::<Meter>()?;
+    module.add_class::<ServerTls>()?;
+    module.add_class::<ClientTls>()?;
+    module.add_class::<Tls>()?;
     module.add_function(wrap_pyfunction!(read_hello, module)?)?;
     module.add_function(wrap_pyfunction!(read_header, module)?)?;
     module.add("BOUNDS", meter::BOUNDS)?;

@@ -40,6 +40,14 @@ fn how(end: &End) -> How {
     let (word, errno) = match end {
         End::Closed(Side::Client) => ("client_closed", 0),
         End::Closed(Side::Upstream) => ("upstream_closed", 0),
+        End::Truncated(Side::Client) => ("client_truncated", 0),
+        End::Truncated(Side::Upstream) => ("upstream_truncated", 0),
+        End::BadTls(Side::Client, failure) => {
+            return ("client_tls", 0, Some(failure.cause.clone()));
+        }
+        End::BadTls(Side::Upstream, failure) => {
+            return ("upstream_tls", 0, Some(failure.cause.clone()));
+        }
         End::Lost(Side::Client, error) => ("client_lost", error.raw_os_error()),
         End::Lost(Side::Upstream, error) => ("upstream_lost", error.raw_os_error()),
         End::Idle => ("idle", 0),

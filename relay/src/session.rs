@@ -11,8 +11,11 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use crate::socket::{Owed, Socket};
+use crate::socket::{Owed, Socket, in_proportion};
+use crate::tls::{Failure, Tls};
 use crate::tools::{PIPE, Pipe, Tools};
+
+mod sealed;
 
 /// One of the two ends of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +42,10 @@ impl Side {
 pub enum End {
     /// Both sides sent their end; the one that did so first.
     Closed(Side),
+    /// The same, but that side ended without the `close_notify` of its TLS: bytes may be missing.
+    Truncated(Side),
+    /// A side's TLS broke.
+    BadTls(Side, Failure),
     /// A side failed with an error of the kernel.
     Lost(Side, Errno),
     /// No byte moved for too long.
@@ -73,10 +80,14 @@ pub enum Pumped {
 /// Two sockets and the bytes between them.
 pub struct Session {
     sockets: [Socket; 2],
-    /// Bytes handed to the kernel for each side.
+    /// Bytes handed to the kernel for each side, in clear.
     moved: [u64; 2],
     /// Who sent its end first.
     pub first_end: Option<Side>,
+    /// That one ended without a `close_notify`.
+    truncated: bool,
+    /// How it ends once what came before has been handed on.
+    doom: Option<Box<End>>,
 }
 
 impl Session {
@@ -84,12 +95,34 @@ impl Session {
     #[must_use]
     pub fn new(client: OwnedFd, upstream: OwnedFd, first: Vec<u8>) -> Self {
         let mut sockets = [Socket::new(client), Socket::new(upstream)];
-        sockets[Side::Upstream as usize].debt = Owed::bytes(first);
+        let count = first.len();
+        sockets[Side::Upstream as usize].debt = Owed::bytes(first, count);
         Self {
             sockets,
             moved: [0, 0],
             first_end: None,
+            truncated: false,
+            doom: None,
         }
+    }
+
+    /// The same with TLS on a side, whose handshake is over.
+    #[must_use]
+    pub fn with_tls(mut self, side: Side, tls: Option<Box<Tls>>) -> Self {
+        let Some(mut tls) = tls else {
+            return self;
+        };
+        let socket = &mut self.sockets[side as usize];
+        socket.ended = tls.has_ended();
+        if let Some(Owed::Bytes(owed)) = socket.debt.take().map(|owed| *owed) {
+            let (clear, mut sealed) = (owed.left(), Vec::new());
+            if let Err(failure) = tls.encrypt(&clear, &mut sealed) {
+                self.doom = Some(Box::new(End::BadTls(side, failure)));
+            }
+            socket.debt = Owed::bytes(sealed, clear.len());
+        }
+        socket.tls = Some(tls);
+        self
     }
 
     /// The same for a game server that was only just connected to, and was sent the first `sent` bytes of `first`, or is still
@@ -118,7 +151,7 @@ impl Session {
     pub fn into_parts(self) -> (OwnedFd, OwnedFd, Vec<u8>) {
         let [client, upstream] = self.sockets;
         let owed = match upstream.debt.map(|owed| *owed) {
-            Some(Owed::Bytes { mut bytes, paid }) => bytes.split_off(paid),
+            Some(Owed::Bytes(owed)) => owed.left(),
             Some(Owed::Pipe(_)) | None => Vec::new(), // nothing was piped before it was connected
         };
         (client.fd, upstream.fd, owed)
@@ -130,7 +163,7 @@ impl Session {
         self.sockets[side as usize].fd.as_fd()
     }
 
-    /// Bytes handed to the kernel for the upstream, and for the client.
+    /// Bytes handed to the kernel for the upstream, and for the client; in clear.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (
@@ -142,8 +175,7 @@ impl Session {
     /// Bytes that are held for both sides, since they did not take them yet.
     #[must_use]
     pub fn held(&self) -> usize {
-        let debts = self.sockets.iter().filter_map(|one| one.debt.as_ref());
-        debts.map(|owed| owed.held()).sum()
+        self.sockets.iter().map(Socket::held).sum()
     }
 
     /// Bytes of one side that were handed to the kernel since these were the counts.
@@ -176,6 +208,9 @@ impl Session {
         share: usize,
         cap: usize,
     ) -> Result<Pumped, End> {
+        if self.sockets.iter().any(|socket| socket.tls.is_some()) {
+            return self.pump_sealed(from, tools, share, cap);
+        }
         let to = from.other();
         let before = self.moved[to as usize];
         let paid = self.pay(to, tools)?;
@@ -189,7 +224,7 @@ impl Session {
                 return Ok(Pumped::Waits);
             }
             if self.sockets[from as usize].ended {
-                self.pass_on_the_end(from)?;
+                self.pass_on_the_end(from, tools)?;
                 return Ok(Pumped::Waits);
             }
             if !self.sockets[from as usize].readable {
@@ -212,7 +247,7 @@ impl Session {
             let received = self.sockets[from as usize].receive(&mut tools.buffer[..size]);
             match received.map_err(|error| self.lost(from, error))? {
                 Some(count) => {
-                    self.hand(to, &tools.buffer[..count])?;
+                    self.hand(to, &tools.buffer[..count], count)?;
                     (left, allowed) = (left.saturating_sub(count), allowed - count);
                 }
                 None => return Ok(Pumped::Waits),
@@ -226,6 +261,17 @@ impl Session {
         self.sockets
             .iter()
             .all(|socket| socket.ended && socket.shut)
+    }
+
+    /// How it ended, now that it is over.
+    #[must_use]
+    pub fn gentle_end(&self) -> End {
+        let first = self.first_end.unwrap_or(Side::Client);
+        if self.truncated {
+            End::Truncated(first)
+        } else {
+            End::Closed(first)
+        }
     }
 
     /// Makes closing reach a side as a reset.
@@ -287,25 +333,30 @@ impl Session {
         Ok(size)
     }
 
-    /// Sends to a side that is owed nothing, and owes it the rest.
-    fn hand(&mut self, to: Side, bytes: &[u8]) -> Result<(), End> {
+    /// Sends to a side, behind what it is owed, and owes it the rest. `clear`: for how many bytes in clear they stand.
+    fn hand(&mut self, to: Side, bytes: &[u8], clear: usize) -> Result<(), End> {
         let socket = &mut self.sockets[to as usize];
-        let sent = if socket.writable && !bytes.is_empty() {
+        let sent = if socket.writable && socket.debt.is_none() && !bytes.is_empty() {
             socket.send(bytes)
         } else {
             Ok(0)
         };
         let count = sent.map_err(|error| self.lost(to, error))?;
-        self.moved[to as usize] += count as u64;
+        let counted = in_proportion(clear, count, bytes.len());
+        self.moved[to as usize] += counted as u64;
         if count < bytes.len() {
-            self.sockets[to as usize].debt = Owed::bytes(bytes[count..].to_vec());
+            self.sockets[to as usize].owe(&bytes[count..], clear - counted);
         }
         Ok(())
     }
 
-    fn pass_on_the_end(&mut self, from: Side) -> Result<(), End> {
+    fn pass_on_the_end(&mut self, from: Side, tools: &mut Tools) -> Result<(), End> {
         self.first_end.get_or_insert(from);
         let to = from.other();
+        self.say_goodbye(to, tools)?;
+        if self.sockets[to as usize].debt.is_some() {
+            return Ok(()); // first that
+        }
         if self.sockets[to as usize].ended {
             self.sockets[to as usize].shut = true; // it is closed at once, which says so too
         }

@@ -1,10 +1,11 @@
-//! One side of a session: a socket, what the kernel has said of it, and what it is owed.
+//! One side of a session: a socket, its TLS, what the kernel has said of it, and what it is owed.
 
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
+use crate::tls::Tls;
 use crate::tools::Pipe;
 
 /// Bytes for which a pipe is better than a buffer.
@@ -14,30 +15,65 @@ const BULK: usize = 16 * 1024;
 pub(crate) type Debt = Option<Box<Owed>>;
 
 pub(crate) enum Owed {
-    Bytes { bytes: Vec<u8>, paid: usize },
+    Bytes(Bytes),
     Pipe(Pipe),
 }
 
+/// As they go out, and how many bytes they stand for where they are records.
+pub(crate) struct Bytes {
+    all: Vec<u8>,
+    paid: usize,
+    clear: usize,
+    counted: usize, // of those in clear
+}
+
+impl Bytes {
+    pub(crate) fn left(mut self) -> Vec<u8> {
+        self.all.split_off(self.paid)
+    }
+
+    /// How many more of those in clear may count as paid.
+    fn count(&mut self) -> usize {
+        let due = in_proportion(self.clear, self.paid, self.all.len());
+        due - std::mem::replace(&mut self.counted, due)
+    }
+}
+
+/// How many of those in clear have gone with so many of all bytes.
+pub(crate) fn in_proportion(clear: usize, paid: usize, all: usize) -> usize {
+    if paid == all {
+        return clear;
+    }
+    let share = clear as u128 * paid as u128 / all.max(1) as u128;
+    usize::try_from(share).unwrap_or(clear)
+}
+
 impl Owed {
-    pub(crate) fn bytes(bytes: Vec<u8>) -> Debt {
-        (!bytes.is_empty()).then(|| Box::new(Self::Bytes { bytes, paid: 0 }))
+    /// `clear`: for how many bytes in clear they stand.
+    pub(crate) fn bytes(bytes: Vec<u8>, clear: usize) -> Debt {
+        let owed = Bytes {
+            all: bytes,
+            paid: 0,
+            clear,
+            counted: 0,
+        };
+        (!owed.all.is_empty()).then(|| Box::new(Self::Bytes(owed)))
     }
 
     /// Bytes of memory that it takes: a copy takes all of them until the last one is paid.
     pub(crate) fn held(&self) -> usize {
         match self {
-            Self::Bytes { bytes, .. } => bytes.capacity(),
+            Self::Bytes(owed) => owed.all.capacity(),
             Self::Pipe(pipe) => pipe.holds(),
         }
     }
 
-    /// Pays what a socket takes, which is how many bytes (0: none now); and whether that was all.
+    /// Pays what a socket takes, which is how many bytes in clear (0: none now); and whether that was all.
     pub(crate) fn pay(&mut self, socket: &mut Socket) -> Result<(usize, bool), Errno> {
         match self {
-            Self::Bytes { bytes, paid } => {
-                let count = socket.send(&bytes[*paid..])?;
-                *paid += count;
-                Ok((count, *paid == bytes.len()))
+            Self::Bytes(owed) => {
+                owed.paid += socket.send(&owed.all[owed.paid..])?;
+                Ok((owed.count(), owed.paid == owed.all.len()))
             }
             Self::Pipe(pipe) => {
                 let count = socket.pour(pipe)?;
@@ -50,6 +86,7 @@ impl Owed {
 #[allow(clippy::struct_excessive_bools)] // six facts about one descriptor, each true or not by itself
 pub(crate) struct Socket {
     pub(crate) fd: OwnedFd,
+    pub(crate) tls: Option<Box<Tls>>,
     pub(crate) debt: Debt,
     /// Reading or writing may succeed, as far as the kernel has said.
     pub(crate) readable: bool,
@@ -68,6 +105,7 @@ impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         Self {
             fd,
+            tls: None,
             debt: None,
             readable: true,
             writable: true,
@@ -76,6 +114,26 @@ impl Socket {
             shut: false,
             bulk: false,
         }
+    }
+
+    /// Owes it more: behind what it is owed, which is no pipe where there is TLS.
+    pub(crate) fn owe(&mut self, bytes: &[u8], clear: usize) {
+        if let Some(Owed::Bytes(owed)) = self.debt.as_deref_mut() {
+            owed.all.drain(..owed.paid);
+            owed.clear -= owed.counted;
+            (owed.paid, owed.counted) = (0, 0);
+            owed.all.extend_from_slice(bytes);
+            owed.clear += clear;
+        } else {
+            debug_assert!(self.debt.is_none());
+            self.debt = Owed::bytes(bytes.to_vec(), clear);
+        }
+    }
+
+    /// Bytes that are kept for it, and of what it has said.
+    pub(crate) fn held(&self) -> usize {
+        let debt = self.debt.as_ref().map_or(0, |owed| owed.held());
+        debt + self.tls.as_ref().map_or(0, |tls| tls.held())
     }
 
     /// How many bytes the kernel took; 0 when it takes none now.

@@ -14,12 +14,22 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 /// Bytes that one pipe holds at most.
 pub const PIPE: usize = 1 << 20;
 
+/// Bytes that are kept at most of a record, or a message of many records, that is not whole (rustls takes none of more than
+/// 64 KiB).
+pub const REST: usize = 96 * 1024;
+
 const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 
-/// A buffer and a pool of pipes.
+/// A buffer, those for TLS, and a pool of pipes.
 pub struct Tools {
     /// What is read into, and sent from at once.
     pub buffer: Vec<u8>,
+    /// Records that came: what is kept of one that is not whole, and what is read behind it.
+    pub records: Vec<u8>,
+    /// What was in them, in clear.
+    pub clear: Vec<u8>,
+    /// Records that go out.
+    pub sealed: Vec<u8>,
     idle: Vec<Pipe>, // empty ones
     lease: Arc<()>,
     most: usize,
@@ -31,6 +41,9 @@ impl Tools {
     pub fn new(buffer_size: usize, pipes: usize) -> Self {
         Self {
             buffer: vec![0; buffer_size],
+            records: vec![0; REST + buffer_size],
+            clear: Vec::new(),
+            sealed: Vec::new(),
             idle: Vec::new(),
             lease: Arc::new(()),
             most: pipes,

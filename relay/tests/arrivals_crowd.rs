@@ -360,7 +360,7 @@ fn stop_gives_everybody_back_once_and_closes_all_else() {
     front.nothing_happened();
     let given: Vec<OwnedFd> = arrivals.into_iter().map(|one| one.socket).collect();
     drop((players, games, given, server, deaf));
-    assert_eq!(open_files(), before + 4, "the eventfds");
+    assert_eq!(open_files(), before + 5, "the eventfds");
     drop(front);
     nothing_is_left(before);
 }

@@ -306,7 +306,7 @@ fn stop_closes_every_descriptor_but_those_of_the_handle() {
     until("the thread's end", || engines() == 0);
     assert_eq!(ends(&handle, 150).len(), 150);
     drop(plays);
-    assert_eq!(open_files(), before + 4); // the eventfds
+    assert_eq!(open_files(), before + 5); // the eventfds
     drop(handle);
     assert_eq!(open_files(), before);
 }

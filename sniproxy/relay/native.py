@@ -1,15 +1,15 @@
 """The native relay: once both sockets stand, no Python runs until the session ends.
 
 A thread outside the interpreter's lock owns the sockets (the crate in relay/). This is its door: sessions go in as
-descriptors, ends come out in batches through an eventfd. Sessions with TLS of ours, on either side, are still moved by
-the relay on trio.
+descriptors, ends come out in batches through an eventfd. TLS of ours is spoken there too, by rustls; what that does not take
+goes to OpenSSL, and such sessions are moved by the relay on trio.
 """
 
 import os
 import socket
 import sys
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -19,6 +19,7 @@ from sniproxy.errors import CloseReason
 from sniproxy.plan import Plan
 from sniproxy.relay import Flow, Link, Originated, Outcome, Terminated
 from sniproxy.relay.front import NativeFront, as_numbers, milliseconds
+from sniproxy.relay.native_tls import Handshakes, NativeTls
 from sniproxy.relay.trio_relay import NEVER_CLOSED, TrioRelay, open_trio_relay
 from sniproxy.settings import Proxy
 from sniproxy.stick_table import Places
@@ -47,6 +48,10 @@ _REASONS = {
     "killed": CloseReason.KILLED,
     "shed": CloseReason.SHED,
     "stopped": CloseReason.SHUTDOWN,
+    "client_truncated": CloseReason.CLIENT_TRUNCATED,
+    "upstream_truncated": CloseReason.UPSTREAM_TRUNCATED,
+    "client_tls": CloseReason.TLS_ERROR,
+    "upstream_tls": CloseReason.UPSTREAM_TLS,
     "broken": CloseReason.INTERNAL_ERROR,
 }
 
@@ -70,8 +75,10 @@ class NativeRelay:
         engine: "_relay.Engine[_Link, Plan]",
         terminating: TrioRelay,
         front: NativeFront,
+        handshakes: Handshakes,
     ) -> None:
         self.front = front
+        self._handshakes = handshakes
         self._engine = engine
         self._terminating = terminating
         self._over = False
@@ -79,15 +86,22 @@ class NativeRelay:
     def settle(self, settings: Proxy) -> None:
         self._engine.limit(settings.max_sessions)
         self.front.settle(settings)
+        self._handshakes.forget()
 
     async def accept_tls(
         self, client: socket.socket, server_tls: ServerTls, received: bytes
     ) -> Terminated:
+        handle = self._handshakes.server(server_tls)
+        if handle is not None:
+            return await self._handshakes.accept(client, handle, received)
         return await self._terminating.accept_tls(client, server_tls, received)
 
     async def connect_tls(
         self, upstream: socket.socket, client_tls: ClientTls, peer: str
     ) -> Originated:
+        handle = self._handshakes.client(client_tls)
+        if handle is not None:
+            return await self._handshakes.connect(upstream, handle, peer)
         return await self._terminating.connect_tls(upstream, client_tls, peer)
 
     def drain(self, after: float, spread: float) -> None:
@@ -109,13 +123,18 @@ class NativeRelay:
     def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> Link:
         if self._over:
             raise RuntimeError("the relay was closed")
-        if flow.tls is not None or flow.upstream_tls is not None:
-            return self._terminating.start(flow, on_end)
+        tls, upstream_tls = _handle(flow.tls), _handle(flow.upstream_tls)
+        if (tls is None) != (flow.tls is None) or (upstream_tls is None) != (
+            flow.upstream_tls is None
+        ):
+            return self._terminating.start(flow, on_end)  # OpenSSL's
         link, terms = _Link(self._engine, on_end), as_numbers(flow.terms)
         client, upstream = flow.client.detach(), flow.upstream.detach()
         try:
             meter = cast("_relay.Meter | None", flow.terms.meter)
-            link.token = self._engine.start(client, upstream, flow.first, terms, link, meter)
+            link.token = self._engine.start(
+                client, upstream, flow.first, terms, link, meter, tls, upstream_tls
+            )
         except BaseException:  # it has taken nothing
             os.close(client)
             os.close(upstream)
@@ -172,11 +191,13 @@ async def open_native_relay(
     keepalive_idle: int = KEEPALIVE_IDLE,
     places: Places | None = None,
     max_sessions: int = sys.maxsize,
+    secrets: Callable[[], Iterable[bytes]] = tuple,
 ) -> AsyncIterator[NativeRelay]:
     """A relay; leaving the block ends its sessions with the reason `shutdown`. Only where BUILT.
 
     `pipes`: through which bulk goes uncopied, at most so many at once.
     `places`: where it counts the sessions that it accepts itself, `max_sessions` with all others there.
+    `secrets`: what tickets of players are sealed under, as `Keyring.ticket_secrets` has them; none: nobody else's open here.
     """
     words, own, everybody = (None, 0, []) if places is None else places
     engine: _relay.Engine[_Link, Plan] = _relay.Engine(
@@ -185,13 +206,15 @@ async def open_native_relay(
     try:
         async with open_trio_relay(buffer_size=buffer_size) as terminating:
             front = NativeFront(engine, read_end, keepalive_idle)
-            relay = NativeRelay(engine, terminating, front)
+            handshakes = Handshakes(engine, secrets)
+            relay = NativeRelay(engine, terminating, front, handshakes)
             relay.tick_now()  # before the first session
             async with trio.open_nursery() as nursery:
-                ends, plays, arrivals = engine.filenos()
+                ends, plays, arrivals, shakes = engine.filenos()
                 nursery.start_soon(relay.deliver, ends)
                 nursery.start_soon(front.account, plays)
                 nursery.start_soon(front.receive, arrivals)
+                nursery.start_soon(handshakes.deliver, shakes)
                 nursery.start_soon(relay.tick)
                 try:
                     yield relay
@@ -200,6 +223,10 @@ async def open_native_relay(
                     relay.close()
     finally:
         engine.stop()
+
+
+def _handle(tls: object) -> "_relay.Tls | None":
+    return tls.handle if isinstance(tls, NativeTls) else None
 
 
 class _Link:

@@ -1,5 +1,6 @@
 """From the `proxy.relay` setting to a relay."""
 
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 
 from sniproxy.errors import SettingsError
@@ -28,8 +29,13 @@ def choose_relay(asked: str, *, built: bool = BUILT) -> str:
     return f"trio ({NOT_BUILT})"
 
 
-def open_relay(settings: Proxy, places: Places) -> AbstractAsyncContextManager[Relay]:
-    """The relay that `choose_relay` names; leaving the block ends its sessions. `places`: where it counts them."""
+def open_relay(
+    settings: Proxy, places: Places, secrets: Callable[[], Iterable[bytes]] = tuple
+) -> AbstractAsyncContextManager[Relay]:
+    """The relay that `choose_relay` names; leaving the block ends its sessions.
+
+    `places`: where it counts them. `secrets`: what players' tickets are sealed under (`Keyring.ticket_secrets`).
+    """
     if choose_relay(settings.relay) != "native":
         return open_trio_relay(buffer_size=settings.relay_buffer)
     return open_native_relay(
@@ -38,4 +44,5 @@ def open_relay(settings: Proxy, places: Places) -> AbstractAsyncContextManager[R
         keepalive_idle=settings.keepalive_idle,
         places=places,
         max_sessions=settings.max_sessions,
+        secrets=secrets,
     )

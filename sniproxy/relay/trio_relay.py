@@ -31,6 +31,11 @@ from sniproxy.upstream_tls import ClientTls
 NEVER_CLOSED = "the other side never closed"
 TICK = 1.0  # seconds between two looks at the idle deadlines
 
+_TRUNCATED = {
+    CloseReason.CLIENT_CLOSED: CloseReason.CLIENT_TRUNCATED,
+    CloseReason.UPSTREAM_CLOSED: CloseReason.UPSTREAM_TRUNCATED,
+}
+
 
 class TrioRelay:
     """See `sniproxy.relay.Relay`. Made by `open_trio_relay`."""
@@ -225,7 +230,9 @@ class _Link:
 
     def _side_ended(self, source: CloseReason) -> None:
         if self._first_end is None:
-            self._first_end = source
+            tls = self.flow.tls if source is CloseReason.CLIENT_CLOSED else self.flow.upstream_tls
+            truncated = isinstance(tls, TrioTls) and tls.truncated
+            self._first_end = _TRUNCATED[source] if truncated else source
             self.last_active = trio.current_time()
             self.idle_timeout = min(self.idle_timeout, self.flow.terms.half_close_timeout)
             self._deadlines.file(self)
@@ -234,6 +241,8 @@ class _Link:
         """A socket failed. A side that had sent EOF before has closed, not reset."""
         client = lost.sock is self.flow.client
         closed = CloseReason.CLIENT_CLOSED if client else CloseReason.UPSTREAM_CLOSED
+        if self._first_end is _TRUNCATED[closed]:
+            closed = self._first_end
         reset = CloseReason.CLIENT_RESET if client else CloseReason.UPSTREAM_RESET
         if self._reason is None:
             close(self.flow.upstream if client else self.flow.client, reset=True)

@@ -55,11 +55,17 @@ class TrioTls:
         self._sending = trio.Lock()
         self._held_back = b""  # decrypted by `end`, not yet read
         self._eof = False  # the peer's
+        self._said_goodbye = False  # the peer, by a close_notify
         self._ended = False  # ours
         self.kept = 0  # bytes, on their way to a peer who does not take them
         self.version = ""
         self.cipher = ""
         self.resumed = False
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the peer ended without a close_notify: bytes may be missing (RFC 8446 section 6.1)."""
+        return self._eof and not self._said_goodbye
 
     @property
     def held(self) -> int:
@@ -104,6 +110,7 @@ class TrioTls:
         except ssl.SSLWantReadError:
             return b"" if self._eof else None
         except ssl.SSLZeroReturnError:
+            self._said_goodbye = True
             return b""
         except ssl.SSLError as error:
             self._alert()

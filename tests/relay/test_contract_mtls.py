@@ -120,7 +120,8 @@ async def test_who_was_too_deep_does_not_come_back_by_resumption(
             for _ in range(3):
                 one = await knock(relay, player, MUTUAL, session)
                 session = one.session
-                assert one.refused == "2 authorities below client.ca, client.depth is 1"
+                assert one.refused is not None
+                assert one.refused.endswith("2 authorities below client.ca, client.depth is 1")
                 assert not one.resumed
 
 
@@ -186,7 +187,8 @@ async def test_a_session_is_of_no_use_where_another_certificate_is_asked_for(
             first = await knock(relay, player, made_with)
             assert first.refused is None
             control = await knock(relay, player, made_with, first.session)
-            assert control.resumed is (made_with is OPEN or version is V1_2)
+            tickets = made_with is OPEN or implementation.name == "native"
+            assert control.resumed is (tickets or version is V1_2)
             attempt = await knock(relay, player, MUTUAL, control.session)
     assert not attempt.resumed
     missing = "handshake_failure" if version is V1_2 else "certificate_required"
@@ -205,17 +207,19 @@ async def test_a_session_is_of_no_use_where_less_depth_is_allowed(
             shallow = server_tls(client_ca="ours", client_depth=0)
             attempt = await knock(relay, player, shallow, first.session)
     assert first.refused is None
-    assert attempt.refused == "1 authorities below client.ca, client.depth is 0"
+    assert attempt.refused is not None
+    assert attempt.refused.endswith("1 authorities below client.ca, client.depth is 0")
 
 
 @on_both_versions
 @pytest.mark.parametrize("offered", [OPEN, MUTUAL], ids=["open", "mutual"])
-async def test_tickets_are_for_those_who_need_no_certificate(
+async def test_who_gets_a_ticket(
     implementation: Implementation, version: ssl.TLSVersion, offered: ServerTls
 ) -> None:
+    """OpenSSL is told only after the handshake that somebody was too deep: it gives none to who needs a certificate."""
     with trio.fail_after(DEADLINE):
         async with implementation.open(BUFFER) as relay:
             came = await knock(relay, player_context(version, identity="ours"), offered)
     assert came.refused is None
     assert came.session is not None
-    assert came.session.has_ticket is (offered is OPEN)
+    assert came.session.has_ticket is (offered is OPEN or implementation.name == "native")

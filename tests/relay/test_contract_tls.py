@@ -78,7 +78,7 @@ class Refusal:
 
 FLAWS: dict[Flaw, str] = {
     "expired": "certificate_expired",
-    "early": "bad_certificate",
+    "early": "certificate_expired",  # or not valid yet (RFC 8446 section 6.2)
     "self-signed": "unknown_ca",
     "damaged": "decrypt_error",
     "a server's": "unsupported_certificate",
@@ -131,6 +131,8 @@ async def test_a_handshake_that_fails_says_why(
             told = await peer.told()
     assert caught.value.reason is CloseReason.HANDSHAKE_FAILED
     who, _, alert = refusal.alert.partition(" ")
+    if implementation.name == "trio" and refusal.name.startswith("early"):  # OpenSSL's choice
+        alert = "bad_certificate"
     named, _, cause = caught.value.detail.partition(": ")
     assert named == f"{who} alert {alert}"
     assert (told, cause != "") == ((alert, True) if who == "sent" else (None, False))

@@ -1,5 +1,6 @@
 """The contract of the relays: TLS with the game server, the handshakes that fail and what breaks later."""
 
+import re
 import ssl
 from dataclasses import dataclass
 
@@ -129,7 +130,7 @@ async def test_a_name_is_asked_for_and_an_address_is_not(
 
 @dataclass(frozen=True)
 class Refusal:
-    """A game server that must not be taken for the right one."""
+    """A game server that must not be taken for the right one; `words`: a pattern, OpenSSL's and rustls's."""
 
     name: str
     context: ssl.SSLContext
@@ -139,11 +140,14 @@ class Refusal:
 
 
 FLAWS: dict[Flaw, str] = {
-    "expired": "certificate has expired",
-    "early": "certificate is not yet valid",
-    "self-signed": "self-signed certificate",
-    "damaged": "certificate signature failure",
+    "expired": "certificate has expired|certificate expired: ",
+    "early": "certificate is not yet valid|not valid yet",
+    "self-signed": "self-signed certificate|UnknownIssuer",
+    "damaged": "certificate signature failure|BadSignature",
 }
+
+
+MISMATCH = "Hostname mismatch|certificate not valid for name"
 
 
 def _refusals() -> list[Refusal]:
@@ -154,23 +158,23 @@ def _refusals() -> list[Refusal]:
             Refusal(
                 "other name" + which,
                 game_context(version, name="other.example.com"),
-                "Hostname mismatch",
+                MISMATCH,
             ),
         ]
         for flaw, words in FLAWS.items():
             flawed = game_context(version, flaw=flaw)
             rows.append(Refusal(flaw + which, flawed, words, PLAYER))
-    address = "IP address mismatch"
+    address = "IP address mismatch|certificate not valid for name"
     other_address = game_context(name="127.0.0.2")
     return [
         *rows,
         Refusal("other address", other_address, address, "127.0.0.1"),
         Refusal("a name's for an address", game_context(), address, "127.0.0.1"),
-        Refusal("an address's for a name", other_address, "Hostname mismatch"),
+        Refusal("an address's for a name", other_address, MISMATCH),
         Refusal(
             "not one of the system's authorities",
             game_context(),
-            "unable to get local issuer certificate",
+            "unable to get local issuer certificate|UnknownIssuer",
             offered=share(verify=True, authorities=(), pair=None),
         ),
     ]
@@ -183,7 +187,7 @@ async def test_a_game_server_with_the_wrong_certificate(
     reason, detail = await failed(implementation, row.context, row.offered, row.peer)
     assert reason is CloseReason.UPSTREAM_CERTIFICATE
     assert detail.startswith("sent alert ")
-    assert row.words in detail
+    assert re.search(row.words, detail)
     await met(implementation, row.context, TRUSTING, row.peer)  # speaks with anybody
 
 
@@ -234,16 +238,16 @@ async def test_with_tls_1_3_it_is_told_once_the_session_has_begun(
             session.start(relay)
             outcome = await session.outcome()
         session.close()
-    alert = "certificate required" if identity is None else "unknown ca"
+    alert = "certificate.required" if identity is None else "unknown.ca"
     assert outcome.reason is CloseReason.UPSTREAM_TLS
-    assert alert in outcome.detail
+    assert re.search(alert, outcome.detail)
 
 
 @pytest.mark.parametrize(
     ("says", "words"),
     [
-        (b"220 welcome\r\n", "wrong version number"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "wrong version number"),
+        (b"220 welcome\r\n", "wrong version number|InvalidContentType"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "wrong version number|InvalidContentType"),
         (record(bytes((2, 40)), kind=21, version=0x0303), "received alert handshake_failure"),
         (record(bytes((2, 112)), kind=21, version=0x0303), "received alert unrecognized_name"),
         (None, "closed by the game server"),
@@ -263,7 +267,7 @@ async def test_a_game_server_that_speaks_no_tls_or_will_not(
             with pytest.raises(SessionEnded) as caught:
                 await relay.connect_tls(upstream, TRUSTING, NAME)
     assert caught.value.reason is CloseReason.UPSTREAM_TLS
-    assert words in caught.value.detail
+    assert re.search(words, caught.value.detail)
 
 
 async def test_a_game_server_that_resets_in_the_handshake(implementation: Implementation) -> None:
@@ -345,7 +349,9 @@ async def test_a_game_server_that_ends_hears_the_rest_and_a_goodbye(
             assert server.goodbye
             outcome = await session.outcome()
         session.close()
-    assert outcome.reason is CloseReason.UPSTREAM_CLOSED
+    assert outcome.reason is (
+        CloseReason.UPSTREAM_CLOSED if goodbye else CloseReason.UPSTREAM_TRUNCATED
+    )
 
 
 @to_tls

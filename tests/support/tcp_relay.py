@@ -66,10 +66,14 @@ class _Connection:
 
 
 class TcpRelay:
-    """Connections to `port` go on to `target_port`; `with` starts and ends it. `target_port` may change meanwhile."""
+    """Connections to `port` go on to `target_port`; `with` starts and ends it. `target_port` may change meanwhile.
 
-    def __init__(self, target_port: int) -> None:
+    greeting: what the target hears first of each, such as the PROXY header of a load balancer.
+    """
+
+    def __init__(self, target_port: int, *, greeting: bytes = b"") -> None:
         self.target_port = target_port
+        self.greeting = greeting
         self.port = free_ports(1)[0]
         self._accepted = self._bytes_up = self._bytes_down = 0
         self._frozen = self._over = False
@@ -202,7 +206,9 @@ class TcpRelay:
                     sock.setblocking(False)
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 server.connect_ex(("127.0.0.1", self.target_port))  # how it ends is seen when used
-                self._connections.append(_Connection(client, server))
+                connection = _Connection(client, server)
+                connection.up.pending = self.greeting
+                self._connections.append(connection)
                 self._accepted += 1
 
     def _move(self, connection: _Connection) -> bool:

@@ -15,10 +15,12 @@ use super::Engine;
 use super::arrivals::{Arrival, Played};
 use super::listening::Terms;
 use super::orders::{Command, Playing};
+use super::shaking::Shaken;
 use crate::meter::{Meter, Seen};
 use crate::places::Places;
 use crate::plans::{Plan, Plans};
 use crate::session::{End, Session};
+use crate::tls::Tls;
 use crate::tools::Tools;
 
 /// How long a session may do nothing, or last, in milliseconds.
@@ -89,6 +91,7 @@ pub(super) struct Shared<T> {
     pub(super) ended: Told<Ended<T>>,
     pub(super) played: Told<Played<T>>,
     pub(super) arrivals: Told<Arrival<T>>,
+    pub(super) shaken: Told<Shaken<T>>,
     pub(super) pauses: Mutex<Vec<Errno>>,
     pub(super) plans: Mutex<Plans<T>>,
     pub(super) places: Places,
@@ -150,6 +153,19 @@ impl<T: Send + Sync + 'static> Handle<T> {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
         self.send(Command::Start(token, session, times, meter, owner));
         token
+    }
+
+    /// Begins a handshake on a socket of which `said` was read before; its token. The socket is a copy that nobody else uses
+    /// meanwhile: it is closed when the handshake is over, and the connection with it, unless there is another copy.
+    pub fn shake(&self, socket: OwnedFd, tls: Box<Tls>, said: Vec<u8>, owner: T) -> u64 {
+        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
+        self.send(Command::Shake(token, socket, tls, said, owner));
+        token
+    }
+
+    /// Gives a handshake up, unless it is over.
+    pub fn abandon(&self, token: u64) {
+        self.send(Command::Abandon(token));
     }
 
     /// Accepts from a listening socket, which does not block; its number among the listeners.
@@ -268,6 +284,16 @@ impl<T: Send + Sync + 'static> Handle<T> {
         self.shared.arrivals.news.as_fd()
     }
 
+    /// Readable when handshakes are over.
+    pub fn shakes(&self) -> BorrowedFd<'_> {
+        self.shared.shaken.news.as_fd()
+    }
+
+    /// The handshakes that were over since the last call.
+    pub fn shaken(&self) -> Vec<Shaken<T>> {
+        self.shared.shaken.take()
+    }
+
     /// The sessions that ended since the last call.
     pub fn ended(&self) -> Vec<Ended<T>> {
         self.shared.ended.take()
@@ -326,6 +352,7 @@ impl<T> Shared<T> {
             ended: Told::new()?,
             played: Told::new()?,
             arrivals: Told::new()?,
+            shaken: Told::new()?,
             pauses: Mutex::default(),
             plans: Mutex::default(),
             places,

@@ -10,6 +10,7 @@ mod handle;
 mod listening;
 mod mishap;
 mod orders;
+mod shaking;
 mod time;
 mod waiting;
 
@@ -37,6 +38,8 @@ use self::orders::Command;
 pub use self::orders::Playing;
 #[cfg(test)]
 use self::orders::Trap;
+use self::shaking::Shakes;
+pub use self::shaking::{Shaken, Unshaken};
 use self::waiting::{Pending, Waiting};
 use crate::deadlines::Deadlines;
 use crate::meter::Meter;
@@ -48,10 +51,11 @@ const EVENTS: usize = 256; // taken from epoll at once
 const SHARE: usize = 256 * 1024; // bytes that one direction may move before others have their turn
 const NEVER: u64 = u64::MAX;
 
-// What an event is about: the eventfd of the commands, a listener, somebody who waits, or a side of a session.
+// What an event is about: the eventfd of the commands, a listener, somebody who waits or shakes hands, or a side of a session.
 const WAKE: u64 = u64::MAX;
 const LISTENER: u64 = 1 << 62;
 const WAITING: u64 = 1 << 61;
+const SHAKING: u64 = 1 << 60;
 const SESSION_EVENTS: EventFlags = EventFlags::IN
     .union(EventFlags::OUT)
     .union(EventFlags::PRI)
@@ -72,6 +76,8 @@ struct Engine<T> {
     active: Vec<usize>,
     ended: Vec<Ended<T>>,
     played: Vec<Played<T>>,
+    shakes: Shakes<T>,
+    shaken: Vec<Shaken<T>>,
     listening: Vec<Option<Listening>>,
     waiting: Slab<Waiting>,
     pending: Vec<Pending>, // since the last tick
@@ -108,6 +114,8 @@ impl<T: Send + Sync> Engine<T> {
             active: Vec::new(),
             ended: Vec::new(),
             played: Vec::new(),
+            shakes: Shakes::default(),
+            shaken: Vec::new(),
             listening: Vec::new(),
             waiting: Slab::new(),
             pending: Vec::new(),
@@ -141,6 +149,7 @@ impl<T: Send + Sync> Engine<T> {
                 self.go_on(key);
             }
             self.go_on_paced();
+            self.shake_on();
             self.report();
         }
     }
@@ -155,6 +164,7 @@ impl<T: Send + Sync> Engine<T> {
         }
         self.listening.clear(); // nobody else comes
         self.abandon_waiting();
+        self.abandon_shaking();
         self.report();
         for order in take(&mut self.orders) {
             self.shared.turn_away(order);
@@ -162,7 +172,7 @@ impl<T: Send + Sync> Engine<T> {
     }
 
     fn wait(&mut self, events: &mut Vec<Event>) {
-        let pause = if self.again.is_empty() {
+        let pause = if self.again.is_empty() && !self.shakes.wants_turn() {
             let due = self.paced.first().map(|&(due, _)| due);
             due.map(|due| due.saturating_sub(self.microseconds()))
         } else {
@@ -188,6 +198,10 @@ impl<T: Send + Sync> Engine<T> {
         }
         if data & WAITING != 0 {
             self.hear_more(number(WAITING));
+            return;
+        }
+        if data & SHAKING != 0 {
+            self.stir(number(SHAKING), flags);
             return;
         }
         let key = number(0) >> 1;
@@ -256,8 +270,8 @@ impl<T: Send + Sync> Engine<T> {
             }
         }
         if entry.session.is_over() {
-            let first = entry.session.first_end.unwrap_or(Side::Client);
-            self.end(key, End::Closed(first));
+            let end = entry.session.gentle_end();
+            self.end(key, end);
             return;
         }
         if more && !entry.again {
@@ -369,6 +383,7 @@ impl<T: Send + Sync> Engine<T> {
         self.shared.accepted.store(self.accepted, Ordering::Relaxed);
         self.shared.ended.tell(&mut self.ended);
         self.shared.played.tell(&mut self.played);
+        self.shared.shaken.tell(&mut self.shaken);
         self.shared.arrivals.tell(&mut self.arrivals);
     }
 }

@@ -15,6 +15,7 @@ use super::{Engine, SESSION_EVENTS, Times, session_data};
 use crate::meter::Meter;
 use crate::plans::Plan;
 use crate::session::{End, Session, Side};
+use crate::tls::Tls;
 
 /// Sessions that go by one plan to one of its nodes.
 pub struct Playing<T> {
@@ -28,6 +29,8 @@ pub struct Playing<T> {
 
 pub(super) enum Command<T> {
     Start(u64, Session, Times, Option<Arc<Meter>>, T),
+    Shake(u64, OwnedFd, Box<Tls>, Vec<u8>, T),
+    Abandon(u64),
     Kill(u64),
     Tick(u64),
     Counts(u64, SyncSender<Option<(u64, u64)>>),
@@ -83,6 +86,10 @@ impl<T: Send + Sync> Engine<T> {
                 Command::Start(token, session, times, meter, owner) => {
                     self.adopt(token, session, times, meter, owner);
                 }
+                Command::Shake(token, socket, tls, said, owner) => {
+                    self.shake(token, socket, tls, said, owner);
+                }
+                Command::Abandon(token) => self.abandon(token),
                 Command::Listen(number, socket, terms) => self.listen(number, socket, terms),
                 Command::Unlisten(number, most, done) => {
                     self.unlisten(number, most);

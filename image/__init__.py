@@ -1,0 +1,1 @@
+"""What the image is made with: see image.mk, and the Dockerfile."""

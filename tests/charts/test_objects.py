@@ -1,0 +1,233 @@
+"""Every object that the chart makes: what Kubernetes says to it, and what nobody may start."""
+
+import functools
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml
+
+from tests.support.charts import (
+    CHART,
+    EXAMPLES,
+    KUBERNETES,
+    MATRIX,
+    NAME,
+    NAMESPACE,
+    Object,
+    Rendered,
+    render,
+    with_values,
+)
+
+# Of others' making: Kubernetes knows no schema for them.
+FOREIGN = {"Certificate", "PrometheusRule", "ServiceMonitor", "TargetGroupBinding"}
+EXAMPLE_FILES = {
+    "eks-nlb.yaml": ("eks-nlb.yaml",),
+    "graviton.yaml": ("eks-nlb.yaml", "graviton.yaml"),
+    "dev.yaml": ("dev.yaml",),
+}
+BASE = "https://kubernetes.test"  # nothing is asked there
+ALL = (*MATRIX, *EXAMPLE_FILES)
+
+
+def rendered(case: str) -> Rendered:
+    """A row of the matrix, or an example."""
+    if case in MATRIX:
+        return render(MATRIX[case])
+    return render({}, *(EXAMPLES / name for name in EXAMPLE_FILES[case]))
+
+
+def schemas(version: str) -> Path:
+    """The folder of schemas of a version of Kubernetes, strict ones: no member that it does not know."""
+    spec = importlib.util.find_spec("kubernetes_validate")
+    assert spec is not None
+    assert spec.origin is not None
+    (folder,) = (Path(spec.origin).parent / "kubernetes-json-schema").glob(
+        f"v{version}.*-local-strict"
+    )
+    return folder
+
+
+@functools.cache
+def definitions(version: str) -> jsonschema_rs.Registry:
+    """What the schemas of a version refer to."""
+    text = (schemas(version) / "_definitions.json").read_text()
+    return jsonschema_rs.Registry([(f"{BASE}/api/_definitions.json", json.loads(text))])
+
+
+@functools.cache
+def validator(version: str, kind: str, api_version: str) -> jsonschema_rs.Draft202012Validator:
+    """What a version of Kubernetes says to objects of a kind."""
+    group, _, number = api_version.rpartition("/")
+    name = "-".join(filter(None, (kind.lower(), group.partition(".")[0], number)))
+    schema = json.loads((schemas(version) / f"{name}.json").read_text())
+    return jsonschema_rs.Draft202012Validator(
+        {**schema, "$id": f"{BASE}/{name}.json"}, registry=definitions(version)
+    )
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("case", ALL)
+def test_kubernetes_takes_every_object(case: str, version: str) -> None:
+    objects = [it for it in rendered(case).objects if it["kind"] not in FOREIGN]
+    assert objects
+    for it in objects:
+        check = validator(version, it["kind"], it["apiVersion"])
+        wrong = [f"{error.instance_path}: {error.message}" for error in check.iter_errors(it)]
+        assert not wrong, f"{it['kind']} {it['metadata']['name']}"
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_an_object_that_is_wrong_is_noticed(version: str) -> None:
+    good = render().one("Deployment")
+    for change in (
+        {"replicas": "3"},
+        {"surprise": 1},
+        {"template": {"spec": {"containers": [{"image": "x"}]}}},
+    ):
+        bad = {**good, "spec": {**good["spec"], **change}}
+        assert not validator(version, "Deployment", "apps/v1").is_valid(bad)
+
+
+def test_the_oldest_kubernetes_is_the_one_that_the_chart_allows() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["kubeVersion"] == f">={KUBERNETES[0]}.0-0"
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_names_stand_once(case: str) -> None:
+    names = [(it["kind"], it["metadata"]["name"]) for it in rendered(case).objects]
+    assert len(names) == len(set(names))
+
+
+def test_the_longest_name_is_short_enough() -> None:
+    """A pod's name is a label too, and a CronJob adds eleven characters to its own, a Job six."""
+    longest = "a" * 36
+    both = render({"fullnameOverride": longest, "canary": {"enabled": True}})
+    cut = render({"fullnameOverride": "", "nameOverride": "b" * 36})
+    for name in both.kind("CronJob"):
+        assert name.startswith(longest)
+        assert len(name) <= 52
+    for all_of_it in (both, cut):
+        for it in all_of_it.objects:
+            assert len(it["metadata"]["name"]) <= 63 - len("-xxxxx")
+
+
+@pytest.mark.parametrize("case", [name for name in EXAMPLE_FILES if name != "graviton.yaml"])
+def test_lint_finds_nothing(case: str) -> None:
+    done = with_values({}, EXAMPLES / case, command=("lint", "--strict"))
+    assert done.returncode == 0, done.stdout
+    assert "[WARNING]" not in done.stdout
+    assert "[ERROR]" not in done.stdout
+
+
+# -- pods
+
+
+def containers(template: Object) -> Iterator[Object]:
+    yield from template["spec"].get("initContainers", [])
+    yield from template["spec"]["containers"]
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_no_pod_may_do_more_than_it_must(case: str) -> None:
+    """The Pod Security Standard `restricted`, and then some."""
+    for where, template in rendered(case).pods():
+        spec = template["spec"]
+        pod = spec["securityContext"]
+        assert pod["runAsNonRoot"] is True, where
+        assert (pod["runAsUser"], pod["runAsGroup"], pod["fsGroup"]) == (10001,) * 3
+        assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+        assert not any("hostPath" in volume for volume in spec["volumes"])
+        for one in containers(template):
+            assert one["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, where
+            assert {"cpu", "memory"} <= one["resources"]["limits"].keys(), where
+            assert {"cpu", "memory"} <= one["resources"]["requests"].keys(), where
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_variables_of_services_are_not_taken_for_settings(case: str) -> None:
+    """A Service named sniproxy would give every pod SNIPROXY_PORT and the like."""
+    for _, template in rendered(case).pods():
+        assert template["spec"]["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_nothing_may_ask_the_api_server(case: str) -> None:
+    objects = rendered(case).objects
+    assert not {it["kind"] for it in objects} & {"Role", "ClusterRole", "RoleBinding"}
+    for account in rendered(case).kind("ServiceAccount").values():
+        assert account["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_what_is_mounted_is_there(case: str) -> None:
+    """Volumes, and the ConfigMaps and Secrets of the chart's own that they and variables name."""
+    all_of_it = rendered(case)
+    made = {*all_of_it.kind("ConfigMap"), *all_of_it.kind("Secret")}
+    claims = {
+        claim["metadata"]["name"]
+        for it in all_of_it.kind("StatefulSet").values()
+        for claim in it["spec"].get("volumeClaimTemplates", ())
+    }
+    for where, template in all_of_it.pods():
+        volumes = {volume["name"] for volume in template["spec"]["volumes"]} | claims
+        for one in containers(template):
+            assert {mount["name"] for mount in one["volumeMounts"]} <= volumes, where
+        for name in named_in(template):
+            assert not name.startswith(NAME) or name in made, f"{where}: {name}"
+
+
+def named_in(node: Any) -> Iterator[str]:
+    """Names of ConfigMaps and Secrets."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("configMap", "secret", "secretKeyRef"):
+                yield value.get("name", value.get("secretName"))
+            yield from named_in(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from named_in(value)
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_what_selects_pods_finds_some(case: str) -> None:
+    all_of_it = rendered(case)
+    labels = [template["metadata"]["labels"] for _, template in all_of_it.pods()]
+    for kind in ("Service", "PodDisruptionBudget", "NetworkPolicy", "Deployment", "StatefulSet"):
+        for name, it in all_of_it.kind(kind).items():
+            selector = it["spec"].get("selector", it["spec"].get("podSelector"))
+            selector = selector.get("matchLabels", selector)
+            assert selector, name
+            assert any(selector.items() <= one.items() for one in labels), f"{kind} {name}"
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_ports_that_are_named_are_there(case: str) -> None:
+    all_of_it = rendered(case)
+    for name, service in all_of_it.kind("Service").items():
+        wanted = {port["targetPort"] for port in service["spec"]["ports"]}
+        for where, template in all_of_it.pods():
+            if service["spec"]["selector"].items() <= template["metadata"]["labels"].items():
+                open_ports = {
+                    p["name"] for one in containers(template) for p in one.get("ports", ())
+                }
+                assert wanted <= open_ports, f"{name}: {where}"
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_everything_is_in_the_release_and_says_so(case: str) -> None:
+    for it in rendered(case).objects:
+        assert it["metadata"]["labels"]["app.kubernetes.io/instance"] == "game"
+        assert it["metadata"].get("namespace", NAMESPACE) == NAMESPACE
