@@ -31,7 +31,8 @@ HELM := .cache/helm-$(HELM_VERSION)/helm
 HELM_KUBERNETES := -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37
 DIST := dist
 
-.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers metrics-page clean helm chart
+.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers clean helm chart \
+  metrics-page
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart

@@ -83,6 +83,8 @@ impl Histogram {
 pub struct Waits {
     /// From accept to the whole hello, of those who go by plans.
     pub hello: Histogram,
+    /// From there to the end of the TLS handshake, of those who go by plans that have one.
+    pub handshake: Histogram,
     /// From there to the connection with the game server.
     pub connect: Histogram,
     /// From there, or from when a session was handed over, to the first byte for the client.
@@ -132,6 +134,8 @@ pub struct Seen {
     pub hellos: Hellos,
     /// The same.
     pub waits: Waits,
+    /// TLS handshakes of those who go by plans: of TLS 1.2, those that were resumed, and the same of TLS 1.3.
+    handshakes: [AtomicU64; 4],
 }
 
 impl Seen {
@@ -139,6 +143,18 @@ impl Seen {
     pub fn hello(&self, hello: &[u8], split: bool, took: Duration) {
         self.hellos.note(hello, split);
         self.waits.hello.take(took);
+    }
+
+    /// His TLS handshake is over.
+    pub fn handshake(&self, is_1_3: bool, resumed: bool, took: Duration) {
+        self.handshakes[2 * usize::from(is_1_3) + usize::from(resumed)].fetch_add(1, Relaxed);
+        self.waits.handshake.take(took);
+    }
+
+    /// How many there were of each.
+    #[must_use]
+    pub fn handshakes(&self) -> [u64; 4] {
+        [0, 1, 2, 3].map(|kind| self.handshakes[kind].load(Relaxed))
     }
 }
 

@@ -140,8 +140,9 @@ impl Engine {
         let session = Session::new(client, upstream, first.to_vec())
             .with_tls(Side::Client, client_tls)
             .with_tls(Side::Upstream, upstream_tls);
-        let meter = meter.map(shared);
-        Ok(self.0.adopt_counted(session, times(terms), meter, owner))
+        Ok(self
+            .0
+            .adopt_counted(session, times(terms), meter.map(shared), owner))
     }
 
     fn accept_tls(
@@ -172,6 +173,11 @@ impl Engine {
             .shake(copied(upstream)?, Box::new(tls), Vec::new(), owner))
     }
 
+    fn go_on_tls(&self, client: RawFd, tls: &Bound<'_, Tls>, owner: Py<PyAny>) -> PyResult<u64> {
+        let begun = tls.get().take()?;
+        Ok(self.0.shake(copied(client)?, begun, Vec::new(), owner))
+    }
+
     fn abandon(&self, token: u64) {
         self.0.abandon(token);
     }
@@ -200,7 +206,8 @@ impl Engine {
         py.detach(|| self.0.unlisten_after(listener, most));
     }
 
-    #[pyo3(signature = (listener, name, nodes, terms, owner, meter=None))]
+    #[pyo3(signature = (listener, name, nodes, terms, owner, meter=None, server_tls=None))]
+    #[allow(clippy::too_many_arguments)] // all that a plan has
     fn learn(
         &self,
         listener: usize,
@@ -209,8 +216,10 @@ impl Engine {
         terms: Terms,
         owner: Py<PyAny>,
         meter: Option<&Bound<'_, Meter>>,
+        server_tls: Option<&Bound<'_, ServerTls>>,
     ) {
         let plan = Plan {
+            tls: server_tls.map(|tls| tls.get().0.clone()),
             nodes: Arc::clone(&nodes.get().0),
             times: times(terms),
             meter: meter.map(shared),
@@ -271,9 +280,19 @@ impl Engine {
     }
 
     /// (of each bucket, seconds in all): hello, connection, answer
-    fn waits(&self) -> [(Vec<u64>, f64); 3] {
+    fn handshakes(&self) -> [u64; 4] {
+        self.0.seen().handshakes()
+    }
+
+    fn waits(&self) -> [(Vec<u64>, f64); 4] {
         let waits = &self.0.seen().waits;
-        [&waits.hello, &waits.connect, &waits.answer].map(Histogram::counts)
+        [
+            &waits.hello,
+            &waits.handshake,
+            &waits.connect,
+            &waits.answer,
+        ]
+        .map(Histogram::counts)
     }
 
     fn ended(&self) -> Vec<EndReport> {
@@ -365,10 +384,10 @@ fn read_header(bytes: &[u8]) -> Option<(String, u16, usize)> {
 fn _relay(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Engine>()?;
     module.add_class::<Nodes>()?;
-    module.add_class::<Meter>()?;
     module.add_class::<ServerTls>()?;
     module.add_class::<ClientTls>()?;
     module.add_class::<Tls>()?;
+    module.add_class::<Meter>()?;
     module.add_function(wrap_pyfunction!(read_hello, module)?)?;
     module.add_function(wrap_pyfunction!(read_header, module)?)?;
     module.add("BOUNDS", meter::BOUNDS)?;

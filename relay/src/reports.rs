@@ -8,20 +8,24 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::engine::{Arrival, Ended, Played, Tried};
+use crate::handshakes::{TlsReport, tls_report};
 use crate::session::{End, Side};
 
 /// (word, errno or 0, what has broken)
 type How = (&'static str, i32, Option<String>);
 /// (owner, how, bytes to the upstream, bytes to the client)
 pub(crate) type EndReport = (Py<PyAny>, How, u64, u64);
-/// (plan, node, token, client), how, bytes (to the upstream, to the client), microseconds (hello, connect, altogether)
+/// (plan, node, token, client), how, bytes (to the upstream, to the client), microseconds (hello, connect, altogether), TLS
 pub(crate) type PlayReport = (
     (Py<PyAny>, usize, u64, String),
     How,
     (u64, u64),
     (u64, Option<u64>, u64),
+    Option<SealedReport>,
 );
-/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, in pieces,
+/// (version, cipher, application protocol, whether it was resumed, microseconds)
+type SealedReport = (&'static str, &'static str, Option<Py<PyBytes>>, bool, u64);
+/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, in pieces, TLS,
 /// what was tried)
 pub(crate) type ArrivalReport = (
     usize,
@@ -31,10 +35,11 @@ pub(crate) type ArrivalReport = (
     i32,
     u64,
     bool,
+    Option<TlsReport>,
     Option<TriedReport>,
 );
-/// (plan, node, descriptor or -1, errno, microseconds to the whole hello)
-type TriedReport = (Py<PyAny>, usize, RawFd, i32, u64);
+/// (plan, node, descriptor or -1, errno, microseconds to the whole hello, from there to the end of the handshake)
+type TriedReport = (Py<PyAny>, usize, RawFd, i32, u64, Option<u64>);
 
 fn how(end: &End) -> How {
     let (word, errno) = match end {
@@ -79,6 +84,16 @@ pub(crate) fn play_report(py: Python<'_>, played: &Played<Py<PyAny>>) -> PlayRep
             played.connect_took.map(microseconds),
             microseconds(played.lasted),
         ),
+        played.sealed.as_ref().map(|(agreed, took)| {
+            let alpn = agreed.alpn.as_ref();
+            (
+                agreed.version,
+                agreed.cipher,
+                alpn.map(|alpn| PyBytes::new(py, alpn).unbind()),
+                agreed.resumed,
+                microseconds(*took),
+            )
+        }),
     )
 }
 
@@ -101,6 +116,7 @@ pub(crate) fn arrival_report(py: Python<'_>, arrival: Arrival<Py<PyAny>>) -> Arr
         arrival.failure.map_or(0, rustix::io::Errno::raw_os_error),
         microseconds(arrival.waited),
         arrival.split,
+        arrival.tls.map(tls_report),
         arrival.tried.map(|tried| tried_report(py, tried)),
     )
 }
@@ -117,6 +133,7 @@ fn tried_report(py: Python<'_>, tried: Tried<Py<PyAny>>) -> TriedReport {
         socket,
         errno,
         microseconds(tried.hello_took),
+        tried.shook.map(microseconds),
     )
 }
 

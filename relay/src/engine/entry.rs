@@ -22,6 +22,7 @@ pub(super) struct Course<T> {
     pub(super) peer: SocketAddr,
     pub(super) since: Instant,
     pub(super) hello_took: Duration,
+    pub(super) shook: Option<Duration>, // from there
     pub(super) connect_took: Option<Duration>,
     pub(super) node: usize,
     pub(super) listener: usize,

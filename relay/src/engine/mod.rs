@@ -10,8 +10,10 @@ mod handle;
 mod listening;
 mod mishap;
 mod orders;
+mod setting_out;
 mod shaking;
 mod time;
+mod told;
 mod waiting;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -351,6 +353,10 @@ impl<T: Send + Sync> Engine<T> {
         let entry = *self.entries.remove(key);
         self.keys.remove(&entry.token);
         let (to_upstream, to_client) = entry.session.counts();
+        let agreed = match &entry.owner {
+            Owner::Given(_) => None, // it was told
+            Owner::Plan(_) => entry.session.agreed(Side::Client),
+        };
         drop(entry.session); // its sockets are closed before anybody hears of its end
         match entry.owner {
             Owner::Given(owner) => self.ended.push(Ended {
@@ -371,6 +377,7 @@ impl<T: Send + Sync> Engine<T> {
                     to_upstream,
                     to_client,
                     hello_took: course.hello_took,
+                    sealed: agreed.zip(course.shook),
                     connect_took: course.connect_took,
                     lasted: course.since.elapsed(),
                 });

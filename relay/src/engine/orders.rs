@@ -9,8 +9,8 @@ use std::sync::mpsc::SyncSender;
 use rustix::event::epoll;
 
 use super::entry::Owner;
-use super::handle::lock;
 use super::listening::Terms;
+use super::told::lock;
 use super::{Engine, SESSION_EVENTS, Times, session_data};
 use crate::meter::Meter;
 use crate::plans::Plan;

@@ -27,10 +27,19 @@ pub(super) struct Waiting {
 #[derive(Clone, Copy)]
 pub(super) enum Pending {
     Waiting(usize, u64),
+    Shaking(usize, u64),
     Connecting(usize, u64),
 }
 
 impl Waiting {
+    /// All that it has said was for us, and from here on it is the client's connection.
+    pub(super) fn heard_out(mut self) -> Self {
+        self.said = Vec::new();
+        self.peer = self.source;
+        self.hello_at = Some(0);
+        self
+    }
+
     /// It says more.
     pub(super) fn hear(&mut self, more: &[u8]) {
         let begun = self.hello_at.is_some_and(|at| self.said.len() > at);

@@ -34,6 +34,7 @@ fn server(backlog: i32) -> (TcpListener, Arc<Plan<()>>) {
     listening.set_nonblocking(true).unwrap();
     let address = listening.local_addr().unwrap();
     let plan = Plan {
+        tls: None,
         nodes: Arc::new(Nodes::new(vec![address], Duration::from_secs(60))),
         times: ENDLESS,
         meter: None,

@@ -143,6 +143,7 @@ impl Front {
         };
         let nodes = Nodes::new(vec![game.local_addr().unwrap()], Duration::from_secs(60));
         let plan = Plan {
+            tls: None,
             nodes: Arc::new(nodes),
             times: ENDLESS,
             meter: None,
