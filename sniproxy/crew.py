@@ -332,11 +332,14 @@ class Crew:
     async def counted(self) -> list[list[Family]]:
         """What all have counted, those that have ended among them."""
         answers = await self.ask("metrics", old=True)
-        for member, families in answers.items():
-            member.counted = families
-        living = [one.counted for one in self.everybody]
+        living = [answers.get(one, one.counted) for one in self.everybody]
         self._buried = self._leaving_rows.keep(self._buried, living, trio.current_time())
         return [self._buried, *living]
+
+    @property
+    def known(self) -> list[list[Family]]:
+        """The same, as they have said it last: nobody is asked."""
+        return [self._buried, *(one.counted for one in self.everybody)]
 
     @property
     def buried(self) -> list[Family]:

@@ -162,6 +162,24 @@ class Status:
         return 404, TEXT, b"no such session: /refused lists those that are kept\n"
 
 
+class PodFreshness:
+    """How sure all workers are to have what the store has: as the least sure of all who pass it on."""
+
+    def __init__(self, crew: HasFreshness, agent: HasFreshness | None) -> None:
+        """agent: None where the workers follow the store itself."""
+        self._all: list[HasFreshness] = [crew, *([agent] if agent else [])]
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was last proven."""
+        return max(one.age for one in self._all)
+
+    @property
+    def stale(self) -> bool:
+        """Whether changes may be missing."""
+        return any(one.stale for one in self._all)
+
+
 _NO_CONFIG: dict[str, Any] = {"revision": 0, "objects": {}, "broken": []}
 
 

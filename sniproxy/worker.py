@@ -48,6 +48,7 @@ from sniproxy.vitals import Vitals
 from sniproxy.worker_state import Worker, open_worker
 
 MOST_SHED = 64  # sessions that are ended at once to free memory; more, if it does not suffice, in the next step
+LAST_WORDS = 1.0  # seconds for the parent to take what a worker says at its end
 GRAIN = 2.0  # seconds by which a relay may end a session late
 
 
@@ -237,6 +238,10 @@ class Hand:
         with trio.move_on_after(longest):
             while self._worker.limits.active:  # noqa: ASYNC110  # the relay counts in its own thread
                 await trio.sleep(REPORT_EVERY_LEAVING)
+        # What has come since it was told last would be in nobody's books.
+        self._channel.offer({"counted": export_worker(self._worker.metrics)})
+        with trio.move_on_after(LAST_WORDS):
+            await self._channel.flushed()
         self._nursery.cancel_scope.cancel()
 
     # -- what changes while it serves
@@ -305,9 +310,8 @@ class Hand:
     async def report_now_and_then(self) -> None:
         """For ever. What it has counted goes along, so that it is known if the worker dies."""
         while True:
-            counted = export_worker(self._worker.metrics)
             self.report()
-            self._channel.offer({"counted": counted})
+            self._channel.offer({"counted": export_worker(self._worker.metrics)})
             await trio.sleep(REPORT_EVERY_LEAVING if self._leaving else REPORT_EVERY)
 
     async def _answer(self, number: int, about: str, more: dict[str, Any]) -> None:

@@ -253,6 +253,12 @@ CONFIGURATION = (
         together="",
     ),
     Told(
+        "sniproxy_statistics_failures",
+        C,
+        "Times that traffic statistics could not be written to the store: they are kept, and written later",
+        together="",
+    ),
+    Told(
         "sniproxy_node_record_failures",
         C,
         "Times that this data plane's record could not be written to the store",

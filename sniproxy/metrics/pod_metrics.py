@@ -51,6 +51,7 @@ class PodMetrics:
         self.config_mirror_on_disk = self._gauge("sniproxy_config_mirror_on_disk")
         self.config_mirror_set_aside = self._counter("sniproxy_config_mirror_set_aside")
         self.node_record_failures = self._counter("sniproxy_node_record_failures")
+        self.statistics_failures = self._counter("sniproxy_statistics_failures")
         self.workers = self._gauge("sniproxy_workers")
         self.worker_crashes = self._counter("sniproxy_worker_crashes")
         self.sessions_lost = self._counter("sniproxy_worker_sessions_lost")

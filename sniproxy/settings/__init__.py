@@ -20,6 +20,7 @@ from sniproxy.errors import SettingsError
 from sniproxy.settings.admin import PUBLISHED_KEYS, Admin, AdminKey, Status
 from sniproxy.settings.fields import split_address
 from sniproxy.settings.proxy import Dns, Drain, Limits, Listener, Overload, Proxy, Rate
+from sniproxy.settings.statistics import Statistics
 from sniproxy.settings.store import (
     Encryption,
     Etcd,
@@ -48,6 +49,7 @@ __all__ = [
     "Rate",
     "Settings",
     "SqliteUrl",
+    "Statistics",
     "Status",
     "Traces",
     "keyring_secret",
@@ -72,6 +74,7 @@ class Settings(BaseSettings):
     overload: Overload = Overload()
     admin: Admin = Admin()
     status: Status = Status()
+    statistics: Statistics = Statistics()
     etcd: Etcd = Etcd()
     encryption: Encryption = Encryption()
     log: Logging = Logging()

@@ -25,6 +25,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(KINDS, ("", "/", "/held", "/held/", "/none", "/held/labels", "?detail=true")),
     **dict.fromkeys(COLLECTIONS, ("", "/1", "/1/name")),
     "nodes": ("", "/held", "/none"),
+    "statistics": ("", "/now", "?by=day", "/held"),
     "schema": ("/ssl", "/plugins/limit-conn", "/validate/ssls", "/none"),
     "configs": ("", "/validate"),
     "plugins": ("", "/list", "/limit-conn", "/reload", "?all=true"),
