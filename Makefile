@@ -22,14 +22,14 @@ TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
 # Those that measure time come afterwards, one by one, on the relay that users have; all of them are in tests/e2e.
 ALONE := -m alone
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
-SOURCES := sniproxy admin certs examples tests bench
+SOURCES := sniproxy admin certs charts examples tests bench
 
-.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers clean
+.PHONY: demo test crate sanitize check format unit e2e cover prometheus dashboard certs load faults soak bench fuzz fuzzers clean
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
 
-test: check crate  ## lint, types, unit and end-to-end tests, on both relays
+test: check crate prometheus  ## lint, types, unit and end-to-end tests, on both relays
 	$(BIN)/pytest $(TOGETHER)
 	$(BIN)/pytest tests/e2e $(ALONE)
 	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(TOGETHER)
@@ -56,18 +56,28 @@ format: $(TESTS)
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-unit: $(TESTS)  ## the tests without tests/e2e
+unit: $(TESTS) prometheus  ## the tests without tests/e2e
 	$(BIN)/pytest --ignore tests/e2e $(TOGETHER)
 
-e2e: $(TESTS)
+e2e: $(TESTS) prometheus
 	$(BIN)/pytest tests/e2e $(TOGETHER)
 	$(BIN)/pytest tests/e2e $(ALONE)
 
-cover: $(TESTS)  ## which lines and branches the tests reach
+cover: $(TESTS) prometheus  ## which lines and branches the tests reach
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --show-missing
+
+# Debian's package is unpacked, not installed: no service starts, and nothing outside .venv changes.
+prometheus: $(TESTS)  ## promtool and Prometheus for the tests of the alerts, if they are not on PATH
+	@{ command -v promtool && command -v prometheus; } > /dev/null || test -x $(BIN)/promtool -a -x $(BIN)/prometheus || { \
+	  cd .venv && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; } ; } \
+	  && dpkg-deb -x prometheus_*.deb prometheus && ln -sf ../prometheus/usr/bin/prom* bin/ && rm prometheus_*.deb; \
+	} || echo 'no promtool: the tests of the alerts are left out'
+
+dashboard: $(TESTS)  ## charts/sniproxy/files/dashboard.json, from charts/dashboard.py
+	$(BIN)/python -m charts.dashboard
 
 certs: $(RUNTIME)  ## throw-away certificates in certs/
 	$(BIN)/python -m certs.make_certs
