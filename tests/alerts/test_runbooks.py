@@ -15,7 +15,13 @@ from tests.support.prometheus import ROOT, samples_of
 TEXT = (ROOT / "docs" / "runbooks.md").read_text()
 QUOTED = sorted(set(re.findall(r"`([^`\n]+)`", TEXT)))
 OF_THE_SYSTEM = ("etcdctl", "kubectl", "nf_conntrack", "sysctl")  # not ours to say
-MEMBERS = {"ca_certs", "pass_host", "sessions_lost", "state_dir", "upstream_id"}  # of objects, lines and settings
+MEMBERS = {
+    "ca_certs",
+    "pass_host",
+    "sessions_lost",
+    "state_dir",
+    "upstream_id",
+}  # of objects, lines and settings
 
 
 def found(pattern: str) -> list[str]:
