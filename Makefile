@@ -73,7 +73,8 @@ cover: $(TESTS) prometheus  ## which lines and branches the tests reach
 prometheus: $(TESTS)  ## promtool and Prometheus for the tests of the alerts, if they are not on PATH
 	@{ command -v promtool && command -v prometheus; } > /dev/null || test -x $(BIN)/promtool -a -x $(BIN)/prometheus || { \
 	  cd .venv && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; } ; } \
-	  && dpkg-deb -x prometheus_*.deb prometheus && ln -sf ../prometheus/usr/bin/prom* bin/ && rm prometheus_*.deb; \
+	  && dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb \
+	  && ln -sf ../prometheus/usr/bin/promtool ../prometheus/usr/bin/prometheus bin/; \
 	} || echo 'no promtool: the tests of the alerts are left out'
 
 dashboard: $(TESTS)  ## charts/sniproxy/files/dashboard.json, from charts/dashboard.py

@@ -1,12 +1,9 @@
 """The dashboard: as it is described, of what is exported, and nothing of it is anybody's installation."""
 
 import itertools
-import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -15,6 +12,7 @@ from charts.grafana import COLUMNS
 from charts.traffic import FAILED
 from sniproxy.errors import CloseReason
 from sniproxy.metrics.catalogue import BY_NAME
+from tests.support.dashboard import DASHBOARD, expressions, panels
 from tests.support.prometheus import find_program, metrics_in, rules, samples_of
 
 FOREIGN = {"ALERTS", "node_nf_conntrack_entries", "node_nf_conntrack_entries_limit"}
@@ -31,21 +29,6 @@ NOT_SHOWN = {
     "process_start_time_seconds",
     "process_virtual_memory_bytes",
 }
-DASHBOARD: dict[str, Any] = json.loads(FILE.read_text())
-
-
-def panels() -> Iterator[dict[str, Any]]:
-    """All, rows and those in folded rows among them."""
-    for panel in DASHBOARD["panels"]:
-        yield panel
-        yield from panel.get("panels", ())
-
-
-def expressions() -> list[str]:
-    """With the variables as Grafana fills them in."""
-    found = [target["expr"] for panel in panels() for target in panel.get("targets", ())]
-    filled = (one.replace("$__rate_interval", "1m") for one in found)
-    return [re.sub(r"\$(namespace|pod|route)\b", ".*", one) for one in filled]
 
 
 def test_it_is_as_described() -> None:

@@ -97,18 +97,20 @@ class Prometheus:
         answer.raise_for_status()
         return answer.json()["data"]
 
+    def firing(self) -> dict[str, dict[str, str]]:
+        """The annotations of the alerts that fire now, by name."""
+        return {
+            one["labels"]["alertname"]: one["annotations"]
+            for one in self.ask("/alerts")["alerts"]
+            if one["state"] == "firing"
+        }
+
     def annotations(self, alert: str, deadline: float) -> dict[str, str]:
         """What an alert says, once it fires; AssertionError when it does not within so many seconds."""
         end = time.monotonic() + deadline
         while time.monotonic() < end:
             with suppress(httpx.HTTPError):  # while it starts
-                for one in self.firing():
-                    if one["labels"]["alertname"] == alert:
-                        found: dict[str, str] = one["annotations"]
-                        return found
+                if found := self.firing().get(alert):
+                    return found
             time.sleep(0.2)
         raise AssertionError(f"{alert} does not fire within {deadline} s")
-
-    def firing(self) -> list[dict[str, Any]]:
-        """The alerts that fire now."""
-        return [one for one in self.ask("/alerts")["alerts"] if one["state"] == "firing"]
