@@ -9,6 +9,7 @@ import yaml
 
 from sniproxy.errors import REFUSALS, CloseReason
 from sniproxy.metrics.catalogue import BY_NAME
+from sniproxy.metrics.objects import MOST_NODES
 from tests.support.prometheus import ALERTS, ROOT, find_program, metrics_in, rules, samples_of
 
 HERE = Path(__file__).parent
@@ -85,6 +86,11 @@ def test_reasons_are_those_of_sessions() -> None:
         for reason in reasons.split("|")
     ]
     assert set(found) <= set(CloseReason)
+
+
+def test_who_is_missing_of_very_many_game_servers_is_not_taken_for_down() -> None:
+    (down,) = (rule["expr"] for rule in ALERTING if rule["alert"] == "SniproxyUpstreamDown")
+    assert down.endswith(f">= {MOST_NODES}")
 
 
 def test_a_failure_is_what_is_neither_a_good_end_nor_a_refusal() -> None:

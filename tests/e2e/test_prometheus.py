@@ -22,6 +22,7 @@ NOT_YET = {
     "node_nf_conntrack_entries_limit",
     "sniproxy_conntrack_entries",
     "sniproxy_conntrack_limit",
+    "sniproxy_relay_load_ratio",  # of the native relay
     "sniproxy_session_errors_total",
     "sniproxy_tls_failures_total",
     "sniproxy_upstream_node_circuit_open",
