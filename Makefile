@@ -12,24 +12,24 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
   tests/test_session_balancing.py tests/test_session_health.py
 # What a relay has no part in, or what starts both by itself, and so is not run for each of them.
 ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py \
-  test_outages.py test_broken_objects.py test_kills.py test_side_by_side.py test_workers.py test_stop.py \
+  test_outages.py test_broken_objects.py test_kills.py test_prometheus.py test_side_by_side.py test_workers.py test_stop.py \
   test_upgrade.py test_leaving.py test_rotation.py test_blocked_log.py test_admin_api_bench.py \
   test_key_rotation.py test_certificate_files.py test_apisix_compatibility.py test_health.py test_node_drain.py \
-  test_forbidden.py test_prometheus.py)
+  test_forbidden.py)
 # Much of the tests' time is waiting, so there is one more at once than CI has cores. A file stays in one process, for
 # what its tests share; files start in the order of their names, as those that take long are not those of many tests.
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
 # Those that measure time come afterwards, one by one, on the relay that users have; all of them are in tests/e2e.
 ALONE := -m alone
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
-SOURCES := sniproxy admin certs charts examples tests bench
+SOURCES := sniproxy admin certs examples tests bench charts
 
-.PHONY: demo test crate sanitize check format unit e2e cover prometheus dashboard certs load faults soak bench fuzz fuzzers clean
+.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers clean
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
 
-test: check crate prometheus  ## lint, types, unit and end-to-end tests, on both relays
+test: check crate  ## lint, types, unit and end-to-end tests, on both relays
 	$(BIN)/pytest $(TOGETHER)
 	$(BIN)/pytest tests/e2e $(ALONE)
 	SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(TOGETHER)
@@ -56,18 +56,21 @@ format: $(TESTS)
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-unit: $(TESTS) prometheus  ## the tests without tests/e2e
+unit: $(TESTS)  ## the tests without tests/e2e
 	$(BIN)/pytest --ignore tests/e2e $(TOGETHER)
 
-e2e: $(TESTS) prometheus
+e2e: $(TESTS)
 	$(BIN)/pytest tests/e2e $(TOGETHER)
 	$(BIN)/pytest tests/e2e $(ALONE)
 
-cover: $(TESTS) prometheus  ## which lines and branches the tests reach
+cover: $(TESTS)  ## which lines and branches the tests reach
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --show-missing
+
+.PHONY: prometheus dashboard
+test unit e2e cover: prometheus
 
 # Debian's package is unpacked, not installed: no service starts, and nothing outside .venv changes.
 prometheus: $(TESTS)  ## promtool and Prometheus for the tests of the alerts, if they are not on PATH
