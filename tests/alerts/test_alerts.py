@@ -10,7 +10,7 @@ import yaml
 from sniproxy.errors import REFUSALS, CloseReason
 from sniproxy.metrics.catalogue import BY_NAME
 from sniproxy.metrics.objects import MOST_NODES
-from tests.support.prometheus import ALERTS, ROOT, find_program, metrics_in, rules, samples_of
+from tests.support.prometheus import ROOT, find_program, metrics_in, rules, samples_of
 
 HERE = Path(__file__).parent
 # Of other exporters: Prometheus itself, node_exporter.
@@ -34,13 +34,6 @@ NO_FAILURES = REFUSALS | {
     CloseReason.PROBE,
     CloseReason.TLS_ERROR,
 }
-
-
-def test_promtool_takes_the_rules() -> None:
-    done = subprocess.run(
-        [find_program("promtool"), "check", "rules", ALERTS], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_they_fire_when_they_should_and_not_when_they_should_not() -> None:
