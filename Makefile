@@ -13,7 +13,7 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
   tests/test_session_upstream_tls.py tests/test_hostile_bytes.py
 # What a relay has no part in, or what starts both by itself, and so is not run for each of them.
 ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py \
-  test_outages.py test_broken_objects.py test_kills.py test_side_by_side.py test_workers.py test_stop.py \
+  test_outages.py test_broken_objects.py test_kills.py test_prometheus.py test_side_by_side.py test_workers.py test_stop.py \
   test_upgrade.py test_leaving.py test_rotation.py test_blocked_log.py test_admin_api_bench.py \
   test_chart.py test_key_rotation.py test_certificate_files.py test_apisix_compatibility.py test_health.py test_node_drain.py \
   test_forbidden.py test_eks.py test_migrate.py test_telling.py)
@@ -93,6 +93,20 @@ cover: $(TESTS) helm  ## which lines and branches the tests reach
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --show-missing
+
+.PHONY: prometheus dashboard
+test unit e2e cover: prometheus
+
+# Debian's package is unpacked, not installed: no service starts, and nothing outside .venv changes.
+prometheus: $(TESTS)  ## promtool and Prometheus for the tests of the alerts, if they are not on PATH
+	@{ command -v promtool && command -v prometheus; } > /dev/null || test -x $(BIN)/promtool -a -x $(BIN)/prometheus || { \
+	  cd .venv && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; } ; } \
+	  && dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb \
+	  && ln -sf ../prometheus/usr/bin/promtool ../prometheus/usr/bin/prometheus bin/; \
+	} || echo 'no promtool: the tests of the alerts are left out'
+
+dashboard: $(TESTS)  ## charts/sniproxy/files/dashboard.json, from charts/dashboard.py
+	$(BIN)/python -m charts.dashboard
 
 certs: $(RUNTIME)  ## throw-away certificates in certs/
 	$(BIN)/python -m certs.make_certs

@@ -78,7 +78,6 @@ One process of several:
 The parent of the workers:
     slots           which worker accepts from which socket; pure
     crashes         when a worker that has died is started again; pure
-    descriptors     how many file descriptors there may be
     doors           the listening sockets, whoever accepts from them
     member          one worker process
     crew            all of them, kept running

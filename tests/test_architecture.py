@@ -68,7 +68,7 @@ LAYERS = (
     ("channel", "scrape", "slots", "crashes", "small_http"),
     ("orders", "status"),
     ("worker",),
-    ("doors", "descriptors", "member", "drain", "upgrade", "folding", "bookkeeping"),
+    ("doors", "member", "drain", "upgrade", "folding", "bookkeeping"),
     ("crew",),
     ("pressure",),
     ("control",),
