@@ -68,6 +68,14 @@ impl Owed {
         }
     }
 
+    /// Bytes that are still to be paid.
+    pub(crate) fn left(&self) -> usize {
+        match self {
+            Self::Bytes(owed) => owed.all.len() - owed.paid,
+            Self::Pipe(pipe) => pipe.holds(),
+        }
+    }
+
     /// Pays what a socket takes, which is how many bytes in clear (0: none now); and whether that was all.
     pub(crate) fn pay(&mut self, socket: &mut Socket) -> Result<(usize, bool), Errno> {
         match self {

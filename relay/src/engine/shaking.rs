@@ -15,8 +15,7 @@ use slab::Slab;
 
 use super::mishap::caught;
 use super::{Engine, SESSION_EVENTS, SHAKING};
-use crate::tls::{Failure, Tls};
-use crate::tools::REST;
+use crate::tls::{Failure, REST, Tls};
 
 /// How long handshakes may take in one turn, or a bit longer.
 const SHARE: Duration = Duration::from_millis(1);

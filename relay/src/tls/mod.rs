@@ -5,30 +5,35 @@
 //! with, once for each object of the configuration; `tickets` let players come back, `verify` says whose certificate is good,
 //! `failure` says what went wrong in words.
 
+mod agreed;
 mod client;
 mod failure;
 mod server;
+mod steps;
 mod tickets;
 mod verify;
 
 use std::sync::{Arc, OnceLock};
 
+use rustls::CommonState;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::CertificateDer;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{CommonState, HandshakeKind, ProtocolVersion};
+use rustls::unbuffered::EncryptError;
 
+pub use self::agreed::Agreed;
 pub use self::client::Client;
 pub use self::failure::{Alert, Failure};
 pub use self::server::{Offer, Server};
+use self::steps::{Step, Traffic, step, write_step};
 pub use self::verify::PemError;
 
-/// Bytes of the largest record on the wire (RFC 8446 section 5.2; TLS 1.2 allows more, RFC 5246 section 6.2.3).
-pub const RECORD: usize = 5 + 16 * 1024 + 2048;
+/// Bytes that are kept at most of a record, or a message of many records, that is not whole. rustls takes no message of more
+/// than 64 KiB, but keeps the records that it came in, which are more where they are small.
+pub const REST: usize = 96 * 1024;
 /// Bytes that a record has beside those that it carries, at most.
 const OVERHEAD: usize = 5 + 256;
 /// Bytes in clear in one record.
 const FRAGMENT: usize = 16 * 1024;
+const FAILED: &str = "TLS has failed before";
 
 #[allow(clippy::large_enum_variant)] // both are large
 enum Connection {
@@ -49,21 +54,8 @@ pub struct Tls {
     closed: bool,
     /// Something was received, or asked for.
     begun: bool,
-}
-
-/// What the two have agreed upon.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Agreed {
-    /// `TLSv1.2` or `TLSv1.3`.
-    pub version: &'static str,
-    /// As `OpenSSL` spells it.
-    pub cipher: &'static str,
-    /// The application protocol.
-    pub alpn: Option<Vec<u8>>,
-    /// Whether it goes on from an earlier session.
-    pub resumed: bool,
-    /// What the peer has shown, in DER.
-    pub certificate: Option<Vec<u8>>,
+    /// What came, or was to go, was wrong: nothing comes or goes after that.
+    failed: bool,
 }
 
 /// The one for all.
@@ -81,6 +73,7 @@ impl Tls {
             ended: false,
             closed: false,
             begun: false,
+            failed: false,
         }
     }
 
@@ -155,13 +148,16 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// What was wrong; the alert is in `out`, and what was sound before it in `clear`.
+    /// What was wrong; the alert is in `out`, and what was sound before it in `clear`. So is all that comes after that.
     pub fn receive(
         &mut self,
         incoming: &mut [u8],
         clear: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Result<(), Failure> {
+        if self.failed {
+            return Err(Failure::other(FAILED));
+        }
         self.begun = true;
         let mut used = 0;
         let went = loop {
@@ -179,10 +175,13 @@ impl Tls {
             }
         };
         if let Err(error) = went {
-            self.rest = Vec::new();
-            return Err(self.fail(&error, out));
+            return Err(self.fail(&error, &mut incoming[used..], out));
         }
         let rest = if self.ended { &[] } else { &incoming[used..] };
+        if rest.len() > REST {
+            self.give_up();
+            return Err(Failure::other("a message in too many records"));
+        }
         if rest.is_empty() {
             self.rest = Vec::new();
         } else {
@@ -236,6 +235,9 @@ impl Tls {
         out: &mut Vec<u8>,
         mut put: impl FnMut(&mut dyn Traffic, &mut [u8]) -> Result<usize, EncryptError>,
     ) -> Result<(), Failure> {
+        if self.failed {
+            return Err(Failure::other(FAILED));
+        }
         // What is kept of the last record must lie before rustls as it did: it knows places in it.
         let mut rest = std::mem::take(&mut self.rest);
         let written = loop {
@@ -253,183 +255,46 @@ impl Tls {
                 Err(error) => break Err(error),
             }
         };
+        if let Err(error) = written {
+            return Err(self.fail(&error, &mut rest, out));
+        }
         self.rest = rest;
-        written.map_err(|error| self.fail(&error, out))
+        Ok(())
     }
 
     /// What was agreed upon, once the handshake is over.
     #[must_use]
     pub fn agreed(&self) -> Agreed {
-        let state = self.state();
-        let shown = state.peer_certificates().and_then(<[_]>::first);
-        Agreed {
-            version: match state.protocol_version() {
-                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-                _ => "TLSv1.2",
-            },
-            cipher: state
-                .negotiated_cipher_suite()
-                .map_or("", |suite| cipher_name(suite.suite())),
-            alpn: state.alpn_protocol().map(<[u8]>::to_vec),
-            resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
-            certificate: shown.map(|one: &CertificateDer<'_>| one.as_ref().to_vec()),
-        }
+        Agreed::by(self.state())
     }
 
-    /// In words; the alert that rustls would have us send goes behind what is in `out`.
-    fn fail(&mut self, error: &rustls::Error, out: &mut Vec<u8>) -> Failure {
-        let before = out.len();
-        let nothing: &mut [u8] = &mut [];
+    /// In words; the alert that rustls would have us send goes behind what is in `out`. `left`: what it is not done with, in
+    /// which it knows places.
+    fn fail(&mut self, error: &rustls::Error, left: &mut [u8], out: &mut Vec<u8>) -> Failure {
+        self.give_up();
+        let (before, mut used) = (out.len(), 0);
         loop {
-            let (_, stepped) = match &mut self.connection {
+            let (last, left) = (out.len(), &mut left[used..]);
+            let (count, stepped) = match &mut self.connection {
                 Connection::Server(server) => {
-                    step(server.process_tls_records(nothing), &mut Vec::new(), out)
+                    step(server.process_tls_records(left), &mut Vec::new(), out)
                 }
                 Connection::Client(client) => {
-                    step(client.process_tls_records(nothing), &mut Vec::new(), out)
+                    step(client.process_tls_records(left), &mut Vec::new(), out)
                 }
             };
-            if !matches!(stepped, Ok(Step::On)) {
+            used += count;
+            // Behind the alert it would go on with what came next.
+            if !matches!(stepped, Ok(Step::On)) || failure::is_alert(&out[last..]) {
                 break;
             }
         }
         failure::mend(error, &mut out[before..]);
         Failure::new(error, &out[before..])
     }
-}
 
-enum Step {
-    /// There is more to do.
-    On,
-    /// The peer has ended.
-    Ended,
-    /// Nothing is left to do before more comes.
-    Done,
-}
-
-/// Does what rustls asks for; how many bytes it is done with.
-fn step<D>(
-    status: UnbufferedStatus<'_, '_, D>,
-    clear: &mut Vec<u8>,
-    out: &mut Vec<u8>,
-) -> (usize, Result<Step, rustls::Error>) {
-    let UnbufferedStatus { mut discard, state } = status;
-    let stepped = match state {
-        Err(error) => Err(error),
-        Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
-            match traffic.next_record() {
-                Some(Ok(record)) => {
-                    discard += record.discard;
-                    clear.extend_from_slice(record.payload);
-                }
-                Some(Err(error)) => break Err(error),
-                None => break Ok(Step::On),
-            }
-        },
-        Ok(ConnectionState::EncodeTlsData(mut data)) => {
-            put(out, 0, |room| match data.encode(room) {
-                Ok(count) => Ok(count),
-                Err(EncodeError::InsufficientSize(error)) => Err(Some(error.required_size)),
-                Err(EncodeError::AlreadyEncoded) => Err(None),
-            });
-            Ok(Step::On)
-        }
-        Ok(ConnectionState::TransmitTlsData(data)) => {
-            data.done(); // whoever called sends it
-            Ok(Step::On)
-        }
-        Ok(ConnectionState::PeerClosed) => Ok(Step::Ended),
-        // Early data is never agreed to, and whatever else there may be one day waits for more to come.
-        Ok(_) => Ok(Step::Done),
-    };
-    (discard, stepped)
-}
-
-/// The same on the way to writing; whether it has been written.
-fn write_step<D>(
-    status: UnbufferedStatus<'_, '_, D>,
-    room: usize,
-    out: &mut Vec<u8>,
-    write: &mut impl FnMut(&mut dyn Traffic, &mut [u8]) -> Result<usize, EncryptError>,
-) -> (usize, Result<bool, rustls::Error>) {
-    match status.state {
-        Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-            let mut written = Ok(true);
-            put(out, room, |room| match write(&mut traffic, room) {
-                Ok(count) => Ok(count),
-                Err(EncryptError::InsufficientSize(error)) => Err(Some(error.required_size)),
-                Err(EncryptError::EncryptExhausted) => {
-                    written = Err(rustls::Error::EncryptError);
-                    Err(None)
-                }
-            });
-            (0, written)
-        }
-        Ok(ConnectionState::Closed) => (0, Ok(true)), // it was said
-        Ok(ConnectionState::BlockedHandshake) => (0, Err(rustls::Error::HandshakeNotComplete)),
-        state => {
-            let status = UnbufferedStatus {
-                discard: status.discard,
-                state,
-            };
-            let (count, stepped) = step(status, &mut Vec::new(), out);
-            (count, stepped.map(|_| false))
-        }
-    }
-}
-
-/// Appends what is put into the room that is made for it; again, where it says how much more it needs.
-fn put(
-    out: &mut Vec<u8>,
-    mut room: usize,
-    mut write: impl FnMut(&mut [u8]) -> Result<usize, Option<usize>>,
-) {
-    let start = out.len();
-    loop {
-        out.resize(start + room, 0);
-        match write(&mut out[start..]) {
-            Ok(count) => {
-                out.truncate(start + count);
-                return;
-            }
-            Err(Some(required)) if required > room => room = required,
-            Err(_) => {
-                out.truncate(start);
-                return;
-            }
-        }
-    }
-}
-
-/// Writing, whichever side we are.
-trait Traffic {
-    fn encrypt(&mut self, bytes: &[u8], room: &mut [u8]) -> Result<usize, EncryptError>;
-    fn queue_close_notify(&mut self, room: &mut [u8]) -> Result<usize, EncryptError>;
-}
-
-impl<D> Traffic for rustls::unbuffered::WriteTraffic<'_, D> {
-    fn encrypt(&mut self, bytes: &[u8], room: &mut [u8]) -> Result<usize, EncryptError> {
-        self.encrypt(bytes, room)
-    }
-
-    fn queue_close_notify(&mut self, room: &mut [u8]) -> Result<usize, EncryptError> {
-        self.queue_close_notify(room)
-    }
-}
-
-/// As `OpenSSL` spells it.
-fn cipher_name(suite: rustls::CipherSuite) -> &'static str {
-    use rustls::CipherSuite as S;
-    match suite {
-        S::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
-        S::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
-        S::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
-        S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "ECDHE-ECDSA-AES128-GCM-SHA256",
-        S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "ECDHE-ECDSA-AES256-GCM-SHA384",
-        S::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-ECDSA-CHACHA20-POLY1305",
-        S::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
-        S::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
-        S::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
-        other => other.as_str().unwrap_or(""),
+    fn give_up(&mut self) {
+        self.failed = true;
+        self.rest = Vec::new();
     }
 }

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType, sockopt};
 
+pub mod certificates;
 pub mod front;
+pub mod party;
 pub mod stage;
 pub mod table;
 
