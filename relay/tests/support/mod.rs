@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType, sockopt
 pub mod certificates;
 pub mod front;
 pub mod party;
+pub mod sealed;
 pub mod stage;
 pub mod table;
 
