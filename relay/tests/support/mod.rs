@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType, sockopt
 
 pub mod certificates;
 pub mod front;
+pub mod fuzzed;
 pub mod party;
 pub mod sealed;
 pub mod stage;
