@@ -8,6 +8,9 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use crate::tls::Tls;
 use crate::tools::Pipe;
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes for which a pipe is better than a buffer.
 const BULK: usize = 16 * 1024;
 

@@ -239,7 +239,7 @@ fn nothing_comes_or_goes(party: &mut Party) {
 #[test]
 fn a_message_in_very_many_records_is_not_kept() {
     // A hello of 65 000 bytes, one in each record.
-    let hello = [&[1, 0, 0xfd, 0xe8][..], &[0; 65_000]].concat();
+    let hello = [vec![1, 0, 0xfd, 0xe8], vec![0; 65_000]].concat();
     let (_, mut server) = strangers((true, true));
     for bytes in hello.chunks(100) {
         let records: Vec<u8> = bytes.iter().flat_map(|&one| handshake(&[one])).collect();

@@ -17,6 +17,9 @@ use super::mishap::caught;
 use super::{Engine, SESSION_EVENTS, SHAKING};
 use crate::tls::{Failure, REST, Tls};
 
+#[cfg(test)]
+mod tests;
+
 /// How long handshakes may take in one turn, or a bit longer.
 const SHARE: Duration = Duration::from_millis(1);
 

@@ -42,6 +42,7 @@ enum Connection {
 }
 
 /// One TLS connection, in which we are the server or the client.
+#[allow(clippy::struct_excessive_bools)] // four facts, each true or not by itself
 pub struct Tls {
     connection: Connection,
     /// What came of a record or a message whose rest is still to come.

@@ -131,11 +131,11 @@ impl Paper {
                 .to_vec(),
             Key::Edwards(keys) => keys.sign(&body).as_ref().to_vec(),
         };
-        let signed = der(
+        let whole = der(
             SEQUENCE,
             &[&body, &algorithm, &der(BITS, &[&[0], &signature])],
         );
-        let mut chain = pem("CERTIFICATE", &signed);
+        let mut chain = pem("CERTIFICATE", &whole);
         if let Some(signer) = signer.filter(|one| !one.is_root) {
             chain.push_str(&signer.chain);
         }
@@ -147,7 +147,7 @@ impl Paper {
         Self {
             name: wish.name.into(),
             keys,
-            der: signed,
+            der: whole,
             chain,
             key,
             is_root: signer.is_none(),

@@ -51,6 +51,7 @@ pub fn run(data: &[u8]) {
 }
 
 fn strangers(versions: (bool, bool)) -> (Party, Party) {
+    static CLIENT: OnceLock<Client> = OnceLock::new();
     static SERVERS: OnceLock<[Server; 4]> = OnceLock::new();
     let servers = SERVERS.get_or_init(|| {
         let paper = Paper::signed_by_itself(Wish::host(NAME));
@@ -63,7 +64,6 @@ fn strangers(versions: (bool, bool)) -> (Party, Party) {
             Server::new(offer).unwrap()
         })
     });
-    static CLIENT: OnceLock<Client> = OnceLock::new();
     let client = CLIENT.get_or_init(|| Client::new(None, None).unwrap());
     let which = match versions {
         (true, false) => 0,
@@ -151,7 +151,7 @@ fn after(server: &mut Party, client: &mut Party) {
 /// What somebody says, in clear and record by record.
 fn speech(party: &mut Party, script: &mut Script<'_>) -> (Vec<u8>, Vec<Vec<u8>>) {
     let (mut said, mut records) = (Vec::new(), Vec::new());
-    for number in 0..1 + script.byte() % 6 {
+    for number in 0..=script.byte() % 6 {
         let words = vec![number; script.size()];
         party.say(&words);
         said.extend_from_slice(&words);

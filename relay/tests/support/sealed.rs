@@ -107,12 +107,12 @@ impl SealedTable {
     }
 
     /// Takes up to so many bytes of the wire.
-    pub fn hear(&mut self, side: Side, size: usize) {
+    pub fn hear(&mut self, side: Side, most: usize) {
         let (peer, mouth) = (
             self.table.peers[side as usize].as_mut().unwrap(),
             &mut self.mouths[side as usize],
         );
-        peer.hear(size);
+        peer.hear(most);
         if let Some(party) = &mut mouth.party {
             let news = &peer.heard[mouth.taken..];
             if !news.is_empty() {

@@ -1,0 +1,93 @@
+//! An engine without a thread, moved by hand.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use super::super::handle::Shared;
+use super::*;
+use crate::places::Places;
+use crate::tls::Client;
+use crate::tools::Tools;
+
+/// So many that their first words alone take longer than `SHARE`.
+const STORM: usize = 200;
+
+/// Clients that are to begin, and those who will hear them.
+fn storm() -> (Engine<usize>, Vec<UnixStream>) {
+    let shared = Shared::new(Places::alone(100)).unwrap();
+    let mut engine = Engine::new(Arc::new(shared), Tools::new(4096, 0)).unwrap();
+    let client = Client::new(None, None).unwrap();
+    let begin = |number| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let tls = Box::new(client.connect("game.example").unwrap());
+        engine.shake(number as u64, theirs.into(), tls, Vec::new(), number);
+        ours
+    };
+    let heard = (0..STORM).map(begin).collect();
+    (engine, heard)
+}
+
+fn has_heard(mut stream: &UnixStream) -> bool {
+    stream.read(&mut [0; 4096]).is_ok_and(|count| count > 0)
+}
+
+#[test]
+fn a_turn_is_over_before_a_storm_is_and_the_first_come_first() {
+    let (mut engine, heard) = storm();
+    let (mut turns, mut before) = (0, STORM);
+    while engine.shakes.wants_turn() {
+        engine.shake_on();
+        let left = engine.shakes.queue.len();
+        assert!(left < before, "somebody in each turn");
+        let done = STORM - before..STORM - left;
+        assert!(heard[done].iter().all(has_heard));
+        assert!(!heard[STORM - left..].iter().any(has_heard));
+        (turns, before) = (turns + 1, left);
+    }
+    assert!(turns > 1);
+    assert!(engine.shaken.is_empty());
+}
+
+#[test]
+fn who_was_abandoned_in_the_queue_is_passed_over_even_if_another_has_its_place() {
+    let (mut engine, heard) = storm();
+    for token in 0..STORM as u64 {
+        engine.abandon(token);
+        engine.abandon(token); // once more, which is nothing
+    }
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let tls = Client::new(None, None).unwrap().connect("game.example");
+    engine.shake(7777, theirs.into(), Box::new(tls.unwrap()), Vec::new(), 0);
+    assert_eq!(engine.shakes.slab.len(), 1);
+    drop(ours);
+    while engine.shakes.wants_turn() {
+        engine.shake_on();
+    }
+    for mut one in heard {
+        assert_eq!(
+            one.read(&mut [0; 10]).unwrap(),
+            0,
+            "closed, and nothing said"
+        );
+    }
+    let outcome = engine.shaken.pop().unwrap().outcome.err();
+    assert_eq!(outcome, Some(Unshaken::Lost(Errno::PIPE)));
+    assert!(engine.shaken.is_empty() && engine.shakes.slab.is_empty());
+}
+
+#[test]
+fn a_defect_in_one_is_its_own_end() {
+    let (mut engine, _heard) = storm();
+    engine.tools.records.clear(); // where there is none to read into, it panics
+    while engine.shakes.wants_turn() {
+        engine.shake_on();
+    }
+    assert_eq!(engine.shaken.len(), STORM);
+    for shaken in engine.shaken.drain(..) {
+        assert!(matches!(shaken.outcome, Err(Unshaken::Broken(_))));
+    }
+    assert!(engine.shakes.slab.is_empty());
+}
