@@ -177,14 +177,14 @@ fn nothing_more_is_read_for_a_side_that_takes_nothing() {
 
 #[test]
 fn who_does_not_hear_may_go_on_speaking() {
-    let mut sealed = SealedTable::lay(Some(8192), 1 << 16, b"", [TLS13, None]);
+    let mut sealed = SealedTable::lay(None, 1 << 17, b"", [TLS13, None]);
     // The upstream floods the client, which reads nothing.
-    let flood = vec![7; 300_000];
-    sealed.say(Side::Upstream, &flood);
-    for _ in 0..100 {
+    sealed.say(Side::Upstream, &vec![7; 16 << 20]);
+    for _ in 0..200 {
         sealed.utter(Side::Upstream, usize::MAX);
         sealed.table.turn().unwrap();
     }
+    assert!(sealed.table.session.held() > 1 << 16);
     let words = Dice::new(4).bytes(300_000);
     sealed.say(Side::Client, &words);
     until("what the client says", || {

@@ -5,7 +5,6 @@
 //! with, once for each object of the configuration; `tickets` let players come back, `verify` says whose certificate is good,
 //! `failure` says what went wrong in words.
 
-mod agreed;
 mod client;
 mod failure;
 mod server;
@@ -15,11 +14,11 @@ mod verify;
 
 use std::sync::{Arc, OnceLock};
 
-use rustls::CommonState;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
 use rustls::unbuffered::EncryptError;
+use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 
-pub use self::agreed::Agreed;
 pub use self::client::Client;
 pub use self::failure::{Alert, Failure};
 pub use self::server::{Offer, Server};
@@ -49,6 +48,8 @@ pub struct Tls {
     rest: Vec<u8>,
     /// In clear, and not handed on yet.
     clear: Vec<u8>,
+    /// Records of the handshake that the socket did not take yet.
+    pub(crate) owed: Vec<u8>,
     /// The peer has said that nothing more comes.
     ended: bool,
     /// We have.
@@ -57,6 +58,21 @@ pub struct Tls {
     begun: bool,
     /// What came, or was to go, was wrong: nothing comes or goes after that.
     failed: bool,
+}
+
+/// What the two have agreed upon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// As `OpenSSL` spells it.
+    pub cipher: &'static str,
+    /// The application protocol.
+    pub alpn: Option<Vec<u8>>,
+    /// Whether it goes on from an earlier session.
+    pub resumed: bool,
+    /// What the peer has shown, in DER.
+    pub certificate: Option<Vec<u8>>,
 }
 
 /// The one for all.
@@ -71,6 +87,7 @@ impl Tls {
             connection,
             rest: Vec::new(),
             clear: Vec::new(),
+            owed: Vec::new(),
             ended: false,
             closed: false,
             begun: false,
@@ -263,10 +280,32 @@ impl Tls {
         Ok(())
     }
 
+    /// Whether it is TLS 1.3, and not 1.2.
+    #[must_use]
+    pub fn is_1_3(&self) -> bool {
+        self.state().protocol_version() == Some(ProtocolVersion::TLSv1_3)
+    }
+
+    /// Whether it goes on from an earlier session.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.state().handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
     /// What was agreed upon, once the handshake is over.
     #[must_use]
     pub fn agreed(&self) -> Agreed {
-        Agreed::by(self.state())
+        let state = self.state();
+        let shown = state.peer_certificates().and_then(<[_]>::first);
+        Agreed {
+            version: if self.is_1_3() { "TLSv1.3" } else { "TLSv1.2" },
+            cipher: state
+                .negotiated_cipher_suite()
+                .map_or("", |suite| cipher_name(suite.suite())),
+            alpn: state.alpn_protocol().map(<[u8]>::to_vec),
+            resumed: self.is_resumed(),
+            certificate: shown.map(|one: &CertificateDer<'_>| one.as_ref().to_vec()),
+        }
     }
 
     /// In words; the alert that rustls would have us send goes behind what is in `out`. `left`: what it is not done with, in
@@ -297,5 +336,22 @@ impl Tls {
     fn give_up(&mut self) {
         self.failed = true;
         self.rest = Vec::new();
+    }
+}
+
+/// As `OpenSSL` spells it.
+fn cipher_name(suite: rustls::CipherSuite) -> &'static str {
+    use rustls::CipherSuite as S;
+    match suite {
+        S::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        S::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        S::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "ECDHE-ECDSA-AES128-GCM-SHA256",
+        S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "ECDHE-ECDSA-AES256-GCM-SHA384",
+        S::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-ECDSA-CHACHA20-POLY1305",
+        S::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
+        S::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
+        S::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
+        other => other.as_str().unwrap_or(""),
     }
 }

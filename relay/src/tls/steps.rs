@@ -1,4 +1,4 @@
-//! What rustls asks for, one thing after another.
+//! What rustls's unbuffered interface asks for, one step after another.
 
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 

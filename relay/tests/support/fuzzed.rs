@@ -82,7 +82,7 @@ fn friends(versions: (bool, bool)) -> (Party, Party) {
 }
 
 fn feed(party: &mut Party, mut bytes: &[u8], script: &mut Script<'_>) {
-    let usual = 1 + script.size();
+    let usual = 64 + script.size();
     while !bytes.is_empty() {
         let piece = match script.byte() {
             0 => usual,

@@ -10,9 +10,11 @@ use super::super::LISTENER;
 use super::super::Times;
 use super::super::handle::Shared;
 use super::super::orders::Command;
+use super::super::session_data;
 use super::*;
 use crate::places::Places;
 use crate::plans::Nodes;
+use crate::session::Side;
 use crate::tools::Tools;
 
 const ENDLESS: Times = Times {
@@ -34,8 +36,10 @@ fn server(backlog: i32) -> (TcpListener, Arc<Plan<()>>) {
     listening.set_nonblocking(true).unwrap();
     let address = listening.local_addr().unwrap();
     let plan = Plan {
+        tls: None,
         nodes: Arc::new(Nodes::new(vec![address], Duration::from_secs(60))),
         times: ENDLESS,
+        meter: None,
         owner: (),
     };
     (listening, Arc::new(plan))
@@ -70,7 +74,9 @@ fn visit(engine: &mut Engine<()>, plan: &Arc<Plan<()>>) -> (TcpStream, u64, usiz
         source: peer,
         since: Instant::now(),
         said: b"hello".to_vec(),
+        alpn: None,
         hello_at: Some(0),
+        split: false,
     };
     engine.set_out(waiting, None, Arc::clone(plan), true);
     let key = engine.keys[&token];

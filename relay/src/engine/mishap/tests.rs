@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::super::Times;
-use super::super::handle::{Ended, Handle, lock, signal};
+use super::super::handle::{Ended, Handle};
 use super::super::listening::Terms;
 use super::super::orders::{Command, Trap};
+use super::super::told::{lock, signal};
 use super::*;
 use crate::places::Places;
 use crate::plans::{Nodes, Plan};
@@ -143,8 +144,10 @@ impl Front {
         };
         let nodes = Nodes::new(vec![game.local_addr().unwrap()], Duration::from_secs(60));
         let plan = Plan {
+            tls: None,
             nodes: Arc::new(nodes),
             times: ENDLESS,
+            meter: None,
             owner: (),
         };
         handle.learn(handle.listen(door.into(), terms), "a", plan);
@@ -323,7 +326,7 @@ fn what_was_asked_for_and_not_done_yet_is_turned_away() {
     let session = Session::new(client.into(), upstream.into(), Vec::new());
     let in_one_turn = [
         Command::Trap(Trap::Engine),
-        Command::Start(7, session, ENDLESS, ()),
+        Command::Start(7, session, ENDLESS, None, ()),
     ];
     let mut commands = lock(&handle.shared.commands);
     commands.as_mut().unwrap().extend(in_one_turn);

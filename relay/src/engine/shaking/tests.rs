@@ -7,23 +7,45 @@ use std::sync::Arc;
 use super::super::handle::Shared;
 use super::*;
 use crate::places::Places;
-use crate::tls::Client;
+use crate::tls::{Client, Offer, Server};
 use crate::tools::Tools;
 
-/// So many that their first words alone take longer than `SHARE`.
-const STORM: usize = 200;
+#[path = "../../../tests/support/certificates.rs"]
+mod certificates;
 
-/// Clients that are to begin, and those who will hear them.
+use certificates::{Paper, Wish};
+
+/// So many that their answers take much longer than `SHARE`.
+const STORM: usize = 60;
+
+/// A hello, and a server that can answer it.
+fn hello() -> (Vec<u8>, Server) {
+    let client = Client::new(None, None).unwrap().connect("game.example");
+    let (mut clear, mut hello) = (Vec::new(), Vec::new());
+    let went = client.unwrap().receive(&mut [], &mut clear, &mut hello);
+    assert_eq!(went, Ok(()));
+    let paper = Paper::signed_by_itself(Wish::host("game.example"));
+    let server = Server::new(Offer {
+        pairs: vec![paper.pair()],
+        versions: (true, true),
+        client_ca: None,
+        alpn: Vec::new(),
+        secrets: Vec::new(),
+    });
+    (hello, server.unwrap())
+}
+
+/// Handshakes that are to begin, and those who will hear an answer.
 fn storm() -> (Engine<usize>, Vec<UnixStream>) {
     let shared = Shared::new(Places::alone(100)).unwrap();
     let mut engine = Engine::new(Arc::new(shared), Tools::new(4096, 0)).unwrap();
-    let client = Client::new(None, None).unwrap();
+    let (hello, server) = hello();
     let begin = |number| {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
-        let tls = Box::new(client.connect("game.example").unwrap());
-        engine.shake(number as u64, theirs.into(), tls, Vec::new(), number);
+        let tls = Box::new(server.accept().unwrap());
+        engine.shake(number as u64, theirs.into(), tls, hello.clone(), number);
         ours
     };
     let heard = (0..STORM).map(begin).collect();
@@ -59,8 +81,9 @@ fn who_was_abandoned_in_the_queue_is_passed_over_even_if_another_has_its_place()
         engine.abandon(token); // once more, which is nothing
     }
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let tls = Client::new(None, None).unwrap().connect("game.example");
-    engine.shake(7777, theirs.into(), Box::new(tls.unwrap()), Vec::new(), 0);
+    let (hello, server) = hello();
+    let tls = Box::new(server.accept().unwrap());
+    engine.shake(7777, theirs.into(), tls, hello, 0);
     assert_eq!(engine.shakes.slab.len(), 1);
     drop(ours);
     while engine.shakes.wants_turn() {
