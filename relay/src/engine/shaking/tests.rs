@@ -1,12 +1,14 @@
 //! An engine without a thread, moved by hand.
 
 use std::io::Read;
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use super::super::handle::Shared;
+use super::super::handle::{Shared, Times};
 use super::*;
 use crate::places::Places;
+use crate::plans::Nodes;
 use crate::tls::{Client, Offer, Server};
 use crate::tools::Tools;
 
@@ -99,6 +101,69 @@ fn who_was_abandoned_in_the_queue_is_passed_over_even_if_another_has_its_place()
     let outcome = engine.shaken.pop().unwrap().outcome.err();
     assert_eq!(outcome, Some(Unshaken::Lost(Errno::PIPE)));
     assert!(engine.shaken.is_empty() && engine.shakes.slab.is_empty());
+}
+
+/// Somebody who came here, whose hello is read, and those who will hear an answer.
+fn guest() -> (Engine<usize>, UnixStream, Vec<u8>) {
+    let shared = Shared::new(Places::alone(100)).unwrap();
+    let mut engine = Engine::new(Arc::new(shared), Tools::new(4096, 0)).unwrap();
+    let (hello, server) = hello();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let nowhere = (Ipv4Addr::LOCALHOST, 1).into();
+    let waiting = Waiting {
+        token: 7,
+        listener: 0,
+        socket: theirs.into(),
+        peer: nowhere,
+        source: nowhere,
+        since: Instant::now(),
+        said: hello.clone(),
+        alpn: None,
+        hello_at: Some(0),
+        split: false,
+    };
+    let plan = Plan {
+        tls: Some(server),
+        nodes: Arc::new(Nodes::new(vec![nowhere], Duration::from_secs(60))),
+        times: Times {
+            idle: 1 << 40,
+            half_close: 1 << 40,
+            session: None,
+            bandwidth: None,
+        },
+        meter: None,
+        owner: 0,
+    };
+    engine.welcome_sealed(waiting, None, Arc::new(plan));
+    (engine, ours, hello)
+}
+
+#[test]
+fn a_guest_whose_turn_has_not_come_begins_anew_elsewhere_and_any_other_goes_on() {
+    for (turns, ends) in [(0, false), (0, true), (1, false), (1, true)] {
+        let (mut engine, heard, hello) = guest();
+        if turns > 0 {
+            engine.shake_on();
+        }
+        assert_eq!(has_heard(&heard), turns > 0);
+        if ends {
+            engine.abandon_shaking();
+        } else {
+            let (key, _) = engine.shakes.slab.iter().next().unwrap();
+            engine.give_up_shaking(key, 8); // another one's
+            assert!(engine.arrivals.is_empty());
+            engine.give_up_shaking(key, 7);
+        }
+        let arrival = engine.arrivals.pop().unwrap();
+        assert!(arrival.said == hello && arrival.failure.is_none());
+        match arrival.tls {
+            None => assert_eq!(turns, 0),
+            Some(tls) => assert!(turns > 0 && tls.is_ok_and(|tls| tls.is_handshaking())),
+        }
+        assert!(engine.arrivals.is_empty() && engine.shakes.slab.is_empty());
+    }
 }
 
 #[test]
