@@ -164,6 +164,31 @@ fn who_comes_back_is_known_where_the_secret_is_and_nowhere_else() {
 }
 
 #[test]
+fn who_comes_back_is_known_by_the_certificate_that_was_shown_before() {
+    let paper = Paper::signed_by_itself(Wish::host(NAME));
+    let root = Paper::signed_by_itself(Wish::authority("root"));
+    let shown = root.sign(Wish::host("player"));
+    let server = Server::new(Offer {
+        client_ca: Some((&root.chain, 0)),
+        secrets: vec![[1; 32]],
+        ..offer(&paper)
+    })
+    .unwrap();
+    for version in [&TLS12, &TLS13] {
+        let schemes = [ECDSA_NISTP256_SHA256];
+        let config = Arc::new(player_config(&[version], &schemes, Some(&shown)));
+        for resumed in [false, true] {
+            let mut player = player(&config);
+            let mut server = Party::new(server.accept().unwrap());
+            talk(&mut player, &mut server).unwrap();
+            let agreed = server.tls.agreed();
+            assert_eq!(agreed.resumed, resumed, "{version:?}");
+            assert!(shown.is(&agreed.certificate.unwrap()));
+        }
+    }
+}
+
+#[test]
 fn of_several_pairs_it_is_the_one_that_the_client_can_check() {
     let ecdsa = Paper::signed_by_itself(Wish::host(NAME));
     let edwards = Paper::signed_by_itself(Wish {
