@@ -35,7 +35,7 @@ HELM := .cache/helm-$(HELM_VERSION)/helm
 HELM_KUBERNETES := -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37
 DIST := dist
 
-.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers clean helm chart \
+.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzz-tls fuzzers clean helm chart \
   metrics-page
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
@@ -150,6 +150,14 @@ fuzz: $(FUZZED:%=fuzz-%)  ## coverage-guided, FUZZ_SECONDS for each reader, with
 .PHONY: $(FUZZED:%=fuzz-%)
 $(FUZZED:%=fuzz-%): fuzz-%: fuzzers
 	$(BIN)/python -m bench.fuzz_$* -max_total_time=$(FUZZ_SECONDS)
+
+# As cargo-fuzz has it, which is not needed for it.
+COVERAGE := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters pc-table trace-compares)
+fuzz-tls:  ## the path of TLS records, coverage-guided and under AddressSanitizer, for FUZZ_SECONDS; needs a nightly toolchain and a C++ compiler
+	mkdir -p relay/target/corpus
+	cd relay/fuzz && RUSTFLAGS='$(COVERAGE) -Zsanitizer=address' CARGO_TARGET_DIR=../target/fuzz \
+	  cargo +nightly run --release --locked --target $$(rustc -vV | sed -n 's/^host: //p') -- \
+	  ../target/corpus -max_total_time=$(FUZZ_SECONDS) -timeout=20 -max_len=4096 -len_control=0
 
 fuzzers: $(TESTS)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,fuzz]'

@@ -8,6 +8,9 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use crate::tls::Tls;
 use crate::tools::Pipe;
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes for which a pipe is better than a buffer.
 const BULK: usize = 16 * 1024;
 
@@ -64,6 +67,14 @@ impl Owed {
     pub(crate) fn held(&self) -> usize {
         match self {
             Self::Bytes(owed) => owed.all.capacity(),
+            Self::Pipe(pipe) => pipe.holds(),
+        }
+    }
+
+    /// Bytes that are still to be paid.
+    pub(crate) fn left(&self) -> usize {
+        match self {
+            Self::Bytes(owed) => owed.all.len() - owed.paid,
             Self::Pipe(pipe) => pipe.holds(),
         }
     }

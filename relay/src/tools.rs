@@ -11,12 +11,10 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
+use crate::tls::REST;
+
 /// Bytes that one pipe holds at most.
 pub const PIPE: usize = 1 << 20;
-
-/// Bytes that are kept at most of a record, or a message of many records, that is not whole (rustls takes none of more than
-/// 64 KiB).
-pub const REST: usize = 96 * 1024;
 
 const FLAGS: SpliceFlags = SpliceFlags::NONBLOCK.union(SpliceFlags::MOVE);
 

@@ -18,8 +18,10 @@ use super::mishap::caught;
 use super::waiting::{Pending, Waiting};
 use super::{Engine, SESSION_EVENTS, SHAKING};
 use crate::plans::Plan;
-use crate::tls::{Failure, Server, Tls};
-use crate::tools::REST;
+use crate::tls::{Failure, REST, Server, Tls};
+
+#[cfg(test)]
+mod tests;
 
 /// How long handshakes may take in one turn, or a bit longer.
 const SHARE: Duration = Duration::from_millis(1);
@@ -202,8 +204,11 @@ impl<T: Send + Sync> Engine<T> {
                     });
                 } else {
                     let _ = epoll::delete(&self.epoll, &waiting.socket);
-                    let tls = failure.map_or(Ok(one.tls), Err);
-                    self.hand_over(waiting, None, None, Some(tls));
+                    let tls = match failure {
+                        Some(why) => Some(Err(why)),
+                        None => begun(one.tls, &one.said).map(Ok),
+                    };
+                    self.hand_over(waiting, None, None, tls);
                 }
             }
         }
@@ -269,10 +274,18 @@ impl<T: Send + Sync> Engine<T> {
         for (_, one) in take(&mut self.shakes.slab) {
             match one.whose {
                 Whose::Given(_, socket) => _ = epoll::delete(&self.epoll, &socket),
-                Whose::Guest(guest) => self.hand_over(guest.0, None, None, Some(Ok(one.tls))),
+                Whose::Guest(guest) => {
+                    let tls = begun(one.tls, &one.said).map(Ok);
+                    self.hand_over(guest.0, None, None, tls);
+                }
             }
         }
     }
+}
+
+/// What others can go on with. Where its turn has not come yet, nothing that was `said` is known to its TLS: they begin anew.
+fn begun(tls: Box<Tls>, said: &[u8]) -> Option<Box<Tls>> {
+    said.is_empty().then_some(tls)
 }
 
 impl<T> Shaking<T> {

@@ -6,10 +6,10 @@
 use std::mem::take;
 
 use super::{End, Pumped, Session, Side};
-use crate::tls::Failure;
-use crate::tools::{REST, Tools};
+use crate::tls::{Failure, REST};
+use crate::tools::Tools;
 
-/// Bytes that a side may be owed while more is read from it: reading makes answers due (RFC 8446 section 4.6.3).
+/// Bytes of answers that a side may be owed while more is read from it: reading makes them due (RFC 8446 section 4.6.3).
 const ANSWERS: usize = 64 * 1024;
 
 impl Session {
@@ -23,8 +23,9 @@ impl Session {
     ) -> Result<Pumped, End> {
         let to = from.other();
         let before = self.moved[to as usize];
+        let mut heard = 0; // records may be much longer than what is in them
         loop {
-            if !self.pay(to, tools)? {
+            if !self.pay(to, tools)? || self.is_doomed_by(to) {
                 return Ok(Pumped::Waits);
             }
             let gone = usize::try_from(self.moved[to as usize] - before).unwrap_or(usize::MAX);
@@ -39,7 +40,9 @@ impl Session {
                 self.hand_kept(from, allowed.min(tools.buffer.len()), tools)?;
                 continue;
             }
-            if let Some(end) = self.doom.take() {
+            if self.is_doomed_by(from)
+                && let Some(end) = self.doom.take()
+            {
                 return Err(*end);
             }
             if self.sockets[from as usize].ended {
@@ -52,17 +55,18 @@ impl Session {
             if allowed == 0 {
                 return Ok(Pumped::Capped);
             }
-            if gone >= share {
+            if gone.max(heard) >= share {
                 return Ok(Pumped::HasMore);
             }
-            let heard = if self.sockets[from as usize].tls.is_some() {
+            let count = if self.sockets[from as usize].tls.is_some() {
                 self.unseal(from, allowed, tools)?
             } else {
                 self.read_clear(from, allowed, tools)?
             };
-            if !heard {
+            let Some(count) = count else {
                 return Ok(Pumped::Waits);
-            }
+            };
+            heard += count;
         }
     }
 
@@ -84,15 +88,22 @@ impl Session {
         handed
     }
 
+    /// Whether it will end for what a side's TLS has done. What was sound has its way first, and nothing is said to it any more.
+    fn is_doomed_by(&self, side: Side) -> bool {
+        matches!(self.doom.as_deref(), Some(&End::BadTls(whose, _)) if whose == side)
+    }
+
     fn has_clear(&self, side: Side) -> bool {
         let tls = self.sockets[side as usize].tls.as_ref();
         tls.is_some_and(|tls| tls.has_clear())
     }
 
-    /// Whether a side is behind with what its own records have made due.
+    /// Whether a side is behind with what its own records have made due; not with what the other side has said, of which it
+    /// may be owed what was read at once.
     fn owes_answers(&mut self, side: Side, tools: &mut Tools) -> Result<bool, End> {
+        let most = ANSWERS + tools.records.len() / 16 * 17;
         let debt = self.sockets[side as usize].debt.as_ref();
-        if debt.is_none_or(|owed| owed.held() <= ANSWERS) {
+        if debt.is_none_or(|owed| owed.left() <= most) {
             return Ok(false);
         }
         self.pay(side, tools).map(|paid| !paid)
@@ -107,39 +118,49 @@ impl Session {
         self.hand_clear(from.other(), &clear, tools)
     }
 
-    /// From a side without TLS to one with; whether there was something.
-    fn read_clear(&mut self, from: Side, allowed: usize, tools: &mut Tools) -> Result<bool, End> {
+    /// From a side without TLS to one with; how many bytes there were, None: none now.
+    fn read_clear(
+        &mut self,
+        from: Side,
+        allowed: usize,
+        tools: &mut Tools,
+    ) -> Result<Option<usize>, End> {
         let size = tools.buffer.len().min(allowed);
         let received = self.sockets[from as usize].receive(&mut tools.buffer[..size]);
         let Some(count) = received.map_err(|error| self.lost(from, error))? else {
-            return Ok(false);
+            return Ok(None);
         };
         let buffer = take(&mut tools.buffer);
         let handed = self.hand_clear(from.other(), &buffer[..count], tools);
         tools.buffer = buffer;
-        handed.map(|()| true)
+        handed.map(|()| Some(count))
     }
 
-    /// From a side with TLS; whether there was something.
-    fn unseal(&mut self, from: Side, allowed: usize, tools: &mut Tools) -> Result<bool, End> {
+    /// From a side with TLS; how many bytes there were, None: none now.
+    fn unseal(
+        &mut self,
+        from: Side,
+        allowed: usize,
+        tools: &mut Tools,
+    ) -> Result<Option<usize>, End> {
         let socket = &mut self.sockets[from as usize];
         let Some(tls) = &mut socket.tls else {
-            return Ok(false);
+            return Ok(None);
         };
         let size = tools.records.len() - REST;
         let rest = tls.put_rest(&mut tools.records);
         let received = socket.receive(&mut tools.records[rest..rest + size]);
         let count = match received {
             Ok(Some(count)) => count,
-            Ok(None) => return Ok(false),
+            Ok(None) => return Ok(None),
             Err(error) => return Err(self.lost(from, error)),
         };
         if count == 0 {
             self.truncated |= self.first_end.is_none();
-            return Ok(true);
+            return Ok(Some(0));
         }
         let Some(tls) = &mut self.sockets[from as usize].tls else {
-            return Ok(false);
+            return Ok(None);
         };
         let (mut clear, mut answers) = (take(&mut tools.clear), take(&mut tools.sealed));
         clear.clear();
@@ -157,7 +178,7 @@ impl Session {
             }
         });
         tools.clear = clear;
-        handed.map(|()| true)
+        handed.map(|()| Some(count))
     }
 
     /// Hands on what may go, and keeps the rest.

@@ -29,7 +29,14 @@ pub struct Failure {
 }
 
 const ALERT: u8 = 21; // record type
+const HIDDEN: u8 = 23;
 const FATAL: u8 = 2;
+
+/// Whether these are the record of an alert, in clear or not.
+pub(super) fn is_alert(record: &[u8]) -> bool {
+    // TLS 1.3 hides what kind of record it is, but nothing else is as small as an alert, its kind and a tag of 16 bytes.
+    matches!(record, [ALERT, ..] | [HIDDEN, _, _, 0, 19, ..])
+}
 
 /// Puts the alert right that rustls sends in clear to a client of TLS 1.2 that shows no certificate: it is TLS 1.3's
 /// (RFC 8446 section 4.4.2.4); RFC 5246 section 7.4.6 has `handshake_failure`.

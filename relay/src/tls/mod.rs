@@ -25,12 +25,14 @@ pub use self::server::{Offer, Server};
 use self::steps::{Step, Traffic, step, write_step};
 pub use self::verify::PemError;
 
-/// Bytes of the largest record on the wire (RFC 8446 section 5.2; TLS 1.2 allows more, RFC 5246 section 6.2.3).
-pub const RECORD: usize = 5 + 16 * 1024 + 2048;
+/// Bytes that are kept at most of a record, or a message of many records, that is not whole. rustls takes no message of more
+/// than 64 KiB, but keeps the records that it came in, which are more where they are small.
+pub const REST: usize = 96 * 1024;
 /// Bytes that a record has beside those that it carries, at most.
 const OVERHEAD: usize = 5 + 256;
 /// Bytes in clear in one record.
 const FRAGMENT: usize = 16 * 1024;
+const FAILED: &str = "TLS has failed before";
 
 #[allow(clippy::large_enum_variant)] // both are large
 enum Connection {
@@ -39,6 +41,7 @@ enum Connection {
 }
 
 /// One TLS connection, in which we are the server or the client.
+#[allow(clippy::struct_excessive_bools)] // four facts, each true or not by itself
 pub struct Tls {
     connection: Connection,
     /// What came of a record or a message whose rest is still to come.
@@ -53,6 +56,8 @@ pub struct Tls {
     closed: bool,
     /// Something was received, or asked for.
     begun: bool,
+    /// What came, or was to go, was wrong: nothing comes or goes after that.
+    failed: bool,
 }
 
 /// What the two have agreed upon.
@@ -86,6 +91,7 @@ impl Tls {
             ended: false,
             closed: false,
             begun: false,
+            failed: false,
         }
     }
 
@@ -160,13 +166,16 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// What was wrong; the alert is in `out`, and what was sound before it in `clear`.
+    /// What was wrong; the alert is in `out`, and what was sound before it in `clear`. So is all that comes after that.
     pub fn receive(
         &mut self,
         incoming: &mut [u8],
         clear: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Result<(), Failure> {
+        if self.failed {
+            return Err(Failure::other(FAILED));
+        }
         self.begun = true;
         let mut used = 0;
         let went = loop {
@@ -184,10 +193,13 @@ impl Tls {
             }
         };
         if let Err(error) = went {
-            self.rest = Vec::new();
-            return Err(self.fail(&error, out));
+            return Err(self.fail(&error, &mut incoming[used..], out));
         }
         let rest = if self.ended { &[] } else { &incoming[used..] };
+        if rest.len() > REST {
+            self.give_up();
+            return Err(Failure::other("a message in too many records"));
+        }
         if rest.is_empty() {
             self.rest = Vec::new();
         } else {
@@ -241,6 +253,9 @@ impl Tls {
         out: &mut Vec<u8>,
         mut put: impl FnMut(&mut dyn Traffic, &mut [u8]) -> Result<usize, EncryptError>,
     ) -> Result<(), Failure> {
+        if self.failed {
+            return Err(Failure::other(FAILED));
+        }
         // What is kept of the last record must lie before rustls as it did: it knows places in it.
         let mut rest = std::mem::take(&mut self.rest);
         let written = loop {
@@ -258,8 +273,11 @@ impl Tls {
                 Err(error) => break Err(error),
             }
         };
+        if let Err(error) = written {
+            return Err(self.fail(&error, &mut rest, out));
+        }
         self.rest = rest;
-        written.map_err(|error| self.fail(&error, out))
+        Ok(())
     }
 
     /// Whether it is TLS 1.3, and not 1.2.
@@ -290,25 +308,34 @@ impl Tls {
         }
     }
 
-    /// In words; the alert that rustls would have us send goes behind what is in `out`.
-    fn fail(&mut self, error: &rustls::Error, out: &mut Vec<u8>) -> Failure {
-        let before = out.len();
-        let nothing: &mut [u8] = &mut [];
+    /// In words; the alert that rustls would have us send goes behind what is in `out`. `left`: what it is not done with, in
+    /// which it knows places.
+    fn fail(&mut self, error: &rustls::Error, left: &mut [u8], out: &mut Vec<u8>) -> Failure {
+        self.give_up();
+        let (before, mut used) = (out.len(), 0);
         loop {
-            let (_, stepped) = match &mut self.connection {
+            let (last, left) = (out.len(), &mut left[used..]);
+            let (count, stepped) = match &mut self.connection {
                 Connection::Server(server) => {
-                    step(server.process_tls_records(nothing), &mut Vec::new(), out)
+                    step(server.process_tls_records(left), &mut Vec::new(), out)
                 }
                 Connection::Client(client) => {
-                    step(client.process_tls_records(nothing), &mut Vec::new(), out)
+                    step(client.process_tls_records(left), &mut Vec::new(), out)
                 }
             };
-            if !matches!(stepped, Ok(Step::On)) {
+            used += count;
+            // Behind the alert it would go on with what came next.
+            if !matches!(stepped, Ok(Step::On)) || failure::is_alert(&out[last..]) {
                 break;
             }
         }
         failure::mend(error, &mut out[before..]);
         Failure::new(error, &out[before..])
+    }
+
+    fn give_up(&mut self) {
+        self.failed = true;
+        self.rest = Vec::new();
     }
 }
 

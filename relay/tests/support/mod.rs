@@ -14,7 +14,11 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType, sockopt};
 
+pub mod certificates;
 pub mod front;
+pub mod fuzzed;
+pub mod party;
+pub mod sealed;
 pub mod stage;
 pub mod table;
 

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use _relay::session::{End, Pumped, Session, Side};
+use _relay::tls::Tls;
 use _relay::tools::Tools;
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
@@ -45,6 +46,20 @@ impl Table {
             share: usize::MAX,
             epoll,
         }
+    }
+
+    /// Puts TLS on a side, whose handshake is over.
+    pub fn seal(&mut self, side: Side, tls: Box<Tls>) {
+        let session = self.replace_session();
+        self.session = session.with_tls(side, Some(tls));
+    }
+
+    /// Takes the session out, and puts nobody's in its place.
+    fn replace_session(&mut self) -> Session {
+        let (_, client) = pair(None);
+        let (_, upstream) = pair(None);
+        let nobodys = Session::new(client, upstream, Vec::new());
+        std::mem::replace(&mut self.session, nobodys)
     }
 
     /// Who plays on a side, unless it has left.
@@ -96,10 +111,7 @@ impl Table {
 
     /// Closes both sockets, as the engine does with a session that is over; its counts.
     pub fn wind_up(&mut self) -> (u64, u64) {
-        let (_, client) = pair(None);
-        let (_, upstream) = pair(None);
-        let nobodys = Session::new(client, upstream, Vec::new());
-        std::mem::replace(&mut self.session, nobodys).counts()
+        self.replace_session().counts()
     }
 
     /// Listens and moves both ways; whether the session is over.

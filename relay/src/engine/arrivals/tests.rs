@@ -10,9 +10,11 @@ use super::super::LISTENER;
 use super::super::Times;
 use super::super::handle::Shared;
 use super::super::orders::Command;
+use super::super::session_data;
 use super::*;
 use crate::places::Places;
 use crate::plans::Nodes;
+use crate::session::Side;
 use crate::tools::Tools;
 
 const ENDLESS: Times = Times {
