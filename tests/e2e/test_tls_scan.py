@@ -1,4 +1,4 @@
-"""What scanners look for, on each relay: versions, suites, curves and extensions that should not be there, and those that should.
+"""What scanners look for, on each relay: what is there and should not be, and what should be and is not.
 
 `make scan` has a scanner of others say the same, where it can be installed.
 """
@@ -45,6 +45,7 @@ GOODBYE_TO_1_2 = b"DOWNGRD\x01"  # in the random of who speaks 1.3, too (RFC 844
 FALLBACK = 0x5600  # RFC 7507
 INAPPROPRIATE_FALLBACK = 86
 HOUR = 3600
+SESSION = "SSL SESSION PARAMETERS"  # in PEM
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,17 @@ async def test_tickets_do_not_live_long(moved_by: str, version: ssl.TLSVersion) 
 
 
 def willing(session: str) -> str:
-    """A session that OpenSSL has saved, as if the server had allowed early data: its last member is how much of it."""
-    der = ssl.PEM_cert_to_DER_cert(session.replace("SSL SESSION PARAMETERS", "CERTIFICATE"))
-    body = der[4:] + bytes.fromhex("af0402024000")
+    """A session that OpenSSL has saved, as if the server had allowed early data: member 15 is how much of it."""
+    der = ssl.PEM_cert_to_DER_cert(session.replace(SESSION, "CERTIFICATE"))
     assert der[:2] == b"\x30\x82"
+    rest, before = der[4:], b""
+    while rest and rest[0] <= 0xA0 + 15:
+        digits = max(0, rest[1] - 0x80)  # of the length, where it takes more than a byte
+        size = 2 + digits + (int.from_bytes(rest[2 : 2 + digits], "big") if digits else rest[1])
+        before, rest = before + rest[:size], rest[size:]
+    body = before + bytes.fromhex("af0402024000") + rest
     made = ssl.DER_cert_to_PEM_cert(b"\x30\x82" + len(body).to_bytes(2, "big") + body)
-    return made.replace("CERTIFICATE", "SSL SESSION PARAMETERS")
+    return made.replace("CERTIFICATE", SESSION)
 
 
 async def test_early_data_is_refused(moved_by: str, tmp_path: Path) -> None:

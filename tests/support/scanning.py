@@ -46,9 +46,6 @@ class Answer:
     compression: int = 0
     extensions: dict[int, bytes] = field(default_factory=dict)
 
-    def __bool__(self) -> bool:
-        return self.version is not None
-
 
 def hello(
     version: int,
