@@ -25,3 +25,13 @@ gnutls:
 	@rm -rf $(GNUTLS) && mkdir -p $(GNUTLS) && cd $(GNUTLS) \
 	  && { apt-get download -q $(PACKAGES) || { apt-get update -q && apt-get download -q $(PACKAGES); } ; } \
 	  && for one in *.deb; do dpkg-deb -x "$$one" . || exit 1; done && rm *.deb
+
+SSLYZE := .cache/sslyze
+
+.PHONY: scan
+scan: $(TESTS) $(SSLYZE)/bin/sslyze  ## our TLS under a scanner of others, on both relays; installs sslyze into .cache
+	$(BIN)/pytest tests/e2e/test_tls_scan.py
+
+$(SSLYZE)/bin/sslyze:
+	@$(PYTHON) -m venv $(SSLYZE)
+	@$(SSLYZE)/bin/pip install --quiet --disable-pip-version-check 'sslyze>=6.3,<7'
