@@ -9,21 +9,25 @@ SESSIONS := tests/test_session.py tests/test_session_streams.py tests/test_sessi
   tests/test_session_limits.py tests/test_session_refusals.py tests/test_close_reasons.py \
   tests/test_first_flight.py tests/test_session_time.py tests/test_tls_policy.py \
   tests/test_session_bandwidth.py tests/test_session_forbidden.py tests/test_session_counts.py \
-  tests/test_session_balancing.py tests/test_session_health.py \
-  tests/test_session_upstream_tls.py
+  tests/test_session_balancing.py tests/test_session_health.py tests/test_session_metrics.py \
+  tests/test_session_upstream_tls.py tests/test_hostile_bytes.py
 # What a relay has no part in, or what starts both by itself, and so is not run for each of them.
 ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_cold_start.py test_backup.py \
-  test_outages.py test_broken_objects.py test_kills.py test_side_by_side.py test_workers.py test_stop.py \
+  test_outages.py test_broken_objects.py test_kills.py test_prometheus.py test_side_by_side.py test_workers.py test_stop.py \
   test_upgrade.py test_leaving.py test_rotation.py test_blocked_log.py test_admin_api_bench.py \
   test_chart.py test_key_rotation.py test_certificate_files.py test_apisix_compatibility.py test_health.py test_node_drain.py \
-  test_forbidden.py test_eks.py test_migrate.py test_tls_clients.py test_tls_scan.py)
+  test_forbidden.py test_eks.py test_migrate.py test_telling.py test_tls_clients.py test_tls_scan.py)
 # Much of the tests' time is waiting, so there is one more at once than CI has cores. A file stays in one process, for
 # what its tests share; files start in the order of their names, as those that take long are not those of many tests.
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
 # Those that measure time come afterwards, one by one, on the relay that users have; all of them are in tests/e2e.
 ALONE := -m alone
-CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/engine/*.rs)
+# In the profile of the module, which is installed before: what it has built of others is not built again.
+CLIPPY := cargo clippy --release --locked --all-targets
+CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/*/*.rs)
 SOURCES := sniproxy admin certs examples image tests bench charts
+# Images of Python often set it; here each of a thousand processes would then compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # helm, for the chart and its tests: built with Go where that is there, for its own use and never optimised, which takes
 # two thirds of the time. It is told of a Kubernetes as releases of helm are.
 HELM_VERSION := v3.22.0
@@ -31,7 +35,8 @@ HELM := .cache/helm-$(HELM_VERSION)/helm
 HELM_KUBERNETES := -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37
 DIST := dist
 
-.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers clean helm chart
+.PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzzers clean helm chart \
+  metrics-page
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
@@ -45,9 +50,10 @@ test: check crate helm  ## lint, types, unit and end-to-end tests, on both relay
 	else echo 'the native relay is not built: its tests are left out'; fi
 
 crate: $(TESTS)  ## the native relay's own lint and tests, where there is a Rust toolchain
-	@if cargo --version > /dev/null 2>&1; \
-	then cd relay && cargo fmt --check && cargo clippy --locked --all-targets --no-default-features -- -D warnings \
-	  && cargo clippy --locked -- -D warnings && cargo test --locked --no-default-features; \
+	@unset MAKEFLAGS MFLAGS; if cargo --version > /dev/null 2>&1; \
+	then cd relay && cargo fmt --check && $(CLIPPY) -- -D warnings \
+	  && $(CLIPPY) --no-default-features -- -D warnings \
+	  && cargo test --release --config checked.toml --locked --no-default-features; \
 	else echo 'no Rust toolchain: the crate is left out'; fi
 
 helm:  ## helm for the tests of the chart; nothing is built where one is there, or where there is no Go
@@ -88,6 +94,20 @@ cover: $(TESTS) helm  ## which lines and branches the tests reach
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --show-missing
 
+.PHONY: prometheus dashboard
+test unit e2e cover: prometheus
+
+# Debian's package is unpacked, not installed: no service starts, and nothing outside .venv changes.
+prometheus: $(TESTS)  ## promtool and Prometheus for the tests of the alerts, if they are not on PATH
+	@{ command -v promtool && command -v prometheus; } > /dev/null || test -x $(BIN)/promtool -a -x $(BIN)/prometheus || { \
+	  cd .venv && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; } ; } \
+	  && dpkg-deb -x prometheus_*.deb prometheus && rm prometheus_*.deb \
+	  && ln -sf ../prometheus/usr/bin/promtool ../prometheus/usr/bin/prometheus bin/; \
+	} || echo 'no promtool: the tests of the alerts are left out'
+
+dashboard: $(TESTS)  ## charts/sniproxy/files/dashboard.json, from charts/dashboard.py
+	$(BIN)/python -m charts.dashboard
+
 certs: $(RUNTIME)  ## throw-away certificates in certs/
 	$(BIN)/python -m certs.make_certs
 
@@ -108,14 +128,21 @@ soak: $(TESTS)  ## faults for half an hour, etcd dead and paused for ten minutes
 	$(BIN)/python -m bench.faults --each --only kill-all --only pause-all --last 600
 	$(BIN)/python -m bench.soak
 
-bench: $(TESTS)  ## what the configuration and picking a node cost, changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
+bench: $(TESTS)  ## what the configuration, picking a node, counting and a scrape cost, changes in force; then us, HAProxy, nginx and Envoy side by side; installs the extra [bench], needs cargo
 	$(BIN)/python -m bench.snapshot
 	$(BIN)/python -m bench.picks
+	$(BIN)/python -m bench.statistics
+	$(BIN)/python -m bench.observing
+	$(BIN)/python -m bench.scrape
+	$(BIN)/python -m bench.telling
 	$(BIN)/python -m bench.fleet
 	$(BIN)/python -m bench.live_changes
 	$(BIN)/python -m bench.admin_api
 	-$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,bench]'
 	$(BIN)/python -m bench.side_by_side
+
+metrics-page: $(RUNTIME)  ## docs/metrics.md, made of the code
+	$(BIN)/python -m sniproxy.metrics.page > docs/metrics.md
 
 FUZZED := hello name proxy
 fuzz: $(FUZZED:%=fuzz-%)  ## coverage-guided, FUZZ_SECONDS for each reader, with -j at once; installs the extra [fuzz]

@@ -12,6 +12,8 @@
     asking        a request and its answer, as the sections see them
     kinds         the sections of ssls, stream_routes, upstreams and services
     nodes         the section of the data planes
+    traffic       traffic by the hour and by the day, read and added up
+    statistics    the section of the traffic statistics, as JSON and as CSV
     foreign       the sections of APISIX's HTTP collections, of which there is nothing here
     schemas       /schema: JSON Schema of the kinds, and objects tried against it
     plugins       /plugins: names and schemas of the plugins

@@ -71,6 +71,33 @@ def written(kind: Kind) -> Schema:
 
 DELETED = shape({"deleted": {"const": "1"}, "key": TEXT})
 ERROR = shape({"error_msg": TEXT})
+ROW = dict.fromkeys(
+    ("sessions", "bytes_to_upstream", "bytes_to_client", "peak_rate", "peak_sessions"), NUMBER
+)
+TRAFFIC = shape(
+    {
+        **dict.fromkeys(("by", "from", "to"), TEXT),
+        "total": shape(ROW),
+        "list": {"type": "array", "items": shape({"time": TEXT} | ROW)},
+        "routes": {"type": "array", "items": shape({"route": TEXT} | ROW)},
+        "other": shape(ROW),
+    }
+)
+RATES = shape(
+    {"sessions": {"type": "number", "minimum": 0}, **dict.fromkeys(list(ROW)[1:3], NUMBER)}
+)
+TRAFFIC_NOW = shape(
+    {
+        "sessions": NUMBER,
+        "rates": RATES,
+        "list": {
+            "type": "array",
+            "items": shape(
+                {"id": TEXT, "sessions": NUMBER, "rates": {"anyOf": [RATES, {"type": "null"}]}}
+            ),
+        },
+    }
+)
 CONFIGURATION_ERRORS = shape(
     {
         "error_msg": TEXT,

@@ -25,6 +25,7 @@ from admin.openapi import Description
 from admin.plugins import PluginsSection
 from admin.resources import NotFound, RaceLost, Resources
 from admin.schemas import SchemaSection
+from admin.statistics import StatisticsSection
 from admin.waiting import DataPlanes
 from sniproxy.errors import KeyringError, ObjectRefused, StoreError
 from sniproxy.forbidden import Forbidden, own_addresses
@@ -64,6 +65,7 @@ def create_app(
         **{name: KindSection(kind, resources, log) for name, kind in KINDS.items()},
         **dict.fromkeys(COLLECTIONS, foreign),
         "nodes": NodesSection(data_planes),
+        "statistics": StatisticsSection(store, prefix, settings.statistics, data_planes),
         "schema": SchemaSection(),
         "configs": ConfigsSection(keyring, forbidden),
         "plugins": PluginsSection(),

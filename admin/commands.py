@@ -40,6 +40,7 @@ def admin_command(file: Path | None) -> None:
         raise SettingsError(NO_ADMIN_KEY)
     keyring = open_keyring(settings)
     log = open_log("admin")
+    log.choose(settings.log.format)
     certificate = Certificate(settings.admin, log) if settings.admin.cert_file else None
     sock = bind(settings.admin.address, "admin.address")
     listen(sock, "admin.address", backlog=128)
@@ -114,8 +115,10 @@ def dump_command(
     if every is not None or keep is not None:
         if every is None or keep is None or target is None or url is not None:
             raise click.UsageError("--every, --keep and -o go together, and not with --admin")
-        make = partial(_dump_store, load_settings(file))
-        run(dump_until_signalled, every, make, target, keep, open_log("dump"))
+        settings, log = load_settings(file), open_log("dump")
+        log.choose(settings.log.format)
+        make = partial(_dump_store, settings)
+        run(dump_until_signalled, every, make, target, keep, log)
         return
     if url is None:
         dump = run(_dump_store, load_settings(file))

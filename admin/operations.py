@@ -7,6 +7,8 @@ from admin.answers import (
     BAD_LIST,
     CONFIGURATION_ERRORS,
     DELETED,
+    TRAFFIC,
+    TRAFFIC_NOW,
     Schema,
     answers,
     as_json,
@@ -79,6 +81,10 @@ TTL = _query(
     "ttl", {"type": "integer", "minimum": 1, "maximum": 10**9}, "Seconds that the object lives."
 )
 FORCE = _query("force", FLAG, "Delete although other objects refer to it.")
+TIME: Schema = {
+    "type": "string",
+    "pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}(:00(:00)?)?Z?)?$",
+}
 SUBSYSTEM = _query("subsystem", {"enum": list(SUBSYSTEMS)}, "`stream` unless it is named.")
 ABOUT_PLUGIN = shape(
     {"priority": {"type": "integer"}, "version": {"type": "number"}, "schema": ANY_OBJECT}
@@ -113,7 +119,7 @@ def all_paths() -> Paths:
     paths: Paths = {}
     for kind in KINDS.values():
         paths |= _kind_paths(kind)
-    paths |= _node_paths() | _schema_paths() | _plugin_paths() | _own_paths()
+    paths |= _node_paths() | _statistics_paths() | _schema_paths() | _plugin_paths() | _own_paths()
     for collection in COLLECTIONS:
         paths |= _foreign_paths(collection)
     return paths
@@ -218,6 +224,35 @@ def _node_paths() -> Paths:
                 "nodes", "get_node", "One live data plane.",
                 answers({200: as_json(record, "Found.")}, 404, 503),
                 [_path("id", WORDS, "Its id.")],
+            ),
+        },
+    }  # fmt: skip
+
+
+def _statistics_paths() -> Paths:
+    csv = {"text/csv": {"schema": {"type": "string"}}}
+    found = as_json(TRAFFIC, "Found; as CSV one line for each time and route.")
+    found["content"] |= csv
+    return {
+        "/statistics": {
+            "get": _operation(
+                "statistics", "get_statistics",
+                "Traffic by the hour or by the day, of the whole site and of each route.",
+                answers({200: found}, 400, 503),
+                [
+                    _query("by", {"enum": ["hour", "day"]}, "`hour` unless it is named."),
+                    _query("from", TIME, "The first hour or day, in UTC."),
+                    _query("to", TIME, "The first one that is not told any more."),
+                    _query("route", ID["schema"], "Only this route."),
+                    _query("format", {"enum": ["json", "csv"]}, "Else what `Accept` asks for."),
+                ],
+            ),
+        },
+        "/statistics/now": {
+            "get": _operation(
+                "statistics", "get_statistics_now",
+                "What comes in a second, on all live data planes.",
+                answers({200: as_json(TRAFFIC_NOW, "Found.")}, 503),
             ),
         },
     }  # fmt: skip

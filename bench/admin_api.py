@@ -82,7 +82,7 @@ def fill_etcd(url: str, routes: int) -> None:
         }
         for key, value in objects(routes)
     ]
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx.Client(base_url=url, timeout=30, verify=False) as client:
         for first in range(0, len(puts), TRANSACTION):
             body = {"success": puts[first : first + TRANSACTION]}
             client.post("/v3/kv/txn", json=body).raise_for_status()
@@ -117,7 +117,9 @@ def serving(url: str, folder: Path) -> Iterator[tuple[httpx.Client, int]]:
     base = f"http://127.0.0.1:{port}/apisix/admin"
     try:
         wait_http(base, process)
-        with httpx.Client(base_url=base, headers={"X-API-KEY": KEY}, timeout=60) as client:
+        with httpx.Client(
+            base_url=base, headers={"X-API-KEY": KEY}, timeout=60, verify=False
+        ) as client:
             yield client, process.pid
     finally:
         process.terminate()

@@ -28,6 +28,7 @@ from bench.machine import describe_machine, percentile
 from bench.moody import GOODBYE, WAYS
 from bench.settling import settled
 from sniproxy.relay.native import BUILT
+from tests.support import plain_http
 from tests.support.peers import deaf_server
 from tests.support.players import client_hello
 from tests.support.ports import free_ports
@@ -218,7 +219,7 @@ def measure(folder: Path, relay: str, times: int, at_once: int) -> Iterator[str]
         after, grown = settled(stack, PATIENCE), _memory(stack) - memory
         assert after == before, (before, after)
         assert grown <= GROWTH, f"{grown} bytes more than before"
-        sessions = httpx.get(f"http://127.0.0.1:{stack.status_port}/sessions").json()
+        sessions = plain_http.get(f"http://127.0.0.1:{stack.status_port}/sessions").json()
         assert sessions == {"routes": {}, "nodes": {}}, sessions
         yield f"descriptors, tasks and sessions as before: {after}; memory {grown / 1024:+.0f} KiB"
 

@@ -128,7 +128,7 @@ def change(site: Site, rate: float, seconds: float) -> tuple[list[float], float]
     """Milliseconds until each of `rate` changes a second is everywhere; and how many a second there were."""
     count = round(rate * seconds)
     writes: list[tuple[float, int]] = []
-    etcd = httpx.Client(base_url=site.etcd.urls[0], trust_env=False, timeout=15)
+    etcd = httpx.Client(base_url=site.etcd.urls[0], trust_env=False, verify=False, timeout=15)
 
     def write(number: int) -> None:
         time.sleep(max(0.0, begun + number / rate - time.perf_counter()))
@@ -180,7 +180,11 @@ def under_load(folder: Path, routes: int, rate: float, seconds: float) -> tuple[
 def _client(site: Site) -> httpx.Client:
     api = site.admin.api
     return httpx.Client(
-        base_url=api.base_url, headers=dict(api.headers), trust_env=False, timeout=15
+        base_url=api.base_url,
+        headers=dict(api.headers),
+        trust_env=False,
+        verify=False,
+        timeout=15,
     )
 
 

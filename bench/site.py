@@ -42,7 +42,10 @@ class Plane:
         self.port = stack.port
         self._stack = stack
         self._status = httpx.Client(
-            base_url=f"http://127.0.0.1:{stack.status_port}", trust_env=False, timeout=PATIENCE
+            base_url=f"http://127.0.0.1:{stack.status_port}",
+            trust_env=False,
+            verify=False,
+            timeout=PATIENCE,
         )
 
     @property

@@ -151,7 +151,7 @@ class Writers:
         headers = dict(self._site.admin.api.headers)
         url = self._site.admin.api.base_url
         with httpx.Client(
-            base_url=url, headers=headers, timeout=WRITE_TIMEOUT, trust_env=False
+            base_url=url, headers=headers, timeout=WRITE_TIMEOUT, trust_env=False, verify=False
         ) as api:
             while not self._over.wait(WRITE_PAUSE):
                 self._may_write.wait()

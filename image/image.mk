@@ -5,7 +5,7 @@ IMAGE_PLATFORMS ?= linux/amd64,linux/arm64
 # The Python of the image. A wheel or a lock made by another one would not be what runs in it.
 IMAGE_PYTHON ?= python3.13
 # Those of pyproject.toml's extras that are in the image.
-IMAGE_EXTRAS :=
+IMAGE_EXTRAS := otel
 IMAGE_VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE_BUILD := build/image
 IMAGE_TOOLS := $(IMAGE_BUILD)/tools

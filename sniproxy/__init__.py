@@ -3,13 +3,15 @@
 What all parts share (imports nothing of ours but what stands above it):
     errors          close reasons and exceptions
     networks        addresses, and sets of networks
+    histogram       how often something took how long
     settings        frozen settings, every limit with unit and default
     objects/        ssl, stream_route, upstream, service: APISIX's JSON as models
     keyring         private keys at rest
     keyring_file    the key that is made and kept where none is set
     store/          etcd and SQLite behind one contract: bytes and revisions
     log_queue       lines on their way to a descriptor, written by a thread
-    logs            JSON lines
+    log_text        a line for people at a terminal
+    logs            JSON lines, or those
 
 The pure stages (bytes, objects and `now`; no sockets, no clocks):
     client_hello    bytes -> the name that a client asks for, or why not
@@ -17,6 +19,7 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     access          the plugins of a route, at work
     router          name and addresses -> route
     stick_table     counts by key that all workers of a pod share
+    tallies         what sessions have come to, by route
     limits          who is let in, by address and by route
     fair_queue      who waits to be set up, and whose turn it is
     tls             name -> certificate
@@ -31,12 +34,14 @@ The pure stages (bytes, objects and `now`; no sockets, no clocks):
     refusals        what is kept of connections that were refused
     accounting      what is known of a session -> its log line
     forecast        sessions left, sample by sample -> when a drain will be over
+    statistics      counters, look by look -> traffic by the hour that is to be written
     reload          settings that were read again -> what is in force at once, and what waits
 
 Doing:
     relay/          moves bytes both ways: the contract, the relay on trio, and the door of the native one
     deadline        a total time for a step of set-up
     cgroup          how much of the machine is ours, and how much of it is used
+    descriptors     how many files and sockets a process may have
     defects         what is done about an error of ours
     turns           who is set up now, and who waits for it
     name_files      /etc/hosts and /etc/resolv.conf, as they are now
@@ -47,12 +52,15 @@ Doing:
     upstream        upstream -> connected socket
     probes          one probe of a game server
     following       store -> whoever is kept equal to it, for ever; and how sure that is
-    metrics         counters of a worker, and of the parent of all
+    metrics/        what a worker counts, and the parent of all; every name and what it means
+    vitals          how late a worker's loop is, and how busy its relay
     references      what ssl objects name in files and variables, and what has changed of it
     agent           remote store -> the local copy that workers follow
     config          local copy, or local store -> snapshot
     presence        what this data plane says of itself in the store
     first_flight    socket -> PROXY header and ClientHello, in time
+    journal         a session that is over -> its line, and whether it is traced
+    tracing/        a session that is over -> spans -> a collector of OpenTelemetry
     worker_state    what every session of a worker shares
     probing         the probes of a data plane, run in one of its workers
     session         a connection's life, on one page
@@ -75,6 +83,8 @@ The parent of the workers:
     crew            all of them, kept running
     drain           how a data plane is emptied
     pressure        what is done when memory is short
+    folding         traffic in the store: parts of data planes -> hours and days
+    bookkeeping     what was counted -> traffic in the store
     upgrade         from one version to the next on the same sockets
     control         what an operator asks of the data plane
     parent          puts these together, and does what signals ask for

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 TICK: int  # milliseconds between two calls of Engine.tick
+BOUNDS: list[int]  # microseconds, of Engine.waits
 
 How: TypeAlias = Literal[
     "client_closed",
@@ -40,17 +41,34 @@ Owner = TypeVar("Owner")
 Plan = TypeVar("Plan")
 
 # A plan and which of its nodes was tried, a socket that is still on its way there (or -1), why there is none (or 0), and
-# microseconds from accept to the whole hello.
-TriedReport: TypeAlias = tuple[Plan, int, int, int, int]
+# microseconds from accept to the whole hello, and from there to the end of the TLS handshake, if there was one.
+TriedReport: TypeAlias = tuple[Plan, int, int, int, int, int | None]
+# TLS as far as it has come, or why it came to nothing.
+TlsReport: TypeAlias = tuple[Tls | None, Unshaken | None]
 # A listener, a socket that nobody owns any more, (host, port, flow information, scope), what was read, why no more can be
-# read (or 0), and microseconds since accept.
+# read (or 0), microseconds since accept, whether the hello came in several pieces, the handshake that was begun, and
+# what was tried.
 ArrivalReport: TypeAlias = tuple[
-    int, int, tuple[str, int, int, int], bytes, int, int, TriedReport[Plan] | None
+    int,
+    int,
+    tuple[str, int, int, int],
+    bytes,
+    int,
+    int,
+    bool,
+    TlsReport | None,
+    TriedReport[Plan] | None,
 ]
-# (plan, which of its nodes, token, host:port of the client), end, bytes (to the upstream, to the client), microseconds
-# (from accept to the hello, from there to the connection with the node, from accept to the end).
+# (plan, which of its nodes, token, host:port of the client, of ours towards the node, protocols as a hello lists them),
+# end, bytes (to the upstream, to the client), microseconds (from accept to the hello, from there to the connection with the
+# node, from accept to the end), and of the TLS handshake version, cipher, application protocol, whether it was resumed, and
+# microseconds.
 PlayReport: TypeAlias = tuple[
-    tuple[Plan, int, int, str], End, tuple[int, int], tuple[int, int | None, int]
+    tuple[Plan, int, int, str, str | None, bytes | None],
+    End,
+    tuple[int, int],
+    tuple[int, int | None, int],
+    tuple[str, str, bytes | None, bool, int] | None,
 ]
 
 def read_hello(said: bytes, /) -> str | None:
@@ -58,6 +76,20 @@ def read_hello(said: bytes, /) -> str | None:
 
 def read_header(said: bytes, /) -> tuple[str, int, int] | None:
     """Host and port of a PROXY header's client, and its size; None: not whole yet; size 0: as above."""
+
+class Meter:
+    """Counts what whoever is given it moves, at once. See `sniproxy.tallies.Meter`."""
+
+    @property
+    def begun(self) -> int:
+        """Sessions by plans that have set out."""
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes so far, to the upstream and to the client."""
+
+    def add(self, to_upstream: int, to_client: int, /) -> None:
+        """So many more."""
 
 class Nodes:
     def __init__(self, addresses: Sequence[tuple[str, int]], keepalive_idle: int) -> None:
@@ -86,8 +118,10 @@ class ClientTls:
         """
 
 class Tls:
-    """A handshake that is over, to be given to one session."""
+    """A handshake, to be gone on with (`Engine.go_on_tls`), or to be given to one session: once."""
 
+    @property
+    def is_over(self) -> bool: ...
     @property
     def version(self) -> str: ...
     @property
@@ -126,6 +160,7 @@ class Engine(Generic[Owner, Plan]):
         first: bytes,
         terms: Terms,
         owner: Owner,
+        meter: Meter | None = None,
         client_tls: Tls | None = None,
         upstream_tls: Tls | None = None,
         /,
@@ -142,6 +177,9 @@ class Engine(Generic[Owner, Plan]):
 
     def connect_tls(self, upstream: int, client_tls: ClientTls, peer: str, owner: object, /) -> int:
         """The same with a game server, who is `peer`: a name or an address; ValueError where it is neither."""
+
+    def go_on_tls(self, client: int, tls: Tls, owner: object, /) -> int:
+        """Goes on with one as `accept_tls`. ValueError for TLS that somebody has already."""
 
     def abandon(self, token: int, /) -> None:
         """Nobody waits for a handshake any more."""
@@ -160,8 +198,18 @@ class Engine(Generic[Owner, Plan]):
     def unlisten(self, listener: int, most: int = 0, /) -> None:
         """Accepts `most` of those who wait there by now, and no more, and closes the copy; has done so when it returns."""
 
-    def learn(self, listener: int, name: str, nodes: Nodes, terms: Terms, plan: Plan, /) -> None:
-        """Who asks a listener for a name is connected to one of those nodes."""
+    def learn(
+        self,
+        listener: int,
+        name: str,
+        nodes: Nodes,
+        terms: Terms,
+        plan: Plan,
+        meter: Meter | None = None,
+        server_tls: ServerTls | None = None,
+        /,
+    ) -> None:
+        """Who asks a listener for a name is connected to one of those nodes; `server_tls`: once his TLS is terminated."""
 
     def limit(self, most: int, /) -> None:
         """How many sessions there may be from now on, with all others that are counted in `words`."""
@@ -198,6 +246,17 @@ class Engine(Generic[Owner, Plan]):
 
     def accepted(self) -> int:
         """Connections so far, whoever serves them."""
+
+    def hellos(self) -> list[int]:
+        """Of those who went by plans: plain ones, with post-quantum groups, with ECH, in several pieces."""
+
+    def waits(self) -> list[tuple[list[int], float]]:
+        """How long hello, handshake and connection took of those who went by plans, and the answer of anybody's game server:
+        of each bucket by itself, and seconds in all.
+        """
+
+    def handshakes(self) -> list[int]:
+        """Of those who went by plans: of TLS 1.2, those that were resumed, and the same of TLS 1.3."""
 
     def ended(self) -> list[tuple[Owner, End, int, int]]:
         """Sessions that ended since the last call: owner, end, bytes to the upstream, bytes to the client."""

@@ -52,15 +52,19 @@ class InForce:
         return self._snapshot.revision
 
     async def load(self, listing: Listing) -> None:
+        begun = trio.current_time()
         self._snapshot.behind = False
         await self._take(self._snapshot.difference(listing), listing.revision)
+        self._metrics.counts.config_apply.observe(trio.current_time() - begun)
         self._changed()
 
     async def apply(self, batch: Batch) -> None:
         if self._snapshot.behind:
             raise OutOfStep("another keyring may open what was skipped")
+        begun = trio.current_time()
         await self._take(batch.events, max(self._snapshot.revision, batch.revision))
         if batch.events:
+            self._metrics.counts.config_apply.observe(trio.current_time() - begun)
             self._changed()
 
     async def _take(self, events: Iterable[Event], revision: int) -> None:

@@ -20,7 +20,7 @@ from sniproxy.logs import Log
 from sniproxy.member import Member, start
 from sniproxy.metrics import PodMetrics
 from sniproxy.orders import REPORT_EVERY, Begin
-from sniproxy.scrape import Family, counters, merge
+from sniproxy.scrape import Family, Leaving, counters, merge
 from sniproxy.settings import Settings
 from sniproxy.slots import assign
 from sniproxy.stick_table import Overview, prepare, table_size
@@ -64,6 +64,7 @@ class Crew:
         self._leaving = trio.Event()
         self._revision = 0
         self._buried: list[Family] = []  # what those had counted that have ended
+        self._leaving_rows = Leaving()
         entries = settings.proxy.limits.table
         size = table_size(entries, workers)
         self._table = os.memfd_create("sniproxy-limits")
@@ -331,8 +332,13 @@ class Crew:
     async def counted(self) -> list[list[Family]]:
         """What all have counted, those that have ended among them."""
         answers = await self.ask("metrics", old=True)
-        for member, families in answers.items():
-            member.counted = families
+        living = [answers.get(one, one.counted) for one in self.everybody]
+        self._buried = self._leaving_rows.keep(self._buried, living, trio.current_time())
+        return [self._buried, *living]
+
+    @property
+    def known(self) -> list[list[Family]]:
+        """The same, as they have said it last: nobody is asked."""
         return [self._buried, *(one.counted for one in self.everybody)]
 
     @property

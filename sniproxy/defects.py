@@ -10,7 +10,7 @@ def report(
     metrics: Metrics, log: Log, trace: str, *, session: str | None = None, route: str | None = None
 ) -> None:
     """A session has failed. `trace`: the traceback as text; `route`: the id from the configuration, where it is known."""
-    metrics.session_errors.labels(route or "").inc()
+    metrics.err(route)
     with suppress(Exception):  # a log that fails as well must not cost the worker
         log.error("session failed", session=session, route=route, exception=trace.rstrip())
 

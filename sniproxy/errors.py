@@ -68,6 +68,24 @@ class CloseReason(StrEnum):
     INTERNAL_ERROR = "internal_error"
 
 
+class Limit(StrEnum):
+    """What refuses a connection: a setting, a plugin, an operator or the system."""
+
+    MAX_SESSIONS = "max_sessions"
+    ALLOW_DENY = "allow_deny"  # of a listener
+    IP_RESTRICTION = "ip_restriction"
+    ADDRESS_SESSIONS = "address_sessions"
+    ADDRESS_RATE = "address_rate"
+    ROUTE_SESSIONS = "route_sessions"
+    ROUTE_RATE = "route_rate"
+    LIMIT_CONN = "limit_conn"
+    ROUTE_DRAIN = "route_drain"
+    DESCRIPTORS = "descriptors"
+    MAX_MEMORY = "max_memory"
+    QUEUE = "queue"
+    QUEUE_TIMEOUT = "queue_timeout"
+
+
 # Those that anybody on the internet can cause in any number: their lines are sampled, their first flights recorded.
 REFUSALS = frozenset(
     {
@@ -96,6 +114,21 @@ REFUSALS = frozenset(
 )
 
 
+# How sessions end that were played and are simply over: their lines may be drawn by lot (log.sessions).
+ORDINARY = frozenset(
+    {
+        CloseReason.CLIENT_CLOSED,
+        CloseReason.UPSTREAM_CLOSED,
+        CloseReason.CLIENT_TRUNCATED,
+        CloseReason.UPSTREAM_TRUNCATED,
+        CloseReason.CLIENT_RESET,
+        CloseReason.IDLE_TIMEOUT,
+        CloseReason.SESSION_TIMEOUT,
+        CloseReason.SHUTDOWN,
+    }
+)
+
+
 class SniproxyError(Exception):
     """The base of every exception of ours."""
 
@@ -113,12 +146,16 @@ class WorkersFailed(SniproxyError):
 
 
 class SessionEnded(SniproxyError):
-    """Ends one session's set-up with a reason; `detail` is for the log line, never for a metric label."""
+    """Ends one session's set-up with a reason; `detail` is for the log line, never for a metric label.
 
-    def __init__(self, reason: CloseReason, detail: str = "") -> None:
+    limit: what has refused it, where the reason stands for several (`sniproxy.metrics.counts.LIMITS`).
+    """
+
+    def __init__(self, reason: CloseReason, detail: str = "", limit: Limit | None = None) -> None:
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason = reason
         self.detail = detail
+        self.limit = limit
 
 
 class ObjectRefused(SniproxyError):

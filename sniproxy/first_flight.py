@@ -4,7 +4,7 @@ Both are read within one deadline, total, and within their bounds. Who closes wi
 load balancer looking whether we are there.
 """
 
-from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader
+from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader, HelloClass
 from sniproxy.deadline import Deadline
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.proxy_protocol import BrokenHeader, ProxyHeader, ProxyHeaderReader
@@ -34,6 +34,8 @@ class FirstFlight:
         self._hello: ClientHelloReader | None = None
         self.local = False  # a balancer's own connection, by its header
         self._silent = True  # nothing was said yet, or LOCAL only
+        self.split = accepted.split  # the hello has come in several pieces
+        self.broken: HelloClass | None = None  # what the hello is, where it is none
 
     @property
     def received(self) -> bytes:
@@ -84,10 +86,14 @@ class FirstFlight:
         )
         try:
             hello = self._hello.feed(self._early) if self._early else None
+            begun = bool(self._early)
             while hello is None:
                 hello = self._hello.feed(await self._receive())
                 self._silent = False
+                self.split |= begun
+                begun = True
         except BrokenHello as broken:
+            self.broken = broken.hello_class
             detail = f"{broken.hello_class}: {broken.detail}"
             raise SessionEnded(hello_refusal(broken.hello_class), detail) from None
         return hello

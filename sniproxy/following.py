@@ -50,6 +50,7 @@ class Freshness:
     def __init__(self, bound: float, source: "Freshness | None" = None) -> None:
         self._bound = bound
         self._source = source
+        self.watches = 0  # that were begun
         self._connected = False
         self._proven_at = trio.current_time()
 
@@ -115,6 +116,7 @@ async def follow(
             watched = trio.current_time()
             async with store.watch(prefix + "/", after=follower.revision) as batches:
                 freshness.proven()
+                freshness.watches += 1
                 outage.over(follower.revision)
                 async for batch in batches:
                     if batch.events:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from sniproxy.access import AddressRule, Plugins
-from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.errors import CloseReason, Limit, SessionEnded
 from sniproxy.networks import IpAddress
 from sniproxy.objects import LimitConn
 from sniproxy.router import Arrival
@@ -80,7 +80,8 @@ class Limits:
     def admit_client(self, listener: Listener, address: IpAddress, claims: list[Key]) -> None:
         """The listener's networks, then rate and sessions of the client's address."""
         if not listener.admits(address):
-            raise SessionEnded(CloseReason.ADDRESS_DENIED, "by allow and deny of the listener")
+            why = "by allow and deny of the listener"
+            raise SessionEnded(CloseReason.ADDRESS_DENIED, why, Limit.ALLOW_DENY)
         limits = self._settings
         self._count(
             _ADDRESS, site_of(address), limits.address_rate, limits.address_sessions, claims
@@ -99,9 +100,9 @@ class Limits:
         if not isinstance(conf, LimitConn):
             return 0.0
         key = self._table.key(_limit_conn_key(route_id, conf, arrival))
-        count = self._acquire(
-            key, conf.conn + conf.burst, claims, CloseReason.ROUTE_LIMIT, "limit-conn of the route"
-        )
+        where = "limit-conn of the route"
+        cap = conf.conn + conf.burst
+        count = self._acquire(key, cap, claims, CloseReason.ROUTE_LIMIT, where, Limit.LIMIT_CONN)
         return min((count - 1) // conf.conn * conf.default_conn_delay, LONGEST_DELAY)
 
     def _count(
@@ -118,11 +119,17 @@ class Limits:
             self._acquire(key, cap, claims, scope.too_many, f"limits.{scope.name}_sessions")
 
     def _acquire(
-        self, key: Key, cap: int, claims: list[Key], reason: CloseReason, where: str
+        self,
+        key: Key,
+        cap: int,
+        claims: list[Key],
+        reason: CloseReason,
+        where: str,
+        limit: Limit | None = None,
     ) -> int:
         admission, count = self._table.acquire(key, cap, self._clock())
         if admission is Admission.REFUSED:
-            raise SessionEnded(reason, f"{where}: {cap} are open")
+            raise SessionEnded(reason, f"{where}: {cap} are open", limit)
         if admission is Admission.COUNTED:
             claims.append(key)
         return count

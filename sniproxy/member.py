@@ -52,7 +52,7 @@ class Member:
         self._asked = (
             time.monotonic_ns()
         )  # not as in the process before: its answers are none of ours
-        self._answers: dict[int, tuple[trio.Event, list[Any]]] = {}
+        self._answers: dict[int, tuple[str, trio.Event, list[Any]]] = {}  # about what
 
     async def run(self, on_report: Callable[["Member"], None]) -> int:
         """Until it has ended; its exit code, or the number of the signal that ended it, negative.
@@ -71,14 +71,16 @@ class Member:
                     self.unhealthy = message["unhealthy"]
                     on_report(self)
                 elif message.get("answer") in self._answers:
-                    event, contents = self._answers[message["answer"]]
+                    about, event, contents = self._answers[message["answer"]]
                     contents.append(message["content"])
                     event.set()
+                    if about == "metrics" and message["content"] is not None:
+                        self.counted = message["content"]  # in the order in which it was said
             self.lost = self.active
             self.report, self.slots = None, []
             on_report(self)
             nursery.cancel_scope.cancel()
-        for event, _ in self._answers.values():
+        for _, event, _ in self._answers.values():
             event.set()
         # Its end of the channel closes with the process, or a moment before.
         return await trio.to_thread.run_sync(self._wait, abandon_on_cancel=True)
@@ -125,7 +127,7 @@ class Member:
         """Its answer; None when none comes."""
         self._asked += 1
         number, answered, contents = self._asked, trio.Event(), list[Any]()
-        self._answers[number] = answered, contents
+        self._answers[number] = about, answered, contents
         try:
             if self.channel.gone:
                 return None

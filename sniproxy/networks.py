@@ -4,6 +4,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -23,6 +24,14 @@ def parse_address(text: str) -> IpAddress:
     address = ipaddress.ip_address(text.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+def host_port(host: str, port: int) -> str:
+    """An address and a port as one text, as logs have it; ValueError for a host that is no address."""
+    if ":" not in host:
+        return f"{host}:{port}"
+    address = parse_address(host)
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
 def parse_network(text: str) -> Network:
@@ -69,3 +78,13 @@ class Networks:
 
     def __bool__(self) -> bool:
         return any(self._by_version.values())
+
+
+def peer_pair(peer: Any) -> tuple[str, int]:
+    """Host and port of an address as accept() gives it; of an IPv4 address in IPv6 the former."""
+    return str(parse_address(peer[0])), peer[1]
+
+
+def peer_text(peer: Any) -> str:
+    """The same as host:port."""
+    return host_port(peer[0], peer[1])

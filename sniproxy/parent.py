@@ -19,19 +19,20 @@ import trio
 
 from sniproxy import __version__
 from sniproxy.agent import Agent
+from sniproxy.bookkeeping import Books
 from sniproxy.cgroup import cpus
 from sniproxy.channel import Channel
 from sniproxy.control import ANSWER_WITHIN, Control, open_control
 from sniproxy.crew import Crew
+from sniproxy.descriptors import raise_descriptor_limit
 from sniproxy.doors import Doors, addresses
 from sniproxy.drain import Drain, Phase, Terms
 from sniproxy.errors import NoKeyYet, SettingsError, UpgradeRefused
-from sniproxy.following import Freshness
 from sniproxy.keyring import open_keyring, warn_of_published
 from sniproxy.listener import bind, listen
 from sniproxy.logs import Log
 from sniproxy.member import Member
-from sniproxy.metrics import HasFreshness, PodMetrics
+from sniproxy.metrics import PodMetrics
 from sniproxy.objects.node_record import NodeRecord
 from sniproxy.orders import Report
 from sniproxy.presence import Presence, node_id
@@ -41,9 +42,11 @@ from sniproxy.reload import live
 from sniproxy.scrape import Family, counters, export, merge
 from sniproxy.settings import EtcdUrl, Proxy, Settings
 from sniproxy.small_http import serve_http
-from sniproxy.status import NOT_YET, Status
+from sniproxy.status import NOT_YET, PodFreshness, Status
 from sniproxy.store import Store
+from sniproxy.store.etcd import EtcdStore
 from sniproxy.store.opening import open_store
+from sniproxy.tracing import check_traces
 from sniproxy.upgrade import (
     SIGNALS,
     Estate,
@@ -53,7 +56,6 @@ from sniproxy.upgrade import (
     held_addresses,
     hold,
 )
-from sniproxy.worker import raise_descriptor_limit
 
 STATUS_BACKLOG = 64  # connections to the status port that the kernel keeps for us
 
@@ -117,8 +119,17 @@ class DataPlane:
             self._agent = Agent(settings, store, metrics, log, moved=self._copy_moved)
         freshness = PodFreshness(self.crew, self._agent.freshness if self._agent else None)
         metrics.show_freshness(freshness)
-        self._status = Status(metrics.registry, self.crew, freshness)
-        describe = partial(_describe, settings, self.crew, freshness, int(time.time()))
+        if self._agent is not None:
+            metrics.show_watches(self._agent.freshness)
+        if isinstance(store, EtcdStore):
+            metrics.show_etcd(store.health)
+        self._status = Status(metrics.registry, self.crew, freshness, lambda: self.settings)
+        self._books: Books | None = None
+        if settings.statistics.enabled:
+            before = left.statistics if left else None
+            self._books = Books(store, settings, lambda: self.crew.known, metrics, log, before)
+        started = int(time.time())
+        describe = partial(_describe, settings, self.crew, freshness, started, self._books)
         self._presence = Presence(store, settings, describe, metrics, log)
         if left is not None:
             self._status.unready = ""  # the old workers serve
@@ -138,6 +149,8 @@ class DataPlane:
             nursery.start_soon(
                 watch_memory, self.crew, lambda: self.settings.overload, self._metrics, self._log
             )
+            if self._books is not None:
+                nursery.start_soon(self._books.run)
             leaves = await self._obey(signals)
             nursery.cancel_scope.cancel()
         return self._estate() if leaves else None  # nobody reads from a channel any more
@@ -175,6 +188,7 @@ class DataPlane:
                 with suppress(UpgradeRefused):  # it was logged
                     await self.prepare_upgrade()
                     await self.crew.flushed()
+                    await self._finish_books()
                     self._presence.stays()
                     self._log.info("upgrading", version=__version__, sessions=self.active)
                     return True
@@ -189,8 +203,15 @@ class DataPlane:
             nursery.start_soon(self._end_at_once, signals, nursery.cancel_scope)
             await self.draining.over.wait()
             nursery.cancel_scope.cancel()
+        await self._finish_books()
         await self.crew.stop()
         return False
+
+    async def _finish_books(self) -> None:
+        """What was counted up to now is written, if the store takes it."""
+        if self._books is not None:
+            await self.crew.counted()
+            await self._books.finish()
 
     async def _end_at_once(self, signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         """A second signal is final."""
@@ -255,6 +276,7 @@ class DataPlane:
             )
             return
         self.settings = self.crew.settings = settings
+        self._log.choose(settings.log.format)
         self._doors.settle(settings.proxy)
         self.crew.order({"settings": settings.model_dump(mode="json")})
         self._log.info("settings read again", need_upgrade=later)
@@ -289,6 +311,7 @@ class DataPlane:
                     channel=os.dup(one.channel.fileno()),
                     unread=one.channel.unread.decode(),
                     active=self.crew.active_in(one),
+                    counted=one.counted,
                 )
                 for one in self.crew.everybody
                 if not one.channel.gone
@@ -297,6 +320,7 @@ class DataPlane:
             generation=self.generation,
             counted=merge([self.crew.buried, _own(self._metrics)]),
             unhealthy=self.crew.unhealthy,
+            statistics=self._books.leave() if self._books else {},
         )
 
     def _changed(self) -> None:
@@ -307,27 +331,10 @@ class DataPlane:
         self.crew.order({"follow": str(path)})
 
 
-class PodFreshness:
-    """How sure all workers are to have what the store has: as the least sure of all who pass it on."""
-
-    def __init__(self, crew: Crew, agent: Freshness | None) -> None:
-        """agent: None where the workers follow the store itself."""
-        self._all: list[HasFreshness] = [crew, *([agent] if agent else [])]
-
-    @property
-    def age(self) -> float:
-        """Seconds since it was last proven."""
-        return max(one.age for one in self._all)
-
-    @property
-    def stale(self) -> bool:
-        """Whether changes may be missing."""
-        return any(one.stale for one in self._all)
-
-
 def check_settings(settings: Settings) -> None:
     """SettingsError for what a data plane could not run with, as far as can be seen without running it."""
     choose_relay(settings.proxy.relay)
+    check_traces(settings.traces)
     with suppress(NoKeyYet):
         open_keyring(settings, make=False)
     open_store(settings)  # nothing is asked of it yet
@@ -342,7 +349,9 @@ def worker_count(settings: Proxy) -> int:
     return cpus() if settings.workers == "auto" else settings.workers
 
 
-def _describe(settings: Settings, crew: Crew, freshness: PodFreshness, started: int) -> NodeRecord:
+def _describe(
+    settings: Settings, crew: Crew, freshness: PodFreshness, started: int, books: Books | None
+) -> NodeRecord:
     return NodeRecord(
         id=node_id(settings),
         version=__version__,
@@ -351,6 +360,7 @@ def _describe(settings: Settings, crew: Crew, freshness: PodFreshness, started: 
         stale=freshness.stale,
         sessions=crew.active,
         started=started,
+        rates=books.rates if books else None,
     )
 
 
@@ -378,6 +388,7 @@ def _adopted(old: OldWorker) -> Member:
     channel = Channel(socket.socket(fileno=old.channel), old.unread.encode())
     member = Member(old.worker, old.pid, channel)
     member.report = Report(active=old.active)
+    member.counted = old.counted
     return member
 
 

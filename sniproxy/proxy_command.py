@@ -24,6 +24,7 @@ def proxy_command(file: Path | None, check: bool) -> None:
         check_settings(settings)
         return
     log = open_log("proxy")
+    log.choose(settings.log.format)
     while estate := run(run_parent, settings, partial(load_settings, file), log, left):
         log.flush()  # what waits would be lost with this program
         try:

@@ -183,7 +183,7 @@ class Quickstart:
         nursery.start_soon(_watch, name, process)
 
     async def _ready(self, url: str) -> None:
-        async with httpx.AsyncClient(timeout=1) as client:
+        async with httpx.AsyncClient(timeout=1, verify=False) as client:
             while True:
                 try:
                     if (await client.get(url)).status_code < 500:
@@ -197,7 +197,10 @@ class Quickstart:
         address = _reachable(self._settings.admin.address)
         await self._ready(f"http://{address}/apisix/admin/ssls")
         async with httpx.AsyncClient(
-            base_url=f"http://{address}/apisix/admin", headers={"X-API-KEY": self._key}, timeout=5
+            base_url=f"http://{address}/apisix/admin",
+            headers={"X-API-KEY": self._key},
+            timeout=5,
+            verify=False,
         ) as client:
             for game in self._games:
                 route: dict[str, Any] = {

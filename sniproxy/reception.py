@@ -5,10 +5,9 @@ are accounted for here, in batches.
 """
 
 import socket
+import time
 import traceback
-from collections import Counter
 from functools import partial
-from typing import Any
 
 import trio
 
@@ -57,7 +56,7 @@ class Reception:
         self._open.pop(listening).close(listening, empty)
 
     def _accepted(self, listener: Listener, sock: socket.socket, peer: object) -> None:
-        self._worker.metrics.opened.inc()
+        self._worker.metrics.counts.opened += 1
         spread_keepalive(sock, self._worker.settings.keepalive_idle)
         self.arrived(Accepted(listener, sock, peer, trio.current_time()))
 
@@ -85,7 +84,7 @@ class Reception:
 
     def failed(self, trace: str, route: str | None) -> None:
         """Somebody whom the relay has accepted and could not hand over."""
-        self._worker.metrics.closed[CloseReason.INTERNAL_ERROR].inc()
+        self._worker.metrics.counts.close(CloseReason.INTERNAL_ERROR, route)
         report(self._worker.metrics, self._worker.log, trace, route=route)
 
     def paused(self, cause: str) -> None:
@@ -94,39 +93,22 @@ class Reception:
 
     def played(self, sessions: list[Played]) -> None:
         """What the relay has played by plans, and is over."""
-        metrics = self._worker.metrics
-        bodies, reasons = [], Counter[CloseReason]()
-        to_upstream = to_client = 0
+        bodies, now = [], time.time()
+        self._worker.metrics.counts.play(sessions)
         for one in sessions:
-            reasons[one.reason] += 1
-            to_upstream += one.to_upstream
-            to_client += one.to_client
             try:
-                if one.detail or one.connect is None:
-                    self._write(one)
-                    continue
-                times = one.lasted / 1000, one.hello / 1000, one.connect / 1000
-                form = one.plan.form(one.pick)
-                session = session_id(one.number)
-                moved = one.to_upstream, one.to_client
-                bodies.append(form.fill(session, one.reason, one.client, *moved, times))
+                if one.reason is CloseReason.INTERNAL_ERROR:  # the detail is the traceback then
+                    self._report(one, one.detail)
+                    one = one._replace(detail=last_line(one.detail))
+                body = self._worker.journal.body(one, now)
+                if body is not None:
+                    bodies.append(body)
             except Exception:  # a defect of ours costs this session its line
                 self._report(one, traceback.format_exc())
-        for reason, count in reasons.items():
-            metrics.closed[reason].inc(count)
-        metrics.bytes_to_upstream.inc(to_upstream)
-        metrics.bytes_to_client.inc(to_client)
         try:
             self._worker.log.info_many("session", bodies)
         except Exception:  # likewise, all of them
-            report(metrics, self._worker.log, traceback.format_exc())
-
-    def _write(self, one: Played) -> None:
-        """The line of a session that did not go as most do."""
-        if one.reason is CloseReason.INTERNAL_ERROR:  # the relay's detail is the traceback then
-            self._report(one, one.detail)
-            one = one._replace(detail=last_line(one.detail))
-        self._worker.log.info("session", **_line(one))
+            report(self._worker.metrics, self._worker.log, traceback.format_exc())
 
     def _report(self, one: Played, trace: str) -> None:
         session, route = session_id(one.number), one.plan.route.id
@@ -159,15 +141,3 @@ class _AtLoop:
         self._scope.cancel()
         if empty:
             accept_waiting(listening, self._on_accept)
-
-
-def _line(one: Played) -> dict[str, Any]:
-    """The line of a session that did not go as most do."""
-    account = one.plan.account(session_id(one.number), one.client, one.pick)
-    account.hello_at = one.hello / 1e6
-    if one.connect is None:  # it has come to no node
-        account.node = account.connected_at = None
-    else:
-        account.connected_at = (one.hello + one.connect) / 1e6
-    ended = one.lasted / 1e6
-    return account.line(ended, one.reason, one.detail, one.to_upstream, one.to_client)

@@ -60,7 +60,12 @@ LIVE = frozenset(
         "overload.address_share",
         "overload.queue",
         "overload.queue_timeout",
+        "status.metrics_routes",
+        "status.apisix_metrics",
         "encryption.keyring",
+        "log.format",
+        "log.sessions",
+        "traces.share",
     }
 )
 LISTENERS = "proxy.listeners"  # taken over only together: their addresses say which is which

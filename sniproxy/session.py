@@ -6,28 +6,30 @@ import traceback
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import trio
 
-from sniproxy.accounting import Account
+from sniproxy.accounting import Account, alpn_text
 from sniproxy.balancer import Target
 from sniproxy.balancing import Caller
-from sniproxy.client_hello import ClientHello
+from sniproxy.client_hello import BrokenHello, ClientHello, ClientHelloReader
 from sniproxy.deadline import Deadline
 from sniproxy.defects import last_line, report
 from sniproxy.errors import REFUSALS, CloseReason, SessionEnded
 from sniproxy.first_flight import FirstFlight
 from sniproxy.health import Circuit
 from sniproxy.limits import site_of
-from sniproxy.networks import IpAddress, parse_address
-from sniproxy.plan import plan_for
+from sniproxy.networks import IpAddress, parse_address, peer_pair, peer_text
+from sniproxy.plan import PASSTHROUGH, plan_for
 from sniproxy.proxy_protocol import encode_v1, encode_v2
 from sniproxy.refusals import Refused, shortened
 from sniproxy.relay import Accepted, Attempt, Flow, Originated, Outcome, Terminated, Terms
 from sniproxy.relay.sockets import Lost, close, send_all
 from sniproxy.router import Arrival, Match
 from sniproxy.settings import Listener
+from sniproxy.tallies import Tally
 from sniproxy.upstream import reach
 from sniproxy.upstream_tls import TLS_IN_TLS
 from sniproxy.worker_state import Worker
@@ -54,28 +56,34 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
     flow: Flow | None = None
     handed_over = False
     try:
-        account.client = _text(accepted.peer)
+        account.client = peer_text(accepted.peer)
         server = sock.getsockname()
         if accepted.attempt is None:
             with flight.deadline():
                 await flight.read_proxy_header()
-                account.client = _text(flight.client)
+                account.client = peer_text(flight.client)
                 client = parse_address(flight.client[0])
                 if not flight.local:
                     worker.limits.admit_client(listener, client, account.claims)
                 hello = await flight.read_hello()
+                if hello is not None:
+                    worker.metrics.counts.sound(hello, split=flight.split)
                 if flight.local:  # a balancer's health check ends before this
                     worker.limits.admit_client(listener, client, account.claims)
             match = await _route(worker, client, server, hello, account)
             async with worker.turns.take(match.route.id, site_of(client)):
-                received = flight.received
-                tls = await _terminate(worker, listener, sock, match, hello, received, account)
+                account.routed_at = trio.current_time()
+                tls = await _terminate(worker, accepted, match, hello, flight.received, account)
                 target = _target(worker, match)
                 _teach(worker, listener, server, account)
                 flow = await _connect(worker, accepted, server, flight, target, tls, account)
         else:  # its connection to the game server is on its way already
-            target = _by_plan(worker, accepted.attempt, account)
-            flow = await _connect(worker, accepted, server, flight, target, None, account)
+            target = _by_plan(worker, accepted.attempt, accepted.said, account)
+            tls = None
+            if accepted.handshake is not None:  # it is over
+                tls = await accepted.handshake()
+                _agreed(account, tls, accepted.attempt.shaken_at)
+            flow = await _connect(worker, accepted, server, flight, target, tls, account)
         account.settle()
         worker.relay.start(flow, _Ending(worker, account))
         handed_over = True
@@ -88,6 +96,7 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
         _failed(worker, account)
         _ended(worker, account, Outcome(CloseReason.INTERNAL_ERROR, repr(error), 0, 0))
     finally:
+        worker.metrics.counts.set_up(account, by_plan=accepted.attempt is not None)
         if not handed_over:
             close_all(accepted)
             if flow is not None:
@@ -96,7 +105,10 @@ async def serve(worker: Worker, accepted: Accepted) -> None:
 
 def refuse(worker: Worker, accepted: Accepted, reason: CloseReason) -> None:
     """Closes a connection that was accepted and may not be served."""
-    account = Account(_text(accepted.peer), accepted.listener.address, accepted.since)
+    account = Account(peer_text(accepted.peer), accepted.listener.address, accepted.since)
+    if accepted.attempt is not None:
+        _by_plan(worker, accepted.attempt, accepted.said, account)
+    worker.metrics.counts.refuse(reason)
     close_all(accepted)
     _ended(worker, account, Outcome(reason, "", 0, 0))
 
@@ -117,10 +129,13 @@ async def _route(
 ) -> Match:
     if hello is not None:
         account.hello_at, account.sni = trio.current_time(), hello.server_name
+        account.alpn = alpn_text(hello.alpn)
     arrival = Arrival(account.sni, client, parse_address(server[0]), server[1])
     match = worker.snapshot.router.match(arrival)
     if match is None:
         raise SessionEnded(CloseReason.NO_ROUTE)
+    account.tally = worker.metrics.counts.tallies.of(match.route.id)
+    account.tally.opened += 1
     _count(worker, account, match.route.id)
     if match.route.id in worker.drained:
         raise SessionEnded(CloseReason.ROUTE_DRAINED)
@@ -139,8 +154,7 @@ def _count(worker: Worker, account: Account, route: str) -> None:
 
 async def _terminate(
     worker: Worker,
-    listener: Listener,
-    sock: socket.socket,
+    accepted: Accepted,
     match: Match,
     hello: ClientHello | None,
     received: bytes,
@@ -149,18 +163,29 @@ async def _terminate(
     """The TLS handshake, or None where the stream is forwarded as it is."""
     if hello is None:
         return None
-    if listener.passes_through(asked=match.route.tls_passthrough):
-        account.tls = "passthrough"
-        return None
-    certificate = worker.snapshot.certificates.choose(hello.server_name, time.time())
-    if certificate is None:
-        raise SessionEnded(CloseReason.NO_CERTIFICATE)
+    handshake = accepted.handshake
+    if handshake is None:
+        if accepted.listener.passes_through(asked=match.route.tls_passthrough):
+            account.tls = PASSTHROUGH
+            return None
+        certificate = worker.snapshot.certificates.choose(hello.server_name, time.time())
+        if certificate is None:
+            raise SessionEnded(CloseReason.NO_CERTIFICATE)
+        accept_tls, server_tls = worker.relay.accept_tls, certificate.server_tls
+        handshake = partial(accept_tls, accepted.sock, server_tls, received)
     seconds = worker.settings.handshake_timeout
     with Deadline(seconds, CloseReason.HANDSHAKE_TIMEOUT, "not done in {:g} s"):
-        tls = await worker.relay.accept_tls(sock, certificate.server_tls, received)
-    account.tls = tls.version
-    account.handshake_at = trio.current_time()
+        tls = await handshake()
+    worker.metrics.counts.shake_hands(tls)
+    _agreed(account, tls, trio.current_time())
     return tls
+
+
+def _agreed(account: Account, tls: Terminated, at: float | None) -> None:
+    """The handshake with the client is over."""
+    account.tls, account.cipher = tls.version, tls.cipher
+    account.resumed, account.subject = tls.resumed, tls.subject
+    account.handshake_at = at
 
 
 def _target(worker: Worker, match: Match) -> Target:
@@ -175,30 +200,39 @@ def _target(worker: Worker, match: Match) -> Target:
 def _teach(worker: Worker, listener: Listener, server: Any, account: Account) -> None:
     """Lets a relay that accepts by itself do so for the next one who asks for that name, if all fare the same."""
     front, settings = worker.relay.front, worker.settings
-    if front is None or account.sni is None or account.tls != "passthrough":
+    if front is None or account.sni is None:
         return
     if worker.short_of_memory or account.route in worker.drained:  # since it came
         return
-    plan = plan_for(worker.snapshot, listener, settings, account.sni, server[1], worker.forbidden)
+    forbidden, tally = worker.forbidden, account.tally
+    plan = plan_for(worker.snapshot, listener, settings, account.sni, server[1], forbidden, tally)
     if plan is not None:
-        front.learn(plan, _terms(worker, plan.target))
+        front.learn(plan, _terms(worker, plan.target, tally))
 
 
-def _terms(worker: Worker, target: Target) -> Terms:
+def _terms(worker: Worker, target: Target, tally: Tally | None) -> Terms:
     settings = worker.settings
     return Terms(
         idle_timeout=target.idle_timeout or settings.idle_timeout,
         half_close_timeout=settings.half_close_timeout,
         session_time=settings.limits.session_time,
         bandwidth=settings.limits.session_bandwidth,
+        meter=None if tally is None else tally.meter,
+        answered=worker.metrics.counts.first_byte.observe,
     )
 
 
-def _by_plan(worker: Worker, attempt: Attempt, account: Account) -> Target:
+def _by_plan(worker: Worker, attempt: Attempt, said: bytes, account: Account) -> Target:
     """What the relay has found out."""
     plan = attempt.plan
-    account.hello_at, account.sni = attempt.hello_at, plan.name
-    account.tls = "passthrough"
+    with suppress(BrokenHello):  # a sound one, and whole: the relay has read it
+        hello = ClientHelloReader().feed(said)
+        account.alpn = None if hello is None else alpn_text(hello.alpn)
+    account.hello_at = account.routed_at = attempt.hello_at
+    account.sni = plan.name
+    account.tls = PASSTHROUGH if plan.server_tls is None else None
+    # Its meter has counted it already.
+    account.tally = plan.tally or worker.metrics.counts.tallies.of(plan.route.id)
     _count(worker, account, plan.route.id)
     return plan.target
 
@@ -212,9 +246,9 @@ async def _connect(
     tls: Terminated | None,
     account: Account,
 ) -> Flow:
-    terms = _terms(worker, target)
+    terms = _terms(worker, target, account.tally)
     client_tls = worker.snapshot.client_tls(target)
-    if client_tls is not None and account.tls == "passthrough":
+    if client_tls is not None and account.tls == PASSTHROUGH:
         raise SessionEnded(CloseReason.NO_UPSTREAM, TLS_IN_TLS)
 
     async def greet(upstream: socket.socket, host: str) -> Originated | None:
@@ -235,6 +269,10 @@ async def _connect(
     account.seat = connected.seat  # `_ended` lets it leave
     account.circuit, account.connected_at = connected.circuit, connected.at
     account.node, account.attempts = connected.node, connected.attempts
+    with suppress(OSError):  # it is gone already
+        account.source = peer_text(connected.sock.getsockname())
+        account.node_address = peer_text(connected.sock.getpeername())
+    account.node_tls = None if connected.tls is None else connected.tls.version
     worker.placed[account.node] += 1  # `_ended` takes it back
     return Flow(
         client=accepted.sock,
@@ -252,7 +290,7 @@ async def _introduce(
     """Tells the game server who the player is, if its upstream asks for it."""
     if version is None:
         return
-    source, destination = _pair(client), _pair(server)
+    source, destination = peer_pair(client), peer_pair(server)
     if version == "v1":
         header = encode_v1(source, destination)
     else:
@@ -268,6 +306,10 @@ def _refused(
     worker: Worker, accepted: Accepted, account: Account, end: SessionEnded, flight: FirstFlight
 ) -> None:
     """A connection that came to no game server. The client is told what can be told in clear."""
+    counts = worker.metrics.counts
+    counts.refuse(end.reason, end.detail, end.limit)
+    if flight.broken is not None:
+        counts.broken(flight.broken)
     try:
         if end.reason in UNSERVED and accepted.listener.is_tls:
             with suppress(OSError):  # the client may be gone
@@ -320,7 +362,7 @@ def _failed(worker: Worker, account: Account, trace: str | None = None) -> None:
 
 def _ended(worker: Worker, account: Account, outcome: Outcome) -> None:
     """The one place where a session is accounted for. Raises nothing: who calls it serves others too."""
-    worker.metrics.closed[outcome.reason].inc()
+    worker.metrics.counts.end(account, outcome.reason, trio.current_time())
     if account.route is not None:
         _one_less(worker.routed, account.route)
     if account.node is not None:
@@ -351,31 +393,4 @@ def _one_less(counts: Counter[str], name: str) -> None:
 
 
 def _account_for(worker: Worker, account: Account, outcome: Outcome) -> None:
-    metrics = worker.metrics
-    metrics.bytes_to_upstream.inc(outcome.to_upstream)
-    metrics.bytes_to_client.inc(outcome.to_client)
-    if outcome.reason is CloseReason.PROBE:
-        return  # every few seconds, for ever: counted and not logged
-    left_out = 0
-    if outcome.reason in REFUSALS:
-        noted = worker.sampler.note(outcome.reason, trio.current_time())
-        if noted is None:
-            return
-        left_out = noted
-    line = account.line(
-        trio.current_time(), outcome.reason, outcome.detail, outcome.to_upstream, outcome.to_client
-    )
-    if left_out:
-        line["left_out"] = left_out  # refusals for the same reason since its last line
-    worker.log.info("session", **line)
-
-
-def _pair(peer: Any) -> tuple[str, int]:
-    return str(parse_address(peer[0])), peer[1]
-
-
-def _text(peer: Any) -> str:
-    if ":" not in peer[0]:
-        return f"{peer[0]}:{peer[1]}"
-    host = parse_address(peer[0])
-    return f"[{host}]:{peer[1]}" if host.version == 6 else f"{host}:{peer[1]}"
+    worker.journal.end(account, outcome, trio.current_time())

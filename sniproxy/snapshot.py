@@ -9,7 +9,7 @@ resolved when the object is read, and held from then on like an object that had 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -110,6 +110,15 @@ class Snapshot:
         self.behind = False  # something may open by now that did not: a full list tells
         # called with every change, once it is in force
         self.on_change: Callable[[], None] = lambda: None
+
+    @property
+    def in_force(self) -> Mapping[str, Any]:
+        """The last good version of each object, by key."""
+        return self._loaded
+
+    def has(self, kind: str, object_id: str) -> bool:
+        """Whether such an object is in force."""
+        return f"{self._prefix}{kind}/{object_id}" in self._loaded
 
     def target(self, route: Route) -> Target | None:
         """A route's upstream: its own, the one it names, its service's own, the one that names; or None.

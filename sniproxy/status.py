@@ -3,18 +3,20 @@
 """
 
 import json
+import socket
 from base64 import b64decode, b64encode
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import Metric
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.registry import Collector
 
 from sniproxy.metrics import HasFreshness
+from sniproxy.metrics.apisix import Place
 from sniproxy.refusals import Recorder
-from sniproxy.scrape import Family, as_metrics, export, merge
+from sniproxy.scrape import Family, export, merge, written
+from sniproxy.settings import Settings
 from sniproxy.small_http import BYTES, JSON, TEXT, Answer
 from sniproxy.snapshot import Snapshot
 
@@ -66,13 +68,18 @@ class Status:
     """What the status port answers from."""
 
     def __init__(
-        self, registry: CollectorRegistry, workers: Workers, freshness: HasFreshness
+        self,
+        registry: CollectorRegistry,
+        workers: Workers,
+        freshness: HasFreshness,
+        settings: Callable[[], Settings] = Settings,
     ) -> None:
-        """registry: what is not counted by workers."""
+        """registry: what is not counted by workers. settings: those in force."""
         self.unready = NOT_YET  # "": it is ready
         self._registry = registry
         self._workers = workers
         self._freshness = freshness
+        self._settings = settings
 
     async def answer(self, method: str, target: str) -> Answer:
         """Implements `sniproxy.small_http.Answers`."""
@@ -117,9 +124,13 @@ class Status:
 
     async def _metrics(self) -> bytes:
         own = export(self._registry)
-        together = CollectorRegistry()
-        together.register(_Given(merge([own, *await self._workers.counted()])))
-        return generate_latest(together)
+        together = merge([own, *await self._workers.counted()])
+        settings = self._settings()
+        if not settings.status.apisix_metrics:
+            return written(together)
+        listeners = [one.address for one in settings.proxy.listeners]
+        only = listeners[0] if len(listeners) == 1 else None
+        return written(together, Place(socket.gethostname(), only))
 
     async def _sessions(self) -> dict[str, dict[str, int]]:
         """How many there are now, by route and by game server: what is drained is left when it is not named any more."""
@@ -151,15 +162,25 @@ class Status:
         return 404, TEXT, b"no such session: /refused lists those that are kept\n"
 
 
+class PodFreshness:
+    """How sure all workers are to have what the store has: as the least sure of all who pass it on."""
+
+    def __init__(self, crew: HasFreshness, agent: HasFreshness | None) -> None:
+        """agent: None where the workers follow the store itself."""
+        self._all: list[HasFreshness] = [crew, *([agent] if agent else [])]
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was last proven."""
+        return max(one.age for one in self._all)
+
+    @property
+    def stale(self) -> bool:
+        """Whether changes may be missing."""
+        return any(one.stale for one in self._all)
+
+
 _NO_CONFIG: dict[str, Any] = {"revision": 0, "objects": {}, "broken": []}
-
-
-class _Given(Collector):
-    def __init__(self, families: list[Family]) -> None:
-        self._families = families
-
-    def collect(self) -> list[Metric]:
-        return list(as_metrics(self._families))
 
 
 def _json(content: object) -> Answer:

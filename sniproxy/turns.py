@@ -12,7 +12,7 @@ from types import TracebackType
 import trio
 
 from sniproxy.deadline import Deadline
-from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.errors import CloseReason, Limit, SessionEnded
 from sniproxy.fair_queue import FairQueue
 from sniproxy.settings import Overload
 
@@ -107,7 +107,7 @@ class Turns:
             raise
         if not waiter.admitted:
             full = f"overload.queue: {self._settings.queue} wait"
-            raise SessionEnded(CloseReason.SETUP_LIMIT, full)
+            raise SessionEnded(CloseReason.SETUP_LIMIT, full, Limit.QUEUE)
 
     def _let_in(self) -> None:
         while self._inside < self._settings.setups:

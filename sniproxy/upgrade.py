@@ -35,6 +35,7 @@ class OldWorker:
     channel: int  # descriptor
     unread: str  # what was read from it and is no whole message yet
     active: int = 0  # its sessions, until it says how many there are
+    counted: list[Family] = field(default_factory=list)  # until it says more
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Estate:
     generation: int  # how many versions this process has been
     counted: list[Family]  # by those of whom nothing else is left
     unhealthy: list[str] = field(default_factory=list)  # game servers, by their probes' names
+    statistics: dict[str, Any] = field(default_factory=dict)  # what is not written of them
 
     @property
     def descriptors(self) -> Iterator[int]:
@@ -99,6 +101,7 @@ class Estate:
             generation=left.get("generation", 0),
             counted=left.get("counted", []),
             unhealthy=left.get("unhealthy", []),
+            statistics=left.get("statistics", {}),
         )
         for one in estate.descriptors:
             os.set_inheritable(one, False)
@@ -165,6 +168,7 @@ def _plain(estate: Estate) -> dict[str, Any]:
         "generation": estate.generation,
         "counted": estate.counted,
         "unhealthy": estate.unhealthy,
+        "statistics": estate.statistics,
         "workers": [
             {name: getattr(one, name) for name in OldWorker.__slots__} for one in estate.workers
         ],

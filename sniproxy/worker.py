@@ -7,17 +7,17 @@ whose parent is gone lets nobody in any more, finishes its sessions within `drai
 import ctypes
 import gc
 import mmap
-import resource
 import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
+from prometheus_client.core import Metric
 
 from sniproxy.channel import Channel, Message
 from sniproxy.config import InForce
@@ -27,12 +27,14 @@ from sniproxy.forbidden import own_addresses
 from sniproxy.keyring import open_keyring
 from sniproxy.limits import Limits
 from sniproxy.logs import Log, open_log
+from sniproxy.metrics.objects import certificates, circuits, nodes
 from sniproxy.orders import REPORT_EVERY, REPORT_EVERY_LEAVING, Begin, Report, settings_of
+from sniproxy.presence import node_id
 from sniproxy.probing import Probing
 from sniproxy.reception import Reception
 from sniproxy.references import References
 from sniproxy.relay.opening import open_relay
-from sniproxy.scrape import export
+from sniproxy.scrape import export_worker
 from sniproxy.settings import Listener, Settings
 from sniproxy.snapshot import Snapshot
 from sniproxy.status import config_of, flight_of, refused_of
@@ -41,17 +43,19 @@ from sniproxy.store import Store
 from sniproxy.store.mirror import Copy
 from sniproxy.store.opening import open_store
 from sniproxy.store.sqlite import POLL
+from sniproxy.tracing import open_tracer
+from sniproxy.vitals import Vitals
 from sniproxy.worker_state import Worker, open_worker
 
-DESCRIPTORS_PER_SESSION = 2  # the player's socket and the game server's
-SPARE_DESCRIPTORS = 200  # the store, listeners, files
 MOST_SHED = 64  # sessions that are ended at once to free memory; more, if it does not suffice, in the next step
+LAST_WORDS = 1.0  # seconds for the parent to take what a worker says at its end
 GRAIN = 2.0  # seconds by which a relay may end a session late
 
 
 async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
     """Until it is told to end, or its parent is gone and the last session too."""
     settings = begin.settings
+    log.choose(settings.log.format)
     references = References()
     keyring = open_keyring(settings)
     snapshot = Snapshot(settings.where.prefix, keyring, references.resolve)
@@ -59,10 +63,10 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
         store: Store = open_store(settings) if begin.copy is None else Copy(Path(begin.copy))
         stack.push_async_callback(_close, store)
         limits = _open_limits(begin)
+        last = stack.enter_context(ExitStack())  # after the relay has told of its last sessions
         relay = await stack.enter_async_context(
             open_relay(settings.proxy, limits.places, keyring.ticket_secrets)
         )
-        nursery = await stack.enter_async_context(trio.open_nursery())
         worker = open_worker(
             settings.proxy,
             snapshot,
@@ -72,7 +76,14 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
             settings.overload,
             workers=begin.workers,
             own=own_addresses(settings),
+            most_routes=settings.status.metrics_routes,
         )
+        worker.journal.settle(settings.log, settings.traces)
+        tracer = open_tracer(settings.traces, node_id(settings), worker.metrics, log)
+        if tracer is not None:
+            worker.journal.tracer = tracer
+            last.callback(tracer.close)
+        nursery = await stack.enter_async_context(trio.open_nursery())
         # Who cannot follow a copy knows as late as one who looks at it now and then.
         freshness = Freshness(settings.etcd.watch_silence + POLL)
         hand = Hand(begin, worker, freshness, store, channel, nursery)
@@ -80,6 +91,9 @@ async def run_worker(begin: Begin, channel: Channel, log: Log) -> None:
         nursery.start_soon(channel.run)
         nursery.start_soon(hand.obey)
         nursery.start_soon(hand.report_now_and_then)
+        vitals = Vitals()
+        worker.metrics.show_vitals(vitals.worst_lag, vitals.relay_load)
+        nursery.start_soon(vitals.run)
         following = partial(
             follow,
             settings=settings.proxy,
@@ -224,6 +238,10 @@ class Hand:
         with trio.move_on_after(longest):
             while self._worker.limits.active:  # noqa: ASYNC110  # the relay counts in its own thread
                 await trio.sleep(REPORT_EVERY_LEAVING)
+        # What has come since it was told last would be in nobody's books.
+        self._channel.offer({"counted": export_worker(self._worker.metrics)})
+        with trio.move_on_after(LAST_WORDS):
+            await self._channel.flushed()
         self._nursery.cancel_scope.cancel()
 
     # -- what changes while it serves
@@ -234,6 +252,9 @@ class Hand:
         self._accept([])
         self._settings = settings
         self._worker.settle(settings.proxy, settings.overload)
+        self._worker.journal.settle(settings.log, settings.traces)
+        self._worker.log.choose(settings.log.format)
+        self._worker.metrics.counts.tallies.most = settings.status.metrics_routes
         try:
             self._worker.snapshot.take_keys(open_keyring(settings))
         except SettingsError as error:  # its file cannot be read any more since the parent did
@@ -289,9 +310,8 @@ class Hand:
     async def report_now_and_then(self) -> None:
         """For ever. What it has counted goes along, so that it is known if the worker dies."""
         while True:
-            counted = export(self._worker.metrics.registry)
             self.report()
-            self._channel.offer({"counted": counted})
+            self._channel.offer({"counted": export_worker(self._worker.metrics)})
             await trio.sleep(REPORT_EVERY_LEAVING if self._leaving else REPORT_EVERY)
 
     async def _answer(self, number: int, about: str, more: dict[str, Any]) -> None:
@@ -305,7 +325,7 @@ class Hand:
     def _content(self, about: str, more: dict[str, Any]) -> Any:
         match about:
             case "metrics":
-                return export(self._worker.metrics.registry)
+                return export_worker(self._worker.metrics, self._single_objects())
             case "config":
                 return config_of(self._worker.snapshot)
             case "refused":
@@ -325,19 +345,12 @@ class Hand:
                 return True
         return None  # of a parent that knows more
 
-
-def raise_descriptor_limit(max_sessions: int, log: Log) -> None:
-    """Takes as many descriptors as the system lets us have, and says so when they are fewer than sessions may need."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    needed = DESCRIPTORS_PER_SESSION * max_sessions + SPARE_DESCRIPTORS
-    if most != resource.RLIM_INFINITY and most < needed:
-        log.warning(
-            "few descriptors",
-            limit=most,
-            needed=needed,
-            advice="raise the limit of open files (ulimit -Hn, LimitNOFILE), or lower proxy.max_sessions",
-        )
+    def _single_objects(self) -> Iterator[Metric]:
+        snapshot = self._worker.snapshot
+        yield certificates(snapshot)
+        yield circuits(snapshot, trio.current_time())
+        if self._probing is not None:
+            yield nodes(self._probing.state())
 
 
 def tame_garbage_collection() -> None:

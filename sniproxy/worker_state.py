@@ -8,14 +8,17 @@ import trio
 
 from sniproxy.forbidden import Forbidden
 from sniproxy.health import open_circuits
+from sniproxy.journal import Journal
 from sniproxy.limits import Limits, open_limits
 from sniproxy.logs import Log
 from sniproxy.metrics import Metrics
+from sniproxy.metrics.counts import NO_WAITS, NONE_READ
 from sniproxy.names import Names
 from sniproxy.refusals import Recorder, Sampler
 from sniproxy.relay import Relay
 from sniproxy.settings import Overload, Proxy
 from sniproxy.snapshot import Snapshot
+from sniproxy.tallies import MOST
 from sniproxy.turns import Turns
 from sniproxy.upstream import Ways
 
@@ -32,7 +35,7 @@ class Worker:
     limits: Limits
     turns: Turns
     names: Names
-    sampler: Sampler
+    journal: Journal
     recorder: Recorder
     own: Sequence[str]  # HOST:PORT that no session is connected to, beside the listeners
     forbidden: Forbidden
@@ -50,7 +53,7 @@ class Worker:
         self.limits.settle(settings)
         self.relay.settle(settings)
         self.names.settle(settings.dns)
-        self.sampler.interval = settings.refused_log_interval * self.workers
+        self.journal.sampler.interval = settings.refused_log_interval * self.workers
         self.forget_plans()
 
     @property
@@ -96,6 +99,7 @@ def open_worker(
     overload: Overload | None = None,
     workers: int = 1,
     own: Sequence[str] = (),
+    most_routes: int = MOST,
 ) -> Worker:
     """One of so many workers; without `limits` it shares them with nobody, not even with a relay that accepts by itself."""
     limits = limits or open_limits(settings)
@@ -107,6 +111,11 @@ def open_worker(
         lambda: limits.active,
         lambda: limits.uncounted,
         lambda: front.accepted if front is not None else 0,
+        lambda: front.hellos if front is not None else NONE_READ,
+        lambda: front.waits if front is not None else NO_WAITS,
+        lambda: front.handshakes if front is not None else NONE_READ,
+        exists=lambda route: snapshot.has("stream_routes", route),
+        most_routes=most_routes,
     )
     metrics.setups.set_function(lambda: turns.inside)
     metrics.setups_waiting.set_function(lambda: turns.waiting)
@@ -120,7 +129,7 @@ def open_worker(
         limits=limits,
         turns=turns,
         names=Names(settings.dns, log, metrics),
-        sampler=Sampler(settings.refused_log_interval * workers),
+        journal=Journal(log, Sampler(settings.refused_log_interval * workers)),
         recorder=Recorder(settings.refused_kept),
         own=own,
         forbidden=Forbidden(settings, own),

@@ -14,14 +14,16 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from sniproxy.errors import CloseReason
+from sniproxy.errors import CloseReason, Limit
+from sniproxy.metrics.counts import LIMITS
 from sniproxy.proxy_protocol import encode_local_v2, encode_v1
 from sniproxy.relay import Flow, Link, Outcome, Relay, Terminated
 from sniproxy.relay.trio_relay import open_trio_relay
 from sniproxy.settings import Listener
+from sniproxy.tallies import Tally
 from sniproxy.tls import ServerTls
 from tests.support.certificates import NAME, authority_pem, game_context, player_context
-from tests.support.gateway import Objects, certificate, route
+from tests.support.gateway import Gateway, Objects, certificate, route
 from tests.support.hellos import named, padded, record, records
 from tests.support.names import resolving
 from tests.support.peers import Peer, TlsPeer, deaf_server, game_server
@@ -335,17 +337,29 @@ SCENARIOS: dict[CloseReason, Scenario] = {
 }
 
 # Other ways to the same word.
-MORE: dict[str, tuple[CloseReason, Scenario]] = {
-    "limit-conn": (CloseReason.ROUTE_LIMIT, one_too_many(ONE)),
+MORE: dict[str, tuple[CloseReason, Scenario, Limit | None]] = {
+    "limit-conn": (CloseReason.ROUTE_LIMIT, one_too_many(ONE), Limit.LIMIT_CONN),
     "ip-restriction": (
         CloseReason.ADDRESS_DENIED,
         saying(HELLO, objects={"stream_routes/1": route(9, plugins=NOT_ME)}),
+        Limit.IP_RESTRICTION,
     ),
-    "LOCAL": (CloseReason.PROBE, health_checked),
+    "LOCAL": (CloseReason.PROBE, health_checked, None),
+}
+
+# What those refuse above that a limit refuses.
+REFUSED = LIMITS | {
+    CloseReason.ADDRESS_DENIED: Limit.ALLOW_DENY,
+    CloseReason.SETUP_LIMIT: Limit.QUEUE,
 }
 
 
-async def assert_ends(scenario: Scenario, reason: CloseReason) -> None:
+def tallies_of(gateway: Gateway) -> list[Tally]:
+    """Of all routes."""
+    return list(gateway.worker.metrics.counts.tallies.by_route.values())
+
+
+async def assert_ends(scenario: Scenario, reason: CloseReason, limit: Limit | None = None) -> None:
     async with open_stage() as stage:
         await scenario(stage)
         gateway = stage.gateway
@@ -356,12 +370,17 @@ async def assert_ends(scenario: Scenario, reason: CloseReason) -> None:
         assert gateway.lines.sessions == ([line] if line else [])
         if line:
             assert line["reason"] == reason.value
+        route = line and line["route"]
+        assert gateway.closed_by_route() == ({(route, reason.value): 1} if route else {})
+        refused = {} if limit is None else {(limit.value,): 1}
+        assert gateway.labelled("refusals_total") == refused
         others = gateway.counted()["opened"] - 1
         assert gateway.counted()["active"] == gateway.worker.limits.active == others
         stage.clear()
         for _ in range(others):
             await gateway.lines.next()
         assert gateway.counted()["active"] == 0
+        assert all(tally.active == 0 for tally in tallies_of(gateway))
         assert gateway.worker.limits.active == stage.seated() == 0
         assert gateway.closed()[reason.value] == 1
         assert sum(gateway.closed().values()) == others + 1
@@ -373,12 +392,14 @@ def test_every_reason_has_a_scenario() -> None:
 
 @pytest.mark.parametrize("reason", CloseReason)
 async def test_the_line_and_the_counter_say_the_same_word(reason: CloseReason) -> None:
-    await assert_ends(SCENARIOS[reason], reason)
+    await assert_ends(SCENARIOS[reason], reason, REFUSED.get(reason))
 
 
-@pytest.mark.parametrize(("reason", "scenario"), MORE.values(), ids=MORE)
-async def test_other_ways_to_the_same_word(reason: CloseReason, scenario: Scenario) -> None:
-    await assert_ends(scenario, reason)
+@pytest.mark.parametrize(("reason", "scenario", "limit"), MORE.values(), ids=MORE)
+async def test_other_ways_to_the_same_word(
+    reason: CloseReason, scenario: Scenario, limit: Limit | None
+) -> None:
+    await assert_ends(scenario, reason, limit)
 
 
 async def test_a_relay_that_does_not_take_a_session_leaves_no_socket_open() -> None:

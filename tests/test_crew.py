@@ -39,6 +39,9 @@ async def test_they_start_let_players_in_and_end_when_they_are_told_to(tmp_path:
         counted = await running.counted()
         assert counted["sniproxy_sessions_opened_total"] == 30
         assert counted["sniproxy_sessions_active"] == 30
+        assert counted["sniproxy_route_sessions_opened_total"] == 30
+        assert counted["sniproxy_route_sessions_active"] == 30
+        assert counted["sniproxy_route_bytes_to_client_total"] > 0  # while they play
 
         crew.order({"drained": ["7"]})
         await crew.answers("routes")  # which comes after
@@ -98,6 +101,10 @@ async def test_a_worker_that_is_killed_costs_its_sessions_and_nobody_who_comes(
         counted = await running.counted()
         assert counted["sniproxy_sessions_opened_total"] == opened + 60  # it never fell
         assert counted["sniproxy_sessions_active"] == 100 - lost
+        assert counted["sniproxy_route_sessions_opened_total"] == opened + 60
+        assert counted["sniproxy_route_sessions_active"] == 100 - lost
+        for gauge in ("fds_ratio", "loop_lag_seconds"):  # of those that live
+            assert 0 <= counted[f"sniproxy_{gauge}"] < 1
         assert running.metric("worker_crashes_total") == 1
         assert running.metric("worker_sessions_lost_total") == lost
         (line,) = running.logged("worker died")

@@ -263,13 +263,14 @@ async def test_metrics_and_log_through_an_outage() -> None:
         for at in (0.25, 0.75, 1.25, 2.25, 3.25):
             await trio.sleep_until(at)
             names = ("config_revision", "config_broken_objects", "config_stale")
-            seen[at] = tuple(following.metric(name) for name in names)
+            counts = ("config_watch_reconnects_total", "config_apply_seconds_count")
+            seen[at] = tuple(following.metric(name) for name in (*names, *counts))
     assert seen == {
-        0.25: (0, 0, 1),  # not listed yet
-        0.75: (7, 1, 0),  # listed
-        1.25: (8, 2, 0),  # a batch
-        2.25: (8, 2, 1),  # lost
-        3.25: (10, 0, 0),  # back
+        0.25: (0, 0, 1, 0, 0),  # not listed yet
+        0.75: (7, 1, 0, 0, 1),  # listed
+        1.25: (8, 2, 0, 0, 2),  # a batch
+        2.25: (8, 2, 1, 0, 2),  # lost
+        3.25: (10, 0, 0, 1, 3),  # back
     }
     lost = {"event": "store lost", "cause": "away", "retry_s": 1, "revision": 8, "tries": 1}
     assert lost in following.log()

@@ -6,6 +6,7 @@ import signal
 import socket
 import ssl
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certs.make_certs import make_certs
-from examples.game_echo.server import MAX_LINE, LineEcho
+from examples.game_echo.server import MAX_LINE, LineEcho, attend_players, bind, bound_address
+from sniproxy.proxy_protocol import encode_local_v2, encode_v1, encode_v2
 from tests.support.game import (
+    DEADLINE,
     NAME,
     connect,
     game_server,
@@ -186,6 +189,42 @@ async def test_a_signal_stops_the_server_and_its_sessions(number: signal.Signals
                 assert await process.wait() == 0
         assert process.stderr is not None
         assert await read_all(process.stderr) == b""
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (
+            encode_v2(("192.0.2.7", 4242), ("198.51.100.1", 443), unique_id=b"0011223344556677"),
+            "session '0011223344556677' of 192.0.2.7 port 4242",
+        ),
+        (
+            encode_v2(("2001:db8::7", 1), ("2001:db8::1", 2), unique_id=b"a\n\x1b\xff"),
+            "session 'a\\n\\x1b\\\\xff' of 2001:db8::7 port 1",
+        ),
+        (
+            encode_v1(("192.0.2.7", 4242), ("198.51.100.1", 443)),
+            "session '-' of 192.0.2.7 port 4242",
+        ),
+        (encode_local_v2(), "somebody looked whether this server is there"),
+    ],
+    ids=["v2", "hostile", "v1", "nobody"],
+)
+async def test_a_header_says_which_session_it_is(header: bytes, told: str) -> None:
+    said: list[str] = []
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            listeners = await bind("127.0.0.1", 0)
+            nursery.start_soon(attend_players, NAME, listeners, None, said.append)
+            assert (
+                await exchange(bound_address(listeners)[1], header + b"hi\n") == b"[gs-1.com] hi\n"
+            )
+            async with await connect(bound_address(listeners)[1]) as stranger:
+                await stranger.send_all(b"no header\n")
+                with suppress(trio.BrokenResourceError):  # not all of it was read
+                    assert await stranger.receive_some() == b""
+            nursery.cancel_scope.cancel()
+    assert said == [told]
 
 
 async def test_a_taken_port_is_one_clear_line() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sniproxy.logs import dropped_lines, open_log
+from sniproxy.logs import dropped_lines, open_log, stamp
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -119,3 +119,18 @@ def test_many_lines_are_written_at_once() -> None:
     log.info_many("session", ['"number": 1}'] * 100)
     assert (stream.writes, stream.flushes) == (1, 1)
     assert len(lines(stream)) == 100
+
+
+@pytest.mark.parametrize(
+    ("at", "written"),
+    [
+        (0.0, "1970-01-01T00:00:00.000000Z"),
+        (-0.25, "1969-12-31T23:59:59.750000Z"),
+        (1_795_896_000.5, "2026-11-28T20:00:00.500000Z"),
+        (1_795_895_999.999999, "2026-11-28T19:59:59.999999Z"),
+        (0.9999999999, "1970-01-01T00:00:00.999999Z"),
+        (4_102_444_800.000_25, "2100-01-01T00:00:00.000249Z"),
+    ],
+)
+def test_a_time_is_written_to_the_microsecond(at: float, written: str) -> None:
+    assert stamp(at) == written

@@ -3,6 +3,7 @@
 import mmap
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 import trio
 
+from sniproxy.channel import Channel
 from sniproxy.doors import Doors
 from sniproxy.member import Member, start
 from sniproxy.orders import Begin
+from sniproxy.scrape import rows_in
 from sniproxy.settings import Drain, Listener
 from sniproxy.stick_table import prepare, table_size
 from tests.support.crews import bury, dial, is_alive, played, settings_of, until
@@ -96,6 +99,39 @@ async def worker(
                     nursery.cancel_scope.cancel()
             finally:
                 bury(member)
+
+
+@pytest.mark.parametrize(
+    ("about", "said", "known"),
+    [
+        ("metrics", ["counted", "answer"], ["answer"]),
+        ("metrics", ["answer", "counted"], ["counted"]),
+        ("config", ["counted", "answer"], ["counted"]),
+    ],
+)
+async def test_what_it_has_counted_is_what_it_has_said_last(
+    about: str, said: list[str], known: list[str]
+) -> None:
+    """Else statistics would lack what came in between, or have it twice."""
+    ours, theirs = socket.socketpair()
+    member, worker = Member(0, 0, Channel(ours)), Channel(theirs)
+
+    async def answer() -> None:
+        asked = await anext(worker)
+        answers = {"counted": {"counted": ["counted"]}}
+        answers["answer"] = {"answer": asked["ask"], "content": ["answer"]}
+        for one in said:
+            worker.send(answers[one])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(member.run, lambda _: None)
+        nursery.start_soon(worker.run)
+        nursery.start_soon(answer)
+        assert await member.ask(about) == ["answer"]
+        await until(lambda: member.counted == known)  # type: ignore[comparison-overlap]
+        nursery.cancel_scope.cancel()
+    member.channel.close()
+    worker.close()
 
 
 async def test_what_it_says_when_it_is_asked(tmp_path: Path) -> None:
@@ -230,6 +266,16 @@ async def test_it_leaves_with_the_last_of_its_sessions(tmp_path: Path, how: str)
         with pytest.raises(BlockingIOError):
             late.sock.recv(1)
         late.close()
+
+
+async def test_what_it_has_counted_is_known_to_the_last_when_it_has_left(tmp_path: Path) -> None:
+    async with worker(tmp_path) as one:
+        await until(lambda: one.member.counted)
+        player = await one.join()
+        one.tell(leave=[None, 0])
+        player.close()
+        assert await one.ended() == 0
+        assert rows_in(one.member.counted)["7"][0] == 1
 
 
 @pytest.mark.parametrize("how", ["told to leave", "parent gone"])

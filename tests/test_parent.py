@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import socket
+import time
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,20 @@ import pytest
 import trio
 from click.testing import CliRunner
 
+from admin.traffic import TrafficReader
 from sniproxy.cli import main
 from sniproxy.drain import Phase
 from sniproxy.errors import SettingsError
+from sniproxy.objects.traffic import DAY, hour_of
 from sniproxy.parent import DataPlane, check_settings
+from sniproxy.scrape import rows_in
 from sniproxy.settings import Drain, Encryption, Etcd, Listener, Settings
 from sniproxy.upgrade import Estate
 from tests.support.crews import played, until
 from tests.support.peers import Peer
-from tests.support.planes import Plane, house_of
+from tests.support.planes import House, Plane, house_of
 from tests.support.ports import free_ports
+from tests.support.stores import opened_sqlite
 
 pytestmark = pytest.mark.anyio
 
@@ -204,6 +210,42 @@ async def test_a_drain_that_begins_while_the_new_version_is_tried_is_not_forgott
         await until(lambda: plane.logged("upgrade refused"))
         assert not plane.ended.is_set()
         assert await readiness(plane) == 503
+
+
+@pytest.mark.usefixtures("any_version_could_run")
+async def test_each_session_is_in_the_statistics_once_whichever_version_counts_it(
+    tmp_path: Path,
+) -> None:
+    """Also those of a worker that died, and of one that plays on after an upgrade."""
+
+    async def written(house: House) -> int:
+        async with opened_sqlite(tmp_path / "config.db") as store:
+            reader = TrafficReader(store, house.settings.where.prefix, 10)
+            today = hour_of(time.time()) // DAY
+            days = await reader.days(today - 1, today + 1, dict)
+            return sum(one.site.sessions for one in days.values())
+
+    async with house_of(tmp_path, workers=1) as house:
+        async with house.version() as plane:
+            await plane.ready()
+            players = await plane.join(3)
+            await plane.look("/metrics")  # what was counted is known
+            plane.parent.crew.members[0].kill()
+            await until(lambda: plane.logged("worker died"))
+            await until(lambda: plane.parent.crew.members)
+            players += await plane.join(2)
+            left = await upgraded(plane)
+        assert await written(house) == 5
+        async with house.version(left) as plane:
+            known = rows_in(chain.from_iterable(plane.parent.crew.known))
+            assert known["7"][0] == 5  # before any worker says so
+            await plane.ready()
+            players += await plane.join(4)
+            close(players)
+            plane.send(signal.SIGTERM)
+            with trio.fail_after(20):
+                await plane.ended.wait()
+        assert await written(house) == 9
 
 
 @pytest.mark.usefixtures("any_version_could_run")

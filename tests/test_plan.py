@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sniproxy.accounting import Ended
 from sniproxy.balancing import MOST_PICKS
 from sniproxy.errors import CloseReason
 from sniproxy.forbidden import Forbidden
@@ -279,15 +280,19 @@ def test_a_plan_says_where_and_what_stands_in_the_line() -> None:
     assert picks == [("::1", 7777), ("127.0.0.1", None), ("::1", 7777)]
     for pick, node in enumerate(["[::1]:7777", f"127.0.0.1:{PORT}", "[::1]:7777"]):
         account = found.account("s", "192.0.2.1:5000", pick)
-        line = account.line(0.0, CloseReason.CLIENT_CLOSED, "", 1, 2)
+        line = account.line(Ended(0.0, 0.0), CloseReason.CLIENT_CLOSED, "", 1, 2)
         assert line == {
             "session": "s",
             "reason": "client_closed",
+            "started": "1970-01-01T00:00:00.000000Z",
             "client": "192.0.2.1:5000",
             "listener": "0.0.0.0:8888",
             "sni": NAME,
+            "alpn": None,
             "route": "r1",
             "node": node,
+            "node_address": node,
+            "source": None,
             "tls": "passthrough",
             "bytes_in": 1,
             "bytes_out": 2,
@@ -297,7 +302,8 @@ def test_a_plan_says_where_and_what_stands_in_the_line() -> None:
         }
         form = found.form(pick)
         assert form is found.form(pick)
-        filled = form.fill("s", CloseReason.CLIENT_CLOSED, "192.0.2.1:5000", 1, 2, (0.0, 0.0, 0.0))
+        who = ("s", CloseReason.CLIENT_CLOSED, 0.0, "192.0.2.1:5000", None, None)
+        filled = form.fill(*who, 1, 2, (0.0, 0.0, 0.0))
         assert json.loads("{" + filled) == line
 
 

@@ -10,13 +10,13 @@ import trio.testing
 from sniproxy.relay import Accepted
 from tests.support.certificates import NAME
 from tests.support.gateway import route
-from tests.support.hellos import named
+from tests.support.hellos import alpn, named
 from tests.support.peers import Peer, deaf_server
 from tests.support.stage import HELLO, MIXED, Stage, open_stage
 
 pytestmark = pytest.mark.anyio
 
-VOLATILE = {"session", "client", "duration_ms", "hello_ms", "connect_ms"}
+VOLATILE = {"session", "client", "started", "source", "duration_ms", "hello_ms", "connect_ms"}
 PASS: dict[str, Any] = {"sni": NAME, "tls_passthrough": True}
 
 
@@ -62,6 +62,21 @@ async def test_the_first_for_a_name_is_served_and_the_next_goes_by_its_plan(
         assert line["hello_ms"] + line["connect_ms"] <= line["duration_ms"] + 0.002
     assert len({line["session"] for line in (first, *others)}) == 4
     assert {len(line["session"]) for line in others} == {16}
+
+
+@pytest.mark.parametrize("planned", [False, True])
+async def test_a_line_says_what_the_game_server_sees(served: list[Accepted], planned: bool) -> None:
+    """Our own address on the way there, and what the player has offered."""
+    hello = named(NAME.encode(), alpn(b"h2", b"http/1.1"))
+    async with open_stage() as stage:
+        await stage.open(MIXED, {"stream_routes/1": route(stage.port, **PASS)})
+        for _ in range(1 + planned):
+            player, server = await stage.join(hello)
+            seen = "{}:{}".format(*server.sock.getpeername())
+            line = await stage.leave(player, server)
+    assert len(served) == 1
+    assert (line["source"], line["alpn"]) == (seen, "h2,http/1.1")
+    assert line["node_address"] == f"127.0.0.1:{stage.port}"
 
 
 async def test_each_name_has_a_first(served: list[Accepted]) -> None:

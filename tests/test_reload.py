@@ -78,7 +78,12 @@ AT_ONCE: dict[str, Any] = {
     "overload.address_share": 0.25,
     "overload.queue": 4097,
     "overload.queue_timeout": 11.0,
+    "status.metrics_routes": 2001,
+    "status.apisix_metrics": True,
     "encryption.keyring": (KEY,),
+    "log.format": "json",
+    "log.sessions": 0.5,
+    "traces.share": 0.25,
 }
 LATER: dict[str, Any] = {
     "store": "etcd://h:2379/apisix",
@@ -98,6 +103,11 @@ LATER: dict[str, Any] = {
     "proxy.store_retry_max": 4.0,
     "proxy.store_wait": 3.0,
     "status.address": "h:4",
+    "statistics.enabled": False,
+    "statistics.interval": 30.0,
+    "statistics.keep_hours": 721,
+    "statistics.keep_days": 401,
+    "statistics.max_routes": 999,
     "etcd.user": "root",
     "etcd.password": SECRET,
     "etcd.ca_file": Path("/ca"),
@@ -105,6 +115,9 @@ LATER: dict[str, Any] = {
     "etcd.key_file": Path("/key"),
     "etcd.timeout": 6.0,
     "etcd.watch_silence": 11.0,
+    "traces.enabled": True,
+    "traces.endpoint": "http://collector:4318/v1/traces",
+    "traces.queue": 4097,
 }
 VALUES = AT_ONCE | LATER
 

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from sniproxy.errors import CloseReason
 from sniproxy.metrics import Metrics, PodMetrics
+from sniproxy.metrics.process import Process
 from sniproxy.scrape import Family, as_metrics, counters, export, merge
 
 pytestmark = pytest.mark.anyio  # the number of tasks is read from the loop
@@ -50,9 +51,10 @@ def of_worker(scale: int = 1) -> list[Family]:
     """What a worker has that has worked."""
     metrics = Metrics(active=lambda: 2 * scale, uncounted=lambda: scale)
     for _ in range(5 * scale):
-        metrics.opened.inc()
-    metrics.closed[CloseReason.NO_ROUTE].inc(3 * scale)
-    metrics.bytes_to_client.inc(1e9 * scale)
+        metrics.counts.opened += 1
+        metrics.counts.tallies.of("7").meter.add(0, 200_000_000)
+    for _ in range(3 * scale):
+        metrics.counts.close(CloseReason.NO_ROUTE)
     metrics.config_revision.set(40 + scale)
     metrics.config_broken.set(scale)
     return received(export(metrics.registry))
@@ -83,7 +85,7 @@ async def test_one_process_alone_looks_as_it_would_by_itself() -> None:
     registry = Metrics(lambda: 7).registry
     for ours in (registry, PodMetrics().registry):
         for collector in list(ours._collector_to_names):
-            if type(collector).__name__ == "ProcessCollector":
+            if isinstance(collector, Process):
                 ours.unregister(collector)
         assert exposed(merge([received(export(ours))])) == generate_latest(ours).decode()
 

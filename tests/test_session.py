@@ -28,7 +28,8 @@ TERMINATE = Listener(address="127.0.0.1:0", tls=True)
 PASSTHROUGH = Listener(address="127.0.0.1:0", tls_passthrough=True)
 PLAIN = Listener(address="127.0.0.1:0")
 HELLO = named(NAME.encode())
-VOLATILE = {"event", "level", "session", "client", "duration_ms", "hello_ms", "detail"}
+TIMES = {"started", "duration_ms", "hello_ms"}
+VOLATILE = {"event", "level", "session", "client", "detail", *TIMES}
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def assert_members(line: Mapping[str, Any], case: Case) -> None:
     expected = {
         "reason": case.reason.value,
         "listener": "127.0.0.1:0",
-        **dict.fromkeys(("sni", "route", "node", "tls")),
+        **dict.fromkeys(("sni", "alpn", "route", "node", "node_address", "source", "tls")),
         "bytes_in": 0,
         "bytes_out": 0,
         **case.members,
@@ -295,7 +296,7 @@ async def test_a_connection_that_may_not_be_served_is_closed_and_counted() -> No
         async with open_gateway() as gateway:
             player = socket.create_connection(listening.getsockname())
             sock, peer = listening.accept()
-            gateway.worker.metrics.opened.inc()
+            gateway.worker.metrics.counts.opened += 1
             gateway.worker.limits.enter()
             accepted = Accepted(MIXED, sock, peer, trio.current_time())
             refuse(gateway.worker, accepted, CloseReason.SESSION_LIMIT)

@@ -157,7 +157,7 @@ CASES: dict[str, Case] = {
     "line of a refusal": Case(at(Account, "line"), refused, reason="no_route", line=False),
     # where its end is accounted for: in the relay's task
     "line": Case(at(Account, "line"), served(to_the_end), **SILENT),
-    "log": Case(of_the_log("info"), served(to_the_end), **SILENT),
+    "log": Case(of_the_log("info_many"), served(to_the_end), **SILENT),
     "a claim": Case(at(StickTable, "release"), to_the_end, **SILENT, settings=COUNTED),
     "accounting": Case(at(SESSION, "_account_for"), served(to_the_end), **SILENT),
     # in the relay
@@ -169,7 +169,7 @@ CASES: dict[str, Case] = {
     "reason, by plan": Case(reasons, to_the_end, "1", relays=NATIVE),
     "form": Case(at(Form, "fill"), to_the_end, **SILENT, relays=NATIVE),
     "line of a reset": Case(
-        at("sniproxy.reception", "_line"), to_a_reset, "1", "client_reset", False, NATIVE
+        at("sniproxy.journal", "account_of"), to_a_reset, "1", "client_reset", False, NATIVE
     ),
     "all lines": Case(
         of_the_log("info_many"), to_the_end, "", "client_closed", False, relays=NATIVE

@@ -10,8 +10,9 @@ import trio
 import trio.testing
 
 from sniproxy.logs import open_log
+from sniproxy.networks import peer_text
 from sniproxy.relay import Accepted
-from sniproxy.session import _text, serve
+from sniproxy.session import serve
 from sniproxy.settings import Listener
 from sniproxy.worker_state import Worker
 from tests.support.certificates import NAME, player_context
@@ -104,7 +105,7 @@ async def test_the_line_and_the_counters_of_a_session_that_was_played() -> None:
             await player.send(bytes(1000))
             await player.read(1000)
             await trio.testing.wait_all_tasks_blocked()
-            assert gateway.counted() == {"opened": 1, "active": 1, "in": 0, "out": 0}
+            assert gateway.counted() == {"opened": 1, "active": 1, "in": 1000, "out": 1000}
             assert gateway.lines.all == []
             await player.end()
             line = await gateway.lines.next()
@@ -117,6 +118,8 @@ async def test_the_line_and_the_counters_of_a_session_that_was_played() -> None:
     assert all(duration >= 0 for duration in durations)
     assert sum(durations[:3]) <= durations[3] + 0.01
     assert len(line.pop("session")) == 16
+    assert line.pop("started").endswith("Z")
+    assert line.pop("source").startswith("127.0.0.1:")
     assert line == {
         "event": "session",
         "level": "info",
@@ -124,9 +127,13 @@ async def test_the_line_and_the_counters_of_a_session_that_was_played() -> None:
         "client": client,
         "listener": "127.0.0.1:0",
         "sni": NAME,
+        "alpn": None,
         "route": "1",
         "node": f"127.0.0.1:{game.port}",
+        "node_address": f"127.0.0.1:{game.port}",
         "tls": "TLSv1.3",
+        "cipher": "TLS_AES_256_GCM_SHA384",
+        "resumed": False,
         "bytes_in": 1000,
         "bytes_out": 1000,
     }
@@ -213,7 +220,7 @@ async def test_addresses_of_both_families(
     ],
 )
 def test_a_players_address_as_text(peer: tuple[Any, ...], text: str) -> None:
-    assert _text(peer) == text
+    assert peer_text(peer) == text
 
 
 async def test_a_node_without_a_port_gets_the_one_that_the_player_chose() -> None:

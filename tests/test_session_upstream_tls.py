@@ -125,7 +125,8 @@ async def test_a_session_with_the_right_one(listener: Listener, version: ssl.TLS
         line = await leave(gateway, await join(gateway, listener))
     assert game.versions == [version.name.replace("_", ".")]
     assert (line["bytes_in"], line["bytes_out"]) == (4, 4)
-    assert line["node"] == f"127.0.0.1:{game.port}"
+    assert line["node"] == line["node_address"] == f"127.0.0.1:{game.port}"
+    assert line["node_tls"] == game.versions[0]
 
 
 @dataclass(frozen=True)

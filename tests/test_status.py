@@ -8,7 +8,8 @@ import trio
 from trio.testing import MockClock
 
 from sniproxy.errors import CloseReason
-from sniproxy.scrape import counters, export
+from sniproxy.scrape import counters, export_worker
+from sniproxy.settings import Settings
 from sniproxy.store import Entry
 from tests.support.status_port import BOUND, TEXT, open_port
 
@@ -127,8 +128,9 @@ async def test_a_head_request_has_the_headers_of_get() -> None:
 async def test_metrics_are_those_of_the_workers_together_and_of_their_parent() -> None:
     async with open_port(workers=2) as port:
         for hand in port.hands.all:
-            hand.metrics.opened.inc()
-            hand.metrics.closed[CloseReason.NO_ROUTE].inc(3)
+            hand.metrics.counts.opened += 1
+            for _ in range(3):
+                hand.metrics.counts.close(CloseReason.NO_ROUTE)
         port.metrics.worker_crashes.inc()
         answer = await port.ask("GET", "/metrics")
     lines = answer.text.splitlines()
@@ -142,6 +144,19 @@ async def test_metrics_are_those_of_the_workers_together_and_of_their_parent() -
     assert len({line for line in lines if line.startswith("# TYPE")}) == sum(
         line.startswith("# TYPE") for line in lines
     )
+
+
+async def test_routes_are_among_the_metrics_and_apisix_names_where_they_are_asked_for() -> None:
+    async with open_port(workers=2) as port:
+        for hand in port.hands.all:
+            hand.metrics.counts.tallies.of("7").opened += 2
+        plain = (await port.ask("GET", "/metrics")).text.splitlines()
+        port.settings = Settings.model_validate({"status": {"apisix_metrics": True}})
+        more = (await port.ask("GET", "/metrics")).text.splitlines()
+    assert 'sniproxy_route_sessions_opened_total{route="7"} 4' in plain
+    assert not any(line.startswith("apisix_") for line in plain)
+    assert 'apisix_stream_connection_total{route="7"} 4.0' in more
+    assert any('{listen_addr="0.0.0.0:8888"}' in line for line in more)
 
 
 async def test_sessions_of_all_workers_by_route_and_by_game_server() -> None:
@@ -178,9 +193,9 @@ async def test_health_is_of_the_one_worker_that_probes() -> None:
 async def test_what_a_worker_had_counted_that_is_gone_stays_counted() -> None:
     async with open_port(workers=2) as port:
         for hand in port.hands.all:
-            hand.metrics.opened.inc()
+            hand.metrics.counts.opened += 1
         gone = port.hands.all.pop()
-        port.hands.buried = json.loads(json.dumps(counters(export(gone.metrics.registry))))
+        port.hands.buried = json.loads(json.dumps(counters(export_worker(gone.metrics))))
         lines = (await port.ask("GET", "/metrics")).text.splitlines()
     assert "sniproxy_sessions_opened_total 2.0" in lines
     assert "sniproxy_sessions_active 7.0" in lines  # which are not its any more

@@ -53,6 +53,7 @@ class Stage:
     gateway: Gateway
     secure: GameServer
     other: GameServer
+    subject: str | None = None  # of the certificate of who played last, as the log has it
 
     def change(self, objects: Objects) -> list[Broken]:
         """Puts them in force; those that cannot be used."""
@@ -78,7 +79,10 @@ class Stage:
         await peer.end()
         assert await peer.read_all() == b""
         peer.close()
-        assert (await self.gateway.lines.next())["reason"] == "client_closed"
+        line = await self.gateway.lines.next()
+        assert line["reason"] == "client_closed"
+        assert (line["tls"], line["resumed"]) == (peer.version, peer.resumed)
+        self.subject = line.get("client_subject")
         return peer.session
 
     async def refused(self, peer: TlsPeer, reason: str = "handshake_failed") -> str | None:
@@ -168,6 +172,7 @@ async def test_odd_names_in_the_objects_are_the_same_names() -> None:
         assert not stage.change({"stream_routes/secure": loud})
         assert await stage.refused(stage.dial(player(), SECURE)) == "certificate_required"
         await stage.plays(stage.dial(player(identity="ours"), SECURE))
+        assert (stage.subject or "").startswith("OU=Testing cert #")  # as trustme makes them
         assert stage.heard == ([b"hi"], [])
 
 
@@ -248,6 +253,7 @@ async def test_once_a_certificate_is_asked_for_no_session_of_before_is_resumed(
 ) -> None:
     async with open_stage({"ssls/secure": certificate(SECURE)}) as stage:
         session = await stage.plays(stage.dial(player(version), SECURE))
+        assert stage.subject is None
         again = stage.dial(player(version), SECURE, session)
         session = await stage.plays(again)
         assert again.resumed

@@ -93,6 +93,8 @@ def test_what_is_left_is_there_in_the_same_process(heir: Heir) -> None:
             "worker": [3, 12345],
             "drained": ["7"],
             "unhealthy": ["10.0.0.5:1/x"],
+            "counted": [{"name": "sessions"}],
+            "statistics": {"seen": {"7": [1, 2, 3, 4]}},
             "generation": generation + 1,
             "again": True,
             "inheritable": [False] * 3,

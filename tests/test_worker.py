@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from sniproxy.descriptors import raise_descriptor_limit
 from sniproxy.orders import Begin
 from sniproxy.settings import Settings
-from sniproxy.worker import raise_descriptor_limit
 from tests.support.gateway import open_lines
 
 

@@ -3,6 +3,7 @@
 import errno
 import signal
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 
 import click
@@ -23,12 +24,19 @@ class CannotStartError(click.ClickException):
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--cert", metavar="FILE", help="Certificate chain; with --key the server speaks TLS.")
 @click.option("--key", metavar="FILE", help="Private key of the certificate.")
-def main(port: int, name: str, host: str, cert: str | None, key: str | None) -> None:
+@click.option(
+    "--proxy-protocol",
+    is_flag=True,
+    help="A PROXY header comes first; prints each session's id, as it stands in the proxy's log.",
+)
+def main(
+    port: int, name: str, host: str, cert: str | None, key: str | None, proxy_protocol: bool
+) -> None:
     """Run an echo game server called NAME on PORT (0: any free port)."""
     tls = load_tls(cert, key)
     # A Ctrl-C before or after the signal receiver's own time is a clean stop too.
     with suppress(KeyboardInterrupt):
-        trio.run(run, name, host, port, tls)
+        trio.run(run, name, host, port, tls, click.echo if proxy_protocol else None)
 
 
 def load_tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
@@ -43,7 +51,13 @@ def load_tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
         raise CannotStartError(f"cannot use {cert} with {key}: {exc}") from exc
 
 
-async def run(name: str, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+async def run(
+    name: str,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None,
+    meet: Callable[[str], None] | None,
+) -> None:
     """Serve until the first signal; the sessions end with it."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         try:
@@ -51,7 +65,7 @@ async def run(name: str, host: str, port: int, tls: ssl.SSLContext | None) -> No
         except OSError as exc:
             raise CannotStartError(explain(exc, host, port)) from exc
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(attend_players, name, listeners, tls)
+            nursery.start_soon(attend_players, name, listeners, tls, meet)
             where = format_address(*bound_address(listeners))
             click.echo(f"game server {name} listening on {where} ({'tls' if tls else 'tcp'})")
             async for _ in signals:

@@ -4,12 +4,14 @@
 """
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import trio
+
+from sniproxy.proxy_protocol import BrokenHeader, ProxyHeader, ProxyHeaderReader
 
 MAX_LINE = 64 * 1024
 """Bytes held back while waiting for the end of a line; a longer line is echoed as it comes."""
@@ -89,16 +91,29 @@ def bound_address(listeners: Sequence[trio.SocketListener]) -> tuple[str, int]:
 
 
 async def attend_players(
-    name: str, listeners: Sequence[trio.SocketListener], tls: ssl.SSLContext | None
+    name: str,
+    listeners: Sequence[trio.SocketListener],
+    tls: ssl.SSLContext | None,
+    meet: Callable[[str], None] | None = None,
 ) -> None:
-    """Accept players and echo to each of them, until cancelled."""
-    await trio.serve_listeners(partial(_attend, name, tls), list(listeners))
+    """Accept players and echo to each of them, until cancelled.
+
+    `meet`: a PROXY header comes first, and it is told whose session that is, and which.
+    """
+    await trio.serve_listeners(partial(_attend, name, tls, meet), list(listeners))
 
 
-async def _attend(name: str, tls: ssl.SSLContext | None, player: trio.SocketStream) -> None:
+async def _attend(
+    name: str,
+    tls: ssl.SSLContext | None,
+    meet: Callable[[str], None] | None,
+    player: trio.SocketStream,
+) -> None:
     """One player's session; the accept loop closes the socket afterwards."""
     # A reset, or a hello that is not TLS, ends this player's session and nobody else's.
-    with suppress(trio.BrokenResourceError):
+    with suppress(trio.BrokenResourceError, BrokenHeader):
+        if meet is not None:
+            meet(describe(await _read_header(player)))
         if tls is None:
             await _echo(name, player)
             return
@@ -108,6 +123,23 @@ async def _attend(name: str, tls: ssl.SSLContext | None, player: trio.SocketStre
         # It would also leave without close_notify when closed; unwrap says goodbye. The player's end has been
         # seen, so there is nothing to wait for.
         await stream.unwrap()
+
+
+async def _read_header(player: trio.SocketStream) -> ProxyHeader | None:
+    """None: the player is gone. Byte by byte, so that none of what follows is taken."""
+    reader, header = ProxyHeaderReader(), None
+    while header is None and (byte := await player.receive_some(1)):
+        header = reader.feed(byte)
+    return header
+
+
+def describe(header: ProxyHeader | None) -> str:
+    """Which session it is, as the proxy's log calls it, and whose."""
+    if header is None or header.source is None:
+        return "somebody looked whether this server is there"
+    unique = header.unique_id or b"-"
+    host, port = header.source
+    return f"session {unique.decode('ascii', 'backslashreplace')!a} of {host} port {port}"
 
 
 async def _echo(name: str, stream: trio.abc.Stream) -> None:

@@ -17,19 +17,19 @@ pub(crate) struct ServerTls(pub(crate) tls::Server);
 #[pyclass(frozen, module = "sniproxy._relay")]
 pub(crate) struct ClientTls(pub(crate) tls::Client);
 
-/// One side's TLS, whose handshake is over. See `_relay.pyi`.
+/// One side's TLS. See `_relay.pyi`.
 #[pyclass(frozen, module = "sniproxy._relay")]
 pub(crate) struct Tls {
-    tls: Mutex<Option<Box<tls::Tls>>>,
+    state: Mutex<Option<Box<tls::Tls>>>,
+    over: bool,
     agreed: Agreed,
 }
 
 /// (owner, TLS to go on with, (word, number of the alert or errno, cause, whether the certificate was at fault))
-pub(crate) type ShakeReport = (
-    Py<PyAny>,
-    Option<Tls>,
-    Option<(&'static str, i32, String, bool)>,
-);
+pub(crate) type ShakeReport = (Py<PyAny>, Option<Tls>, Option<Refusal>);
+/// TLS as far as it has come, or why it came to nothing.
+pub(crate) type TlsReport = (Option<Tls>, Option<Refusal>);
+type Refusal = (&'static str, i32, String, bool);
 
 #[pymethods]
 impl ServerTls {
@@ -77,6 +77,11 @@ impl ClientTls {
 #[pymethods]
 impl Tls {
     #[getter]
+    fn is_over(&self) -> bool {
+        self.over
+    }
+
+    #[getter]
     fn version(&self) -> &'static str {
         self.agreed.version
     }
@@ -105,24 +110,30 @@ impl Tls {
 
 impl Tls {
     fn new(tls: Box<tls::Tls>) -> Self {
-        let agreed = tls.agreed();
+        let (agreed, over) = (tls.agreed(), !tls.is_handshaking() && tls.owed.is_empty());
         Self {
-            tls: Mutex::new(Some(tls)),
+            state: Mutex::new(Some(tls)),
+            over,
             agreed,
         }
     }
 
     /// For a session; only once.
     pub(crate) fn take(&self) -> PyResult<Box<tls::Tls>> {
-        let mut tls = self.tls.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tls = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         tls.take()
             .ok_or_else(|| PyValueError::new_err("it has a session already"))
     }
 }
 
 pub(crate) fn shake_report(shaken: Shaken<Py<PyAny>>) -> ShakeReport {
-    let failure = match shaken.outcome {
-        Ok(tls) => return (shaken.owner, Some(Tls::new(tls)), None),
+    let (tls, refusal) = tls_report(shaken.outcome);
+    (shaken.owner, tls, refusal)
+}
+
+pub(crate) fn tls_report(outcome: Result<Box<tls::Tls>, Unshaken>) -> TlsReport {
+    let refusal = match outcome {
+        Ok(tls) => return (Some(Tls::new(tls)), None),
         Err(Unshaken::Failed(failure)) => {
             let (word, number) = alert(failure.alert);
             (word, number, failure.cause, failure.distrust)
@@ -131,11 +142,11 @@ pub(crate) fn shake_report(shaken: Shaken<Py<PyAny>>) -> ShakeReport {
         Err(Unshaken::Closed) => ("closed", 0, String::new(), false),
         Err(Unshaken::Broken(mishap)) => ("broken", 0, mishap, false),
     };
-    (shaken.owner, None, Some(failure))
+    (None, Some(refusal))
 }
 
 /// A word for whose it was, and its number.
-pub(crate) fn alert(alert: Alert) -> (&'static str, i32) {
+fn alert(alert: Alert) -> (&'static str, i32) {
     match alert {
         Alert::Received(number) => ("received", number.into()),
         Alert::Sent(number) => ("sent", number.into()),

@@ -10,29 +10,31 @@
 pub enum Reading {
     /// The start of what may become a hello.
     More,
-    /// A sound hello, and the name to route on.
-    Name(String),
+    /// A sound hello: the name to route on, and the protocols that it offers (RFC 7301), each behind its length; `ALPN_KEPT`
+    /// bytes of them.
+    Name(String, Option<Box<[u8]>>),
     /// Something for Python.
     Unsure,
 }
 
-const RECORD_HEADER: usize = 5;
+pub(crate) const RECORD_HEADER: usize = 5;
 const MAX_RECORD: usize = 1 << 14;
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
-const HELLO_HEADER: usize = 4;
-const RANDOM: usize = 32;
+pub(crate) const HELLO_HEADER: usize = 4;
+pub(crate) const RANDOM: usize = 32;
 const MAX_SESSION_ID: usize = 32;
 const TLS_1_0: u16 = 0x0301;
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
+const ALPN_KEPT: usize = 256; // bytes: as much as fills a log line's member (`accounting.py`)
 const MOST_EXTENSIONS: usize = 64; // they are compared pairwise
 
 const SERVER_NAME: u16 = 0;
-const GROUPS: u16 = 10;
+pub(crate) const GROUPS: u16 = 10;
 const ALPN: u16 = 16;
 const VERSIONS: u16 = 43;
-const KEY_SHARE: u16 = 51;
+pub(crate) const KEY_SHARE: u16 = 51;
 
 /// Reads what has come so far.
 #[must_use]
@@ -57,7 +59,9 @@ pub fn read(bytes: &[u8]) -> Reading {
     }
     match rest.get(HELLO_HEADER..length) {
         None => Reading::More,
-        Some(hello) => name(hello).map_or(Reading::Unsure, Reading::Name),
+        Some(hello) => {
+            name(hello).map_or(Reading::Unsure, |(name, alpn)| Reading::Name(name, alpn))
+        }
     }
 }
 
@@ -66,32 +70,32 @@ fn agrees(bytes: &[u8], at: usize, expected: u8) -> bool {
 }
 
 /// The rest of a vector, from which pieces are taken.
-struct Bytes<'a>(&'a [u8]);
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Bytes<'a> {
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn short(&mut self) -> Option<u16> {
+    pub(crate) fn short(&mut self) -> Option<u16> {
         let two = self.take(2)?;
         Some(u16::from_be_bytes([two[0], two[1]]))
     }
 
     /// A vector with a length of one byte.
-    fn small(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn small(&mut self) -> Option<&'a [u8]> {
         let length = self.take(1)?[0];
         self.take(usize::from(length))
     }
 
     /// A vector with a length of two bytes.
-    fn large(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn large(&mut self) -> Option<&'a [u8]> {
         let length = self.short()?;
         self.take(usize::from(length))
     }
@@ -105,7 +109,7 @@ fn whole<'a>(body: &'a [u8], read: fn(&mut Bytes<'a>) -> Option<&'a [u8]>) -> Op
 }
 
 /// RFC 8446 4.1.2, RFC 5246 7.4.1.2: the hello without its header.
-fn name(hello: &[u8]) -> Option<String> {
+fn name(hello: &[u8]) -> Option<(String, Option<Box<[u8]>>)> {
     let mut bytes = Bytes(hello);
     if bytes.short()? < TLS_1_0 {
         return None;
@@ -122,6 +126,7 @@ fn name(hello: &[u8]) -> Option<String> {
     let mut seen = [0; MOST_EXTENSIONS];
     let mut count = 0;
     let mut name = None;
+    let mut alpn = None;
     while !extensions.is_empty() {
         let kind = extensions.short()?;
         let body = extensions.large()?;
@@ -132,14 +137,14 @@ fn name(hello: &[u8]) -> Option<String> {
         count += 1;
         match kind {
             SERVER_NAME => name = Some(server_name(body)?),
-            ALPN => protocols(body)?,
+            ALPN => alpn = Some(protocols(body)?),
             VERSIONS => shorts(whole(body, Bytes::small)?)?,
             GROUPS => shorts(whole(body, Bytes::large)?)?,
             KEY_SHARE => key_shares(body)?,
             _ => {}
         }
     }
-    name
+    Some((name?, alpn))
 }
 
 /// RFC 6066 3: one entry of type `host_name`.
@@ -172,8 +177,9 @@ fn is_number(label: &[u8]) -> bool {
 }
 
 /// RFC 7301 3.1: at least one protocol, none of them empty.
-fn protocols(body: &[u8]) -> Option<()> {
-    let mut list = Bytes(whole(body, Bytes::large)?);
+fn protocols(body: &[u8]) -> Option<Box<[u8]>> {
+    let listed = whole(body, Bytes::large)?;
+    let mut list = Bytes(listed);
     if list.is_empty() {
         return None;
     }
@@ -182,7 +188,7 @@ fn protocols(body: &[u8]) -> Option<()> {
             return None;
         }
     }
-    Some(())
+    Some(listed[..listed.len().min(ALPN_KEPT)].into())
 }
 
 fn shorts(list: &[u8]) -> Option<()> {
@@ -237,7 +243,7 @@ mod tests {
     }
 
     fn is(name: &str) -> Reading {
-        Reading::Name(name.into())
+        Reading::Name(name.into(), None)
     }
 
     #[test]
@@ -290,7 +296,10 @@ mod tests {
             (record(&message(&crowd)), "64 extensions"),
             ([beside(35, b""), vec![0xff; 40]].concat(), "early data"),
         ] {
-            assert_eq!(read(&hello), is(PLAY), "{what}");
+            let Reading::Name(name, _) = read(&hello) else {
+                panic!("{what}: no name");
+            };
+            assert_eq!(name, PLAY, "{what}");
         }
     }
 
@@ -348,6 +357,7 @@ mod tests {
         for size in 0..hello.len() {
             assert_eq!(read(&hello[..size]), Reading::More, "{size} bytes");
         }
-        assert_eq!(read(&hello), is(PLAY));
+        let offered = Some(b"\x02h2"[..].into());
+        assert_eq!(read(&hello), Reading::Name(PLAY.into(), offered));
     }
 }

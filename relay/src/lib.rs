@@ -2,8 +2,9 @@
 //!
 //! `session` is one session: two sockets and what is owed to each; `tools` are what it moves bytes with. `deadlines` keeps the
 //! timeouts, `pace` the cap on bandwidth, `keepalive` says when the kernel asks who still lives. `hello` finds the name in a
-//! `ClientHello`, `plans` what was decided for it, `places` counts sessions over all workers. `engine` is the thread that owns
-//! all sessions and listeners. `tls` is TLS without sockets. `python` is the door: the module `sniproxy._relay`; `reports` is what it tells there of all that
+//! `ClientHello`, `traits` what else is counted of it, `plans` what was decided for it, `places` counts sessions over all
+//! workers. `engine` is the thread that owns all sessions and listeners; `meter` is what it counts meanwhile. `tls` is TLS
+//! without sockets. `python` is the door: the module `sniproxy._relay`; `reports` is what it tells there of all that
 //! has happened.
 
 pub mod deadlines;
@@ -13,6 +14,7 @@ mod handshakes;
 pub mod header;
 pub mod hello;
 mod keepalive;
+pub mod meter;
 pub mod pace;
 pub mod places;
 pub mod plans;
@@ -24,3 +26,4 @@ pub mod session;
 mod socket;
 pub mod tls;
 pub mod tools;
+pub mod traits;

@@ -12,6 +12,8 @@ use std::os::fd::OwnedFd;
 
 use crate::engine::Times;
 use crate::keepalive::spread;
+use crate::meter::Meter;
+use crate::tls::Server;
 
 /// Plans that are kept at most. Wildcards have names without end, so one more makes room by forgetting all.
 pub const MOST_PLANS: usize = 1 << 16;
@@ -75,12 +77,25 @@ impl Nodes {
 
 /// What becomes of a connection.
 pub struct Plan<T> {
+    /// What its TLS is terminated with first; None: it is passed through.
+    pub tls: Option<Server>,
     /// Where it goes.
     pub nodes: Arc<Nodes>,
     /// How long it may last.
     pub times: Times,
+    /// Where its sessions are counted; None: nowhere.
+    pub meter: Option<Arc<Meter>>,
     /// What whoever made the plan wants back with each session.
     pub owner: T,
+}
+
+impl<T> Plan<T> {
+    /// Somebody sets out by it.
+    pub fn begin(&self) {
+        if let Some(meter) = &self.meter {
+            meter.begin();
+        }
+    }
 }
 
 /// All plans, by listener and name.
@@ -131,6 +146,7 @@ mod tests {
     fn plan(owner: usize) -> Plan<usize> {
         let address = (Ipv4Addr::LOCALHOST, 1).into();
         Plan {
+            tls: None,
             nodes: Arc::new(Nodes::new(vec![address], Duration::from_secs(60))),
             times: Times {
                 idle: 1,
@@ -138,6 +154,7 @@ mod tests {
                 session: None,
                 bandwidth: None,
             },
+            meter: None,
             owner,
         }
     }

@@ -14,6 +14,7 @@ use crate::engine::{Handle, Terms as ListenTerms, Times};
 use crate::handshakes::{ClientTls, ServerTls, ShakeReport, Tls, shake_report};
 use crate::header::{self, Header, Network};
 use crate::hello::{self, Reading};
+use crate::meter::{self, Histogram};
 use crate::places::Places;
 use crate::plans::{self, Plan};
 use crate::reports::{
@@ -29,6 +30,36 @@ struct Engine(Handle<Py<PyAny>>);
 /// The game servers of an upstream. See `_relay.pyi`.
 #[pyclass(frozen, module = "sniproxy._relay")]
 struct Nodes(Arc<plans::Nodes>);
+
+/// What is counted together. See `_relay.pyi`.
+#[pyclass(frozen, module = "sniproxy._relay")]
+struct Meter(Arc<meter::Meter>);
+
+#[pymethods]
+impl Meter {
+    #[new]
+    fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    #[getter]
+    fn begun(&self) -> u64 {
+        self.0.begun()
+    }
+
+    #[getter]
+    fn moved(&self) -> (u64, u64) {
+        self.0.moved()
+    }
+
+    fn add(&self, to_upstream: u64, to_client: u64) {
+        self.0.add(to_upstream, to_client);
+    }
+}
+
+fn shared(meter: &Bound<'_, Meter>) -> Arc<meter::Meter> {
+    Arc::clone(&meter.get().0)
+}
 
 /// Milliseconds (idle, half-close, session), and bytes per second.
 type Terms = (u64, u64, Option<u64>, Option<u64>);
@@ -84,7 +115,7 @@ impl Engine {
         )
     }
 
-    #[pyo3(signature = (client, upstream, first, terms, owner, client_tls=None, upstream_tls=None))]
+    #[pyo3(signature = (client, upstream, first, terms, owner, meter=None, client_tls=None, upstream_tls=None))]
     #[allow(clippy::too_many_arguments)] // a session has two sides
     fn start(
         &self,
@@ -93,6 +124,7 @@ impl Engine {
         first: &[u8],
         terms: Terms,
         owner: Py<PyAny>,
+        meter: Option<&Bound<'_, Meter>>,
         client_tls: Option<&Bound<'_, Tls>>,
         upstream_tls: Option<&Bound<'_, Tls>>,
     ) -> PyResult<u64> {
@@ -108,7 +140,9 @@ impl Engine {
         let session = Session::new(client, upstream, first.to_vec())
             .with_tls(Side::Client, client_tls)
             .with_tls(Side::Upstream, upstream_tls);
-        Ok(self.0.adopt(session, times(terms), owner))
+        Ok(self
+            .0
+            .adopt_counted(session, times(terms), meter.map(shared), owner))
     }
 
     fn accept_tls(
@@ -139,6 +173,11 @@ impl Engine {
             .shake(copied(upstream)?, Box::new(tls), Vec::new(), owner))
     }
 
+    fn go_on_tls(&self, client: RawFd, tls: &Bound<'_, Tls>, owner: Py<PyAny>) -> PyResult<u64> {
+        let begun = tls.get().take()?;
+        Ok(self.0.shake(copied(client)?, begun, Vec::new(), owner))
+    }
+
     fn abandon(&self, token: u64) {
         self.0.abandon(token);
     }
@@ -167,6 +206,8 @@ impl Engine {
         py.detach(|| self.0.unlisten_after(listener, most));
     }
 
+    #[pyo3(signature = (listener, name, nodes, terms, owner, meter=None, server_tls=None))]
+    #[allow(clippy::too_many_arguments)] // all that a plan has
     fn learn(
         &self,
         listener: usize,
@@ -174,10 +215,14 @@ impl Engine {
         nodes: &Bound<'_, Nodes>,
         terms: Terms,
         owner: Py<PyAny>,
+        meter: Option<&Bound<'_, Meter>>,
+        server_tls: Option<&Bound<'_, ServerTls>>,
     ) {
         let plan = Plan {
+            tls: server_tls.map(|tls| tls.get().0.clone()),
             nodes: Arc::clone(&nodes.get().0),
             times: times(terms),
+            meter: meter.map(shared),
             owner,
         };
         self.0.learn(listener, name, plan);
@@ -228,6 +273,26 @@ impl Engine {
 
     fn accepted(&self) -> u64 {
         self.0.accepted()
+    }
+
+    fn hellos(&self) -> [u64; 4] {
+        self.0.seen().hellos.counts()
+    }
+
+    /// (of each bucket, seconds in all): hello, connection, answer
+    fn handshakes(&self) -> [u64; 4] {
+        self.0.seen().handshakes()
+    }
+
+    fn waits(&self) -> [(Vec<u64>, f64); 4] {
+        let waits = &self.0.seen().waits;
+        [
+            &waits.hello,
+            &waits.handshake,
+            &waits.connect,
+            &waits.answer,
+        ]
+        .map(Histogram::counts)
     }
 
     fn ended(&self) -> Vec<EndReport> {
@@ -300,7 +365,7 @@ fn places(words: PyBuffer<u64>, own: usize, all: &[usize], most: u64) -> PyResul
 fn read_hello(bytes: &[u8]) -> Option<String> {
     match hello::read(bytes) {
         Reading::More => None,
-        Reading::Name(name) => Some(name),
+        Reading::Name(name, _) => Some(name),
         Reading::Unsure => Some(String::new()),
     }
 }
@@ -322,7 +387,9 @@ fn _relay(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ServerTls>()?;
     module.add_class::<ClientTls>()?;
     module.add_class::<Tls>()?;
+    module.add_class::<Meter>()?;
     module.add_function(wrap_pyfunction!(read_hello, module)?)?;
     module.add_function(wrap_pyfunction!(read_header, module)?)?;
+    module.add("BOUNDS", meter::BOUNDS)?;
     module.add("TICK", TICK)
 }

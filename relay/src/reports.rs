@@ -8,20 +8,33 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::engine::{Arrival, Ended, Played, Tried};
+use crate::handshakes::{TlsReport, tls_report};
 use crate::session::{End, Side};
 
 /// (word, errno or 0, what has broken)
 type How = (&'static str, i32, Option<String>);
 /// (owner, how, bytes to the upstream, bytes to the client)
 pub(crate) type EndReport = (Py<PyAny>, How, u64, u64);
-/// (plan, node, token, client), how, bytes (to the upstream, to the client), microseconds (hello, connect, altogether)
+/// (plan, node, token, client, our own address towards the node, protocols offered), how, bytes (to the upstream, to the
+/// client), microseconds (hello, connect, altogether), TLS
 pub(crate) type PlayReport = (
-    (Py<PyAny>, usize, u64, String),
+    (
+        Py<PyAny>,
+        usize,
+        u64,
+        String,
+        Option<String>,
+        Option<Py<PyBytes>>,
+    ),
     How,
     (u64, u64),
     (u64, Option<u64>, u64),
+    Option<SealedReport>,
 );
-/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, what was tried)
+/// (version, cipher, application protocol, whether it was resumed, microseconds)
+type SealedReport = (&'static str, &'static str, Option<Py<PyBytes>>, bool, u64);
+/// (listener, descriptor, (host, port, flow information, scope), said, errno, microseconds, in pieces, TLS,
+/// what was tried)
 pub(crate) type ArrivalReport = (
     usize,
     RawFd,
@@ -29,10 +42,12 @@ pub(crate) type ArrivalReport = (
     Py<PyBytes>,
     i32,
     u64,
+    bool,
+    Option<TlsReport>,
     Option<TriedReport>,
 );
-/// (plan, node, descriptor or -1, errno, microseconds to the whole hello)
-type TriedReport = (Py<PyAny>, usize, RawFd, i32, u64);
+/// (plan, node, descriptor or -1, errno, microseconds to the whole hello, from there to the end of the handshake)
+type TriedReport = (Py<PyAny>, usize, RawFd, i32, u64, Option<u64>);
 
 fn how(end: &End) -> How {
     let (word, errno) = match end {
@@ -68,8 +83,16 @@ pub(crate) fn end_report(ended: Ended<Py<PyAny>>) -> EndReport {
 
 pub(crate) fn play_report(py: Python<'_>, played: &Played<Py<PyAny>>) -> PlayReport {
     let plan = played.plan.owner.clone_ref(py);
+    let alpn = played.alpn.as_deref();
     (
-        (plan, played.node, played.token, text(played.peer)),
+        (
+            plan,
+            played.node,
+            played.token,
+            text(played.peer),
+            played.source.map(text),
+            alpn.map(|listed| PyBytes::new(py, listed).unbind()),
+        ),
         how(&played.end),
         (played.to_upstream, played.to_client),
         (
@@ -77,6 +100,16 @@ pub(crate) fn play_report(py: Python<'_>, played: &Played<Py<PyAny>>) -> PlayRep
             played.connect_took.map(microseconds),
             microseconds(played.lasted),
         ),
+        played.sealed.as_ref().map(|(agreed, took)| {
+            let alpn = agreed.alpn.as_ref();
+            (
+                agreed.version,
+                agreed.cipher,
+                alpn.map(|alpn| PyBytes::new(py, alpn).unbind()),
+                agreed.resumed,
+                microseconds(*took),
+            )
+        }),
     )
 }
 
@@ -98,6 +131,8 @@ pub(crate) fn arrival_report(py: Python<'_>, arrival: Arrival<Py<PyAny>>) -> Arr
         PyBytes::new(py, &arrival.said).unbind(),
         arrival.failure.map_or(0, rustix::io::Errno::raw_os_error),
         microseconds(arrival.waited),
+        arrival.split,
+        arrival.tls.map(tls_report),
         arrival.tried.map(|tried| tried_report(py, tried)),
     )
 }
@@ -114,6 +149,7 @@ fn tried_report(py: Python<'_>, tried: Tried<Py<PyAny>>) -> TriedReport {
         socket,
         errno,
         microseconds(tried.hello_took),
+        tried.shook.map(microseconds),
     )
 }
 

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use crate::socket::{Owed, Socket, in_proportion};
-use crate::tls::{Failure, Tls};
+use crate::tls::{Agreed, Failure, Tls};
 use crate::tools::{PIPE, Pipe, Tools};
 
 mod sealed;
@@ -146,15 +146,22 @@ impl Session {
         session
     }
 
-    /// Both sockets, the client's first, and what the upstream is owed.
+    /// What a side's TLS has agreed upon; None: it has none.
     #[must_use]
-    pub fn into_parts(self) -> (OwnedFd, OwnedFd, Vec<u8>) {
+    pub fn agreed(&self, side: Side) -> Option<Agreed> {
+        let tls = self.sockets[side as usize].tls.as_ref();
+        tls.map(|tls| tls.agreed())
+    }
+
+    /// Both sockets, the client's first, with its TLS, and what the upstream is owed.
+    #[must_use]
+    pub fn into_parts(self) -> (OwnedFd, Option<Box<Tls>>, OwnedFd, Vec<u8>) {
         let [client, upstream] = self.sockets;
         let owed = match upstream.debt.map(|owed| *owed) {
             Some(Owed::Bytes(owed)) => owed.left(),
             Some(Owed::Pipe(_)) | None => Vec::new(), // nothing was piped before it was connected
         };
-        (client.fd, upstream.fd, owed)
+        (client.fd, client.tls, upstream.fd, owed)
     }
 
     /// The socket of a side.

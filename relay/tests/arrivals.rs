@@ -2,10 +2,13 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use _relay::deadlines::TICK;
 use _relay::engine::{Handle, Terms, Times};
+use _relay::meter::Meter;
+use _relay::plans::Plan;
 use _relay::session::{End, Side};
 use rustix::io::Errno;
 
@@ -58,6 +61,46 @@ fn what_is_said_comes_to_the_game_server_as_it_is_and_once() {
     assert!(server.guest().is_none(), "one connection is enough");
     assert!(front.handle.ended().is_empty(), "it was not handed over");
     front.nothing_happened();
+}
+
+#[test]
+fn whoever_goes_by_a_plan_is_counted_where_it_says() {
+    let (server, front) = open();
+    let meter = Arc::new(Meter::default());
+    let metered = Plan {
+        meter: Some(Arc::clone(&meter)),
+        ..plan(&nodes(&[server.address]), ENDLESS, 7)
+    };
+    front.handle.learn(0, "metered.example", metered);
+    let words = hello("metered.example", 300);
+    let mut player = front.knock(&words);
+    let mut game = server.welcome(&words);
+    assert_eq!(meter.begun(), 1);
+    pass(&mut game, &mut player);
+    pass(&mut player, &mut game);
+    settle(&front.handle);
+    let moved = (words.len() as u64 + 1, 1);
+    assert_eq!(meter.moved(), moved, "while it plays");
+    player.end();
+    game.farewell();
+    game.end();
+    let end = front.played();
+    assert_eq!((end.to_upstream, end.to_client), moved);
+    let waits = &front.handle.seen().waits;
+    for one in [&waits.hello, &waits.connect, &waits.answer] {
+        assert_eq!(one.counts().0.iter().sum::<u64>(), 1);
+    }
+    let mut player = front.knock(&words[..40]);
+    front.nothing_happened();
+    player.say(&words[40..]);
+    server.welcome(&words);
+    settle(&front.handle);
+    assert_eq!((meter.begun(), meter.moved().0), (2, 2 * moved.0 - 1));
+    assert_eq!(
+        front.handle.seen().hellos.counts(),
+        [1, 0, 0, 1],
+        "whole, and in pieces"
+    );
 }
 
 #[test]

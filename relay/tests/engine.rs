@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use _relay::engine::Handle;
+use _relay::meter::Meter;
 use _relay::session::{End, Session, Side};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -38,6 +39,42 @@ fn bytes_go_both_ways_and_are_counted_until_the_session_ends() {
     assert_eq!(end.end, End::Closed(Side::Client));
     assert_eq!((end.to_upstream, end.to_client), (2, 2));
     assert_eq!(handle.counts(play.token), None);
+}
+
+#[test]
+fn a_meter_knows_what_moves_while_it_moves_and_when_the_answer_came() {
+    let handle = Handle::start(BUFFER).unwrap();
+    let meter = Arc::new(Meter::default());
+    for round in 1..=2 {
+        let (mut player, client) = pair(None);
+        let (mut server, upstream) = pair(None);
+        let session = Session::new(client, upstream, b"first".to_vec());
+        let token = handle.adopt_counted(session, ENDLESS, Some(Arc::clone(&meter)), ());
+        server.expect(b"first");
+        player.say(b"more");
+        server.expect(b"firstmore");
+        settle(&handle);
+        assert_eq!(meter.moved(), (9 * round, round - 1));
+        server.say(b"!");
+        player.expect(b"!");
+        assert_eq!(handle.counts(token), Some((9, 1)));
+        assert_eq!(meter.moved(), (9 * round, round));
+        pass_the_end(&player, &mut server);
+        pass_the_end(&server, &mut player);
+        ends(&handle, 1);
+        assert_eq!(
+            handle.seen().waits.answer.counts().0.iter().sum::<u64>(),
+            round
+        );
+        assert_eq!(meter.moved(), (9 * round, round));
+    }
+    let (player, client) = pair(None);
+    let (server, upstream) = pair(None);
+    handle.adopt(Session::new(client, upstream, Vec::new()), ENDLESS, ());
+    drop((player, server));
+    ends(&handle, 1);
+    assert_eq!(handle.seen().waits.answer.counts().0.iter().sum::<u64>(), 2);
+    assert_eq!((meter.begun(), meter.moved()), (0, (18, 2)));
 }
 
 #[test]

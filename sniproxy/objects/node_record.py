@@ -16,6 +16,16 @@ def records_prefix(prefix: str) -> str:
     return f"/sniproxy{prefix}/nodes/"
 
 
+class Rates(Strict):
+    """What comes in a second, of all routes together, over the last seconds."""
+
+    model_config = Strict.model_config | {"extra": "ignore"}
+
+    sessions: Annotated[float, Field(ge=0)]  # that begin
+    bytes_to_upstream: Annotated[int, Field(ge=0)]
+    bytes_to_client: Annotated[int, Field(ge=0)]
+
+
 class NodeRecord(Strict):
     """One data plane. Newer versions may add members; older ones ignore them."""
 
@@ -30,6 +40,7 @@ class NodeRecord(Strict):
     stale: bool  # it may lack changes
     sessions: Annotated[int, Field(ge=0)]
     started: Annotated[int, Field(ge=0)]  # Unix seconds
+    rates: Rates | None = None  # where statistics are kept, once they are known
 
     def encode(self) -> bytes:
         """As it is stored."""

@@ -42,6 +42,14 @@ def check_authorities(pem: str, member: str = "client.ca") -> None:
         raise ValueError(f"{member} is not PEM that can be read") from None
 
 
+def subject_of(der: bytes) -> str:
+    """Whose a certificate is, as RFC 4514 writes it: "CN=player,O=Guild"; "" where it cannot be read."""
+    try:
+        return x509.load_der_x509_certificate(der).subject.rfc4514_string()
+    except Exception:  # OpenSSL has taken it, and the two may differ about what is sound
+        return ""
+
+
 def validity(pem: str) -> tuple[int, int]:
     """From when and until when the first certificate of a chain is valid, in Unix seconds; ValueError."""
     try:

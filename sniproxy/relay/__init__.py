@@ -15,18 +15,20 @@ which take the implementation as a parameter.
   So it is after `session_time` seconds, or up to two seconds more, whatever moves.
 - Bandwidth: each direction moves at most `bandwidth` bytes per second, and a tenth of a second's worth at once.
   What was read before the relay had the session goes at once, and counts.
-- Counts are payload: bytes handed to the kernel for either side, before encryption where that side speaks TLS.
+- Counts are payload: bytes handed to the kernel for either side, before encryption where that side speaks TLS. A meter has
+  them while the session lives.
 - A failure of any kind ends that session alone.
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from sniproxy.errors import CloseReason
-from sniproxy.plan import Plan
+from sniproxy.plan import Agreed, Plan
 from sniproxy.settings import Listener, Proxy
+from sniproxy.tallies import Meter
 from sniproxy.tls import ServerTls
 from sniproxy.upstream_tls import ClientTls
 
@@ -46,6 +48,12 @@ class Terminated(Protocol):
 
     version: str  # such as TLSv1.3
     cipher: str
+    resumed: bool  # the client was known from an earlier session
+
+    @property
+    def subject(self) -> str | None:
+        """Of the client's certificate, as RFC 4514 writes it; None: it was asked for none."""
+        ...
 
 
 class Originated(Protocol):
@@ -57,12 +65,15 @@ class Originated(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How long a session may last, and how much it may move. Times are seconds."""
+    """How long a session may last, how much it may move, and where that is counted. Times are seconds."""
 
     idle_timeout: float
     half_close_timeout: float
     session_time: float | None = None  # None: no limit
     bandwidth: int | None = None  # bytes per second, each direction by itself; None: no limit
+    meter: Meter | None = None  # where what it moves is counted at once; None: nowhere
+    # Told once how many seconds the first byte for the client took, by a relay that has no `Front.waits` of it.
+    answered: Callable[[float], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +114,7 @@ class Attempt:
     pick: int  # in the target's round
     outcome: socket.socket | OSError
     hello_at: float  # seconds of trio's clock
+    shaken_at: float | None = None  # when the TLS handshake was over, if there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +128,9 @@ class Accepted:
     said: bytes = b""  # what was read, of the PROXY header on; with an attempt: of the hello on
     failure: OSError | None = None  # why no more can be read
     attempt: Attempt | None = None
+    split: bool = False  # of the hello several pieces were read, whatever `said` looks like
+    # The TLS handshake that was begun with it, to be gone on with: as `Relay.accept_tls`.
+    handshake: Callable[[], Awaitable[Terminated]] | None = None
 
 
 class Played(NamedTuple):
@@ -130,8 +145,16 @@ class Played(NamedTuple):
     to_upstream: int  # bytes
     to_client: int
     hello: int  # microseconds from accept to the whole hello
-    connect: int | None  # from there to the connection with the game server; None: it never stood
+    connect: (
+        int | None
+    )  # from there, or from the handshake's end, to the connection with the game server; None: it never stood
     lasted: int  # from accept to the end
+    alpn: str | None = None  # what the client offered, as `accounting.alpn_text` has it
+    source: str | None = None  # host:port of ours, on the way to the node
+    agreed: Agreed | None = (
+        None  # in the TLS handshake; None: there was none, it was passed through
+    )
+    handshake: int | None = None  # from the hello to its end
 
 
 class Host(Protocol):
@@ -156,6 +179,24 @@ class Front(Protocol):
     @property
     def accepted(self) -> int:
         """Connections so far."""
+        ...
+
+    @property
+    def hellos(self) -> Sequence[int]:
+        """Of those who went by plans, so far: plain ones, with post-quantum groups, with ECH, in several pieces."""
+        ...
+
+    @property
+    def waits(self) -> Sequence[tuple[Sequence[int], float]]:
+        """How long hello, handshake and connection took of those who went by plans, and the answer of anybody's game server.
+
+        Each as in `sniproxy.histogram` with the bounds WAITS: counts and seconds in all.
+        """
+        ...
+
+    @property
+    def handshakes(self) -> Sequence[int]:
+        """Of those who went by plans, so far: of TLS 1.2, those that were resumed, and the same of TLS 1.3."""
         ...
 
     def open(

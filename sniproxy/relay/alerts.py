@@ -50,6 +50,8 @@ _VERIFY = {
 # OpenSSL's name of an alert that came, such as TLSV13_ALERT_CERTIFICATE_REQUIRED or TLSV1_UNRECOGNIZED_NAME; of the few that
 # Python has no name for, the words in their place.
 _RECEIVED = re.compile(r"(?:sslv3|tlsv1|tlsv13)_(?:alert_)?(\w+?)(?:_\(|$)")
+_TOLD = re.compile(r"(sent|received) alert (\w+)")  # of `explain_failure`
+_WORDS = frozenset(NAMES.values())
 _OTHER_SPELLING = {"user_cancelled": "user_canceled"}
 
 _ALERT = 21  # record type
@@ -80,6 +82,17 @@ def _sent(error: ssl.SSLError, sent: bytes) -> str:
     if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
         return f"alert {NAMES[116]}"  # encrypted, so this is TLS 1.3 (RFC 8446 section 4.4.2.4)
     return "an encrypted alert" if sent else "no alert"
+
+
+def failure_cause(detail: str) -> str:
+    """What of a failed handshake's detail may be a metric's label: who sent which alert, `closed`, or `other`.
+
+    No more than those words: certificates that a client shows end up in details too.
+    """
+    found = _TOLD.match(detail)
+    if found and found[2] in _WORDS:
+        return f"{found[1]}_{found[2]}"
+    return "closed" if detail.startswith("closed by ") else "other"
 
 
 def cause_of(error: ssl.SSLError) -> str:

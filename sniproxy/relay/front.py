@@ -7,18 +7,21 @@ game server did not take.
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import trio
 
+from sniproxy.accounting import alpn_of
 from sniproxy.balancer import Target
 from sniproxy.errors import CloseReason
 from sniproxy.networks import parse_network
-from sniproxy.plan import Plan
+from sniproxy.plan import Agreed, Plan
 from sniproxy.relay import Accepted, Attempt, Host, Played, Terms
+from sniproxy.relay.native_tls import Handshakes
 from sniproxy.settings import Listener, Proxy
 
 with suppress(ImportError):  # installed where there was no Rust toolchain
@@ -69,11 +72,13 @@ class NativeFront:
         engine: "_relay.Engine[Any, Plan]",
         read_end: Callable[[str, int, str | None], tuple[CloseReason, str]],
         keepalive_idle: int,
+        handshakes: Handshakes,
     ) -> None:
         """`read_end`: from what the engine says of an end to reason and detail. `keepalive_idle`: seconds, towards nodes."""
         self._read_end = read_end
         self._engine = engine
         self._keepalive_idle = keepalive_idle
+        self._handshakes = handshakes
         self._host: Host | None = None
         self._listeners: list[Listener] = []  # by the engine's number
         self._backlogs: list[int] = []  # connections, likewise
@@ -88,6 +93,14 @@ class NativeFront:
     @property
     def accepted(self) -> int:
         return self._engine.accepted()
+
+    @property
+    def hellos(self) -> Sequence[int]:
+        return self._engine.hellos()
+
+    @property
+    def waits(self) -> Sequence[tuple[Sequence[int], float]]:
+        return self._engine.waits()
 
     def open(
         self, listening: socket.socket, listener: Listener, host: Host, settings: Proxy
@@ -109,11 +122,21 @@ class NativeFront:
         # The kernel's queue has a place more than the backlog says.
         self._engine.unlisten(number, self._backlogs[number] + 1 if empty else 0)
 
+    @property
+    def handshakes(self) -> Sequence[int]:
+        return self._engine.handshakes()
+
     def learn(self, plan: Plan, terms: Terms) -> None:
+        server_tls: _relay.ServerTls | None = None
+        if plan.server_tls is not None:
+            server_tls = self._handshakes.server(plan.server_tls)
+            if server_tls is None:
+                return  # it is OpenSSL's
         for number in self._open:
             if self._listeners[number] is plan.listener:
                 nodes, numbers = self._nodes_of(plan), as_numbers(terms)
-                self._engine.learn(number, plan.name, nodes, numbers, plan)
+                meter = cast("_relay.Meter | None", terms.meter)
+                self._engine.learn(number, plan.name, nodes, numbers, plan, meter, server_tls)
 
     def forget(self) -> None:
         self._engine.forget()
@@ -149,7 +172,7 @@ class NativeFront:
 
     def _read(self, report: "ArrivalReport[Plan]", now: float) -> Accepted:
         """Who has come. If that fails, what the engine gave up is closed."""
-        number, descriptor, peer, said, errno, waited, tried = report
+        number, descriptor, peer, said, errno, waited, split, begun, tried = report
         since = now - waited / 1e6
         sock: socket.socket | None = None
         attempt: Attempt | None = None
@@ -164,6 +187,8 @@ class NativeFront:
                 failure=OSError(errno, os.strerror(errno)) if errno else None,
                 since=since,
                 attempt=attempt,
+                split=split,
+                handshake=begun and partial(self._handshakes.resume, sock, *begun),
             )
         except BaseException:
             _give_up(sock, descriptor)
@@ -182,13 +207,26 @@ class NativeFront:
         """Those that are over by now."""
         if self._host is None:
             return
-        played = self._engine.played()
-        self._host.played(
-            [
-                Played(*who, *self._read_end(*how), *moved, *times)  # type: ignore[arg-type]
-                for who, how, moved, times in played
-            ]
-        )
+        self._host.played([self._read_played(*one) for one in self._engine.played()])
+
+    def _read_played(
+        self,
+        who: "tuple[Plan, int, int, str, str | None, bytes | None]",
+        how: "_relay.End",
+        moved: tuple[int, int],
+        times: tuple[int, int | None, int],
+        sealed: "tuple[str, str, bytes | None, bool, int] | None",
+    ) -> Played:
+        plan, pick, number, client, source, listed = who
+        alpn = None if listed is None else alpn_of(listed)
+        reason, detail = self._read_end(*how)
+        hello, connect, lasted = times
+        session = plan, pick, number, client, reason, detail, *moved
+        if sealed is None:
+            return Played(*session, hello, connect, lasted, alpn, source)
+        version, cipher, _, resumed, handshake = sealed
+        agreed = Agreed(version, cipher, resumed)
+        return Played(*session, hello, connect, lasted, alpn, source, agreed, handshake)
 
     def _nodes_of(self, plan: Plan) -> "_relay.Nodes":
         """One for all plans that lead to an upstream, so that they take turns."""
@@ -219,7 +257,8 @@ def _as_accepted(host: str, port: int, flow: int, scope: int) -> Any:
 
 
 def _attempt(since: float, tried: "TriedReport[Plan]") -> Attempt:
-    plan, pick, descriptor, errno, hello = tried
+    plan, pick, descriptor, errno, hello, shook = tried
     host = plan.target.round[pick].bare_host
     outcome = OSError(errno, os.strerror(errno)) if errno else _socket(descriptor, host)
-    return Attempt(plan, pick, outcome, since + hello / 1e6)
+    hello_at = since + hello / 1e6
+    return Attempt(plan, pick, outcome, hello_at, None if shook is None else hello_at + shook / 1e6)

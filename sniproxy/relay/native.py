@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import trio
 
@@ -130,8 +131,9 @@ class NativeRelay:
         link, terms = _Link(self._engine, on_end), as_numbers(flow.terms)
         client, upstream = flow.client.detach(), flow.upstream.detach()
         try:
+            meter = cast("_relay.Meter | None", flow.terms.meter)
             link.token = self._engine.start(
-                client, upstream, flow.first, terms, link, tls, upstream_tls
+                client, upstream, flow.first, terms, link, meter, tls, upstream_tls
             )
         except BaseException:  # it has taken nothing
             os.close(client)
@@ -203,8 +205,8 @@ async def open_native_relay(
     )
     try:
         async with open_trio_relay(buffer_size=buffer_size) as terminating:
-            front = NativeFront(engine, read_end, keepalive_idle)
             handshakes = Handshakes(engine, secrets)
+            front = NativeFront(engine, read_end, keepalive_idle, handshakes)
             relay = NativeRelay(engine, terminating, front, handshakes)
             relay.tick_now()  # before the first session
             async with trio.open_nursery() as nursery:

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import trio
 
 from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.objects.pem import subject_of
 from sniproxy.relay.alerts import NAMES
 from sniproxy.tls import ServerTls
 from sniproxy.upstream_tls import ClientTls
@@ -38,6 +39,11 @@ class NativeTls:
         self.alpn: bytes | None = handle.alpn
         self.resumed: bool = handle.resumed
         self.certificate: bytes | None = handle.certificate  # the peer's, in DER
+
+    @property
+    def subject(self) -> str | None:
+        """Of the certificate that the peer has shown."""
+        return None if self.certificate is None else subject_of(self.certificate)
 
 
 class Handshakes:
@@ -80,6 +86,23 @@ class Handshakes:
         failed = CloseReason.HANDSHAKE_FAILED
         return await self._outcome(shake, token, "the client", failed, failed)
 
+    async def resume(
+        self,
+        client: socket.socket,
+        handle: "_relay.Tls | None",
+        failure: "Unshaken | None",
+    ) -> NativeTls:
+        """Goes on with one that the engine has begun itself, as `accept`."""
+        shake = Shake()
+        if handle is None or handle.is_over:
+            shake.handle, shake.failure = handle, failure
+            return self._read(
+                shake, "the client", CloseReason.HANDSHAKE_FAILED, CloseReason.HANDSHAKE_FAILED
+            )
+        token = self._engine.go_on_tls(client.fileno(), handle, shake)
+        failed = CloseReason.HANDSHAKE_FAILED
+        return await self._outcome(shake, token, "the client", failed, failed)
+
     async def connect(
         self, upstream: socket.socket, handle: "_relay.ClientTls", peer: str
     ) -> NativeTls:
@@ -119,6 +142,11 @@ class Handshakes:
         except BaseException:
             self._engine.abandon(token)
             raise
+        return self._read(shake, peer, failed, distrusted)
+
+    def _read(
+        self, shake: "Shake", peer: str, failed: CloseReason, distrusted: CloseReason
+    ) -> NativeTls:
         if shake.handle is not None:
             return NativeTls(shake.handle)
         assert shake.failure is not None

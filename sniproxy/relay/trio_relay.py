@@ -130,6 +130,7 @@ class _Link:
         "_reason",
         "_running",
         "_time_up",
+        "begun",
         "bucket",
         "closed",
         "ends_at",
@@ -152,7 +153,7 @@ class _Link:
         self.to_upstream = 0
         self.to_client = 0
         self.kept = 0  # bytes that the kernel did not take, TLS aside
-        self.last_active = trio.current_time()
+        self.begun = self.last_active = trio.current_time()
         self.idle_timeout = flow.terms.idle_timeout
         self._lasts_until = self.last_active + (flow.terms.session_time or float("inf"))
         self.ends_at = self._lasts_until
@@ -288,11 +289,16 @@ async def _allowed(link: _Link, pace: Pace | None, most: int) -> int:
 
 def _moved(link: _Link, pace: Pace | None, count: int, *, inbound: bool) -> None:
     """Counts, dates and charges what has gone."""
+    link.last_active = trio.current_time()
+    terms = link.flow.terms
     if inbound:
         link.to_upstream += count
     else:
+        if terms.answered is not None and not link.to_client:
+            terms.answered(link.last_active - link.begun)
         link.to_client += count
-    link.last_active = trio.current_time()
+    if terms.meter is not None:
+        terms.meter.add(*((count, 0) if inbound else (0, count)))
     if pace is not None:
         pace.spend(count, link.last_active)
 
@@ -305,7 +311,7 @@ def _inbound(link: _Link, buffer: memoryview) -> Coroutine[Any, Any, None]:
     """The client's bytes to the upstream, and their end."""
     flow = link.flow
     sink = _sink(link, flow.upstream, flow.upstream_tls)
-    if isinstance(flow.tls, TrioTls):
+    if isinstance(flow.tls, AcceptedTls):
         return _decrypt(link, flow.tls, sink, buffer, inbound=True)
     return _copy(link, flow.client, sink, buffer, flow.first, inbound=True)
 

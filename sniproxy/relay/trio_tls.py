@@ -15,6 +15,7 @@ from typing import ClassVar
 import trio
 
 from sniproxy.errors import CloseReason, SessionEnded
+from sniproxy.objects.pem import subject_of
 from sniproxy.relay.alerts import cause_of, explain_failure
 from sniproxy.relay.contexts import client_context, server_context
 from sniproxy.relay.sockets import Lost, receive, receive_into, send_all
@@ -60,6 +61,7 @@ class TrioTls:
         self.kept = 0  # bytes, on their way to a peer who does not take them
         self.version = ""
         self.cipher = ""
+        self.resumed = False
 
     @property
     def truncated(self) -> bool:
@@ -94,6 +96,7 @@ class TrioTls:
             raise SessionEnded(self.FAILED, lost.cause) from None
         self.version = self._object.version() or ""
         self.cipher = (self._object.cipher() or ("",))[0]
+        self.resumed = bool(self._object.session_reused)
 
     def _check(self) -> None:
         """What OpenSSL does not; SessionEnded."""
@@ -206,6 +209,12 @@ class AcceptedTls(TrioTls):
             del self._object
             why = f"{between} authorities below client.ca, client.depth is {self._depth}"
             raise SessionEnded(CloseReason.HANDSHAKE_FAILED, why)
+
+    @property
+    def subject(self) -> str | None:
+        """Of the certificate that the client has shown."""
+        shown = self._object.getpeercert(binary_form=True) if self._depth is not None else None
+        return None if shown is None else subject_of(shown)
 
 
 class OriginatedTls(TrioTls):

@@ -20,6 +20,7 @@ from sniproxy.errors import SettingsError
 from sniproxy.settings.admin import PUBLISHED_KEYS, Admin, AdminKey, Status
 from sniproxy.settings.fields import split_address
 from sniproxy.settings.proxy import Dns, Drain, Limits, Listener, Overload, Proxy, Rate
+from sniproxy.settings.statistics import Statistics
 from sniproxy.settings.store import (
     Encryption,
     Etcd,
@@ -29,6 +30,7 @@ from sniproxy.settings.store import (
     keyring_secret,
     store_url,
 )
+from sniproxy.settings.telling import Logging, Traces
 
 __all__ = [
     "PUBLISHED_KEYS",
@@ -41,12 +43,15 @@ __all__ = [
     "EtcdUrl",
     "Limits",
     "Listener",
+    "Logging",
     "Overload",
     "Proxy",
     "Rate",
     "Settings",
     "SqliteUrl",
+    "Statistics",
     "Status",
+    "Traces",
     "keyring_secret",
     "load_settings",
     "new_admin_key",
@@ -69,8 +74,11 @@ class Settings(BaseSettings):
     overload: Overload = Overload()
     admin: Admin = Admin()
     status: Status = Status()
+    statistics: Statistics = Statistics()
     etcd: Etcd = Etcd()
     encryption: Encryption = Encryption()
+    log: Logging = Logging()
+    traces: Traces = Traces()
 
     @classmethod
     def settings_customise_sources(

@@ -64,3 +64,5 @@ class Status(Section):
     """/livez, /readyz and /metrics of the data plane."""
 
     address: Address = "127.0.0.1:7085"
+    metrics_routes: Annotated[int, Field(ge=1)] = 2_000  # told apart; others are one, "(other)"
+    apisix_metrics: bool = False  # under the names of APISIX, too

@@ -24,6 +24,7 @@ from sniproxy.store.etcd_gateway import (
     TooLarge,
     understood,
 )
+from sniproxy.store.etcd_health import EtcdHealth
 from sniproxy.store.etcd_history import Landmarks, Lineage
 from sniproxy.store.etcd_watch import (
     EVERYTHING,
@@ -70,6 +71,11 @@ class EtcdStore:
         self._lineage = Lineage()  # of the last list, and of the watches since
         self._listed: dict[str, Lineage] = {}  # by prefix, of its last list
         self._landmarks: dict[tuple[str, int], Landmarks] = {}  # by prefix and revision
+
+    @property
+    def health(self) -> EtcdHealth:
+        """How etcd answers."""
+        return self._gateway.health
 
     async def get(self, key: str) -> Entry | None:
         """The entry, or None. Raises StoreUnavailable."""

@@ -22,6 +22,7 @@ import httpx
 
 from sniproxy.errors import SettingsError, StoreUnavailable, os_cause
 from sniproxy.store.etcd_config import EtcdConfig, base_url, tls_context
+from sniproxy.store.etcd_health import EtcdHealth
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -149,6 +150,7 @@ class Gateway:
         self._current = 0
         self._token: str | None = None
         self._signing_in = anyio.Lock()
+        self.health = EtcdHealth()
         self._client = httpx.AsyncClient(
             transport=transport,
             verify=tls_context(config),
@@ -192,7 +194,15 @@ class Gateway:
 
     async def _call(self, path: str, body: Json, deadline: float, *, again: bool) -> Json:
         once = self._exchange(path, _dump(body))
-        return await self._signed_in(once, deadline, again=again)
+        begun = anyio.current_time()
+        try:
+            answer = await self._signed_in(once, deadline, again=again)
+        except StoreUnavailable as error:
+            heard: Json | None = {} if isinstance(error, Refused) else None
+            self.health.answered(anyio.current_time() - begun, heard)
+            raise
+        self.health.answered(anyio.current_time() - begun, answer)
+        return answer
 
     def _exchange(
         self, path: str, content: bytes

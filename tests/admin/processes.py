@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import httpx
 
+from tests.support import plain_http
+
 PATIENCE = 20.0  # seconds that a command, or a server until it answers, may take
 SNIPROXY = (sys.executable, "-m", "sniproxy.cli")
 Process = subprocess.Popen[str]
@@ -52,7 +54,7 @@ def wait_http(url: str, process: Process) -> None:
     give_up = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < give_up:
         try:
-            httpx.get(url, timeout=2)
+            plain_http.get(url, timeout=2)
         except httpx.TransportError:
             time.sleep(0.01)
         else:

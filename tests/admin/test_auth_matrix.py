@@ -25,6 +25,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(KINDS, ("", "/", "/held", "/held/", "/none", "/held/labels", "?detail=true")),
     **dict.fromkeys(COLLECTIONS, ("", "/1", "/1/name")),
     "nodes": ("", "/held", "/none"),
+    "statistics": ("", "/now", "?by=day", "/held"),
     "schema": ("/ssl", "/plugins/limit-conn", "/validate/ssls", "/none"),
     "configs": ("", "/validate"),
     "plugins": ("", "/list", "/limit-conn", "/reload", "?all=true"),
@@ -56,12 +57,6 @@ class Asked:
     async def chunks(self) -> AsyncIterator[bytes]:
         self.read = True
         yield json.dumps({"desc": "overwritten"}).encode()
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """What the admin runs on; both loops are for the tests of its parts."""
-    return "asyncio"
 
 
 @pytest.fixture

@@ -59,12 +59,6 @@ BODIES: tuple[Any, ...] = (
 )
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """What the admin runs on; both loops are for the tests of its parts."""
-    return "asyncio"
-
-
 async def fill(gateway: Gateway) -> None:
     """Keys wherever they can be, and values that nobody can read."""
     cert, key = pair(NAMES[3])

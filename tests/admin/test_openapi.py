@@ -154,6 +154,7 @@ def test_every_other_path() -> None:
         *("/nodes", "/nodes/{id}", "/openapi.json", "/docs", "/configs/validate"),
         *("/schema/{name}", "/schema/plugins/{name}"),
         *(f"/schema/validate/{collection}" for collection in KINDS),
+        *("/statistics", "/statistics/now"),
         *("/plugins", "/plugins/list", "/plugins/{name}", "/plugins/reload"),
     }
     for collection in COLLECTIONS:

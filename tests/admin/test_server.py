@@ -12,6 +12,7 @@ import pytest
 
 from tests.admin.gateway import ADMIN_KEY, KEYS, NODES, ssl_object
 from tests.admin.processes import PATIENCE, Process, start, wait_http
+from tests.support import plain_http
 from tests.support.ports import free_ports
 
 MAX_BODY = 10_000
@@ -131,7 +132,9 @@ def test_a_second_signal_does_no_harm(server: Server) -> None:
 def test_what_was_written_is_there_after_a_restart(server: Server) -> None:
     def client() -> httpx.Client:
         base = f"http://127.0.0.1:{server.port}/apisix/admin"
-        return httpx.Client(base_url=base, headers={"X-API-KEY": ADMIN_KEY}, timeout=PATIENCE)
+        return httpx.Client(
+            base_url=base, headers={"X-API-KEY": ADMIN_KEY}, timeout=PATIENCE, verify=False
+        )
 
     with client() as before:
         assert before.put("/ssls/1", json=ssl_object()).status_code == 201
@@ -164,7 +167,7 @@ def test_it_may_be_told_to_look_like_another(tmp_path: Path) -> None:
     try:
         server.start()
         for path in ("/apisix/admin/routes", "/elsewhere"):
-            answer = httpx.get(f"http://127.0.0.1:{server.port}{path}")
+            answer = plain_http.get(f"http://127.0.0.1:{server.port}{path}")
             assert answer.headers.get_list("server") == ["APISIX/3.18.0"]
     finally:
         if server.process is not None:

@@ -1,5 +1,6 @@
 """A running sniproxy on each kind of store, with echo game servers behind it."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ import trustme
 from tests.support.players import Game
 from tests.support.ports import free_ports
 from tests.support.stack import Stack, stores
+
+# The load generator is built without what only a benchmark needs, from what relay/checked.toml has had built for the
+# crate's tests; for a benchmark it is built anew.
+os.environ.update(CARGO_PROFILE_RELEASE_LTO="off", CARGO_PROFILE_RELEASE_CODEGEN_UNITS="16")
 
 
 @pytest.fixture(scope="session")

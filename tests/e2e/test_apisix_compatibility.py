@@ -49,7 +49,7 @@ def test_an_etcd_of_an_apisix(
         assert etcd is not None
         for key, value in left.items():
             put(etcd, f"/apisix/{key}", value)
-        stack = Stack(tmp_path / "stack", store)
+        stack = Stack(tmp_path / "stack", store, workers=1)
         set_keyring(stack, SECRET)
         with stack:
             for name in ("old", "new"):

@@ -81,8 +81,8 @@ def test_the_readme_from_store_to_store(
     with (
         stores(kind, ours) as (store, _),
         stores(other, theirs) as (empty, _),
-        Stack(tmp_path / "first", store) as stack,
-        Stack(tmp_path / "second", empty) as second,
+        Stack(tmp_path / "first", store, workers=1) as stack,
+        Stack(tmp_path / "second", empty, workers=1) as second,
     ):
         stack.put("/ssls/1", ssl_object())
         stack.put("/upstreams/2", {"nodes": NODES, "desc": "日本"})

@@ -91,7 +91,10 @@ def site(
 ) -> Iterator[Site]:
     """One for all: each test uses names of its own, and leaves nothing broken."""
     folder: Path = tmp_path_factory.mktemp("broken")
-    with stores("etcd", folder) as (store, etcd), Stack(folder / "stack", store) as stack:
+    with (
+        stores("etcd", folder) as (store, etcd),
+        Stack(folder / "stack", store, workers=1) as stack,
+    ):
         assert etcd is not None
         made = Site(stack, etcd, games, authority)
         made.add("lives")

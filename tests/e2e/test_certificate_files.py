@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trustme
 from cryptography import x509
 
+from tests.support import plain_http
 from tests.support.certificates import dated
 from tests.support.players import Game, join, join_soon, pem_pair, say, trusting
 from tests.support.secret_mount import SecretMount
@@ -76,7 +76,7 @@ def broken(stack: Stack, count: int) -> list[dict[str, Any]]:
         if stack.metrics()[BROKEN] == count:
             break
     url = f"http://127.0.0.1:{stack.status_port}/config"
-    found: list[dict[str, Any]] = httpx.get(url).json()["broken"]
+    found: list[dict[str, Any]] = plain_http.get(url).json()["broken"]
     return found
 
 

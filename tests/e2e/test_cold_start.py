@@ -11,6 +11,7 @@ import httpx
 import pytest
 import trustme
 
+from tests.support import plain_http
 from tests.support.etcd import EtcdServer
 from tests.support.players import Game, connect, join, join_soon, pem_pair, say, trusting
 from tests.support.stack import Stack, retry_until, stores
@@ -46,7 +47,7 @@ class Site:
     def ready(self) -> tuple[int, str]:
         """What /readyz says; (0, "") while nobody answers."""
         try:
-            answer = httpx.get(f"http://127.0.0.1:{self.stack.status_port}/readyz", timeout=2)
+            answer = plain_http.get(f"http://127.0.0.1:{self.stack.status_port}/readyz", timeout=2)
         except httpx.TransportError:
             return 0, ""
         return answer.status_code, answer.text
@@ -121,7 +122,7 @@ def opened(folder: Path, authority: trustme.CA, games: tuple[Game, Game]) -> Ite
     """A site that serves."""
     with stores("etcd", folder) as (store, etcd):
         assert etcd is not None
-        with Stack(folder / "stack", store, store_retry_max=0.5) as stack:
+        with Stack(folder / "stack", store, workers=1, store_retry_max=0.5) as stack:
             pair = pem_pair(authority, NAME)
             site = Site(stack, etcd, games, authority, pair["key"])
             stack.put("/ssls/cold", {"sni": NAME} | pair)
@@ -228,7 +229,7 @@ def test_private_keys_stay_encrypted_in_the_copy(site: Site) -> None:
 def test_a_data_plane_on_one_machine_has_a_record_too(tmp_path: Path) -> None:
     with (
         stores("sqlite", tmp_path) as (store, _),
-        Stack(tmp_path / "stack", store, store_retry_max=0.5) as stack,
+        Stack(tmp_path / "stack", store, workers=1, store_retry_max=0.5) as stack,
     ):
         for _ in retry_until(BAR, "the record"):
             if (nodes := stack.api.get("/nodes").json())["total"]:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import httpx
 import pytest
 
+from tests.support import plain_http
 from tests.support.players import client_hello, connect
 from tests.support.stack import Stack, retry_until, stores
 
@@ -39,4 +39,4 @@ def test_no_route_leads_to_ourselves(tmp_path: Path, port: str) -> None:
         assert [line["reason"] for line in lines] == ["upstream_denied"] * 3
         assert all("is ours" in line["detail"] for line in lines)
         assert stack.metrics()["sniproxy_sessions_opened_total"] == 3  # no hop of a loop
-        assert httpx.get(f"http://127.0.0.1:{stack.status_port}/readyz").status_code == 200
+        assert plain_http.get(f"http://127.0.0.1:{stack.status_port}/readyz").status_code == 200

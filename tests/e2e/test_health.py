@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trio
 
+from tests.support import plain_http
 from tests.support.crowd import Crowd
 from tests.support.crowds import PATIENCE, until
 from tests.support.echo import Echo
@@ -50,7 +50,7 @@ def servers() -> Iterator[list[Echo]]:
 
 def ask(stack: Stack, path: str) -> Any:
     """Of the status port."""
-    return httpx.get(f"http://127.0.0.1:{stack.status_port}{path}", timeout=5).json()
+    return plain_http.get(f"http://127.0.0.1:{stack.status_port}{path}", timeout=5).json()
 
 
 def playing(stack: Stack) -> dict[str, int]:

@@ -14,6 +14,7 @@ from tests.support.stack import Stack, retry_until, stores
 
 KILLS = 3
 WRITERS = 4
+WRITE_PAUSE = 0.005  # seconds of each writer, so that they leave the admin some of the machine
 PER_KILL = 25  # acknowledged writes between two kills
 
 
@@ -32,12 +33,14 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         count = 0
-        while not self.over.is_set():
+        while not self.over.wait(WRITE_PAUSE):
             count += 1
             object_id = f"w{self._number}-{count % 20}"  # creates first, replaces later
             value = {"nodes": {"127.0.0.1:1": count}}
             try:
-                answer = httpx.put(f"{self._url}/{object_id}", json=value, headers=self._headers)
+                answer = httpx.put(
+                    f"{self._url}/{object_id}", json=value, headers=self._headers, verify=False
+                )
             except httpx.TransportError:
                 self.refused += 1
                 continue
@@ -87,7 +90,7 @@ def check(stack: Stack, writers: list[Writer]) -> None:
 
 @pytest.mark.parametrize("kind", ["sqlite", "etcd"])
 def test_kill_of_the_admin(kind: str, tmp_path: Path) -> None:
-    with stores(kind, tmp_path) as (store, _), Stack(tmp_path / "stack", store) as stack:
+    with stores(kind, tmp_path) as (store, _), Stack(tmp_path / "stack", store, workers=1) as stack:
         with writing(stack) as writers:
             for _ in range(KILLS):
                 wait_for_writes(writers)
@@ -100,7 +103,10 @@ def test_kill_of_the_admin(kind: str, tmp_path: Path) -> None:
 
 def test_kill_of_etcd(tmp_path: Path, authority: trustme.CA, games: tuple[Game, Game]) -> None:
     name = "lives.example.com"
-    with stores("etcd", tmp_path) as (store, server), Stack(tmp_path / "stack", store) as stack:
+    with (
+        stores("etcd", tmp_path) as (store, server),
+        Stack(tmp_path / "stack", store, workers=1) as stack,
+    ):
         assert server is not None
         stack.put("/ssls/lives", {"sni": name} | pem_pair(authority, name))
         stack.put("/stream_routes/lives", {"sni": name, "upstream": {"nodes": games[0].nodes}})

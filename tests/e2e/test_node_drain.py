@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trio
 
+from tests.support import plain_http
 from tests.support.crowd import Crowd
 from tests.support.crowds import PATIENCE, until
 from tests.support.echo import echo_process
@@ -25,7 +25,7 @@ def anyio_backend() -> str:
 
 def playing(stack: Stack) -> dict[str, int]:
     """Sessions by game server, as the status port tells."""
-    nodes: dict[str, int] = httpx.get(f"http://127.0.0.1:{stack.status_port}/sessions").json()[
+    nodes: dict[str, int] = plain_http.get(f"http://127.0.0.1:{stack.status_port}/sessions").json()[
         "nodes"
     ]
     return nodes

@@ -112,6 +112,9 @@ def test_on_quickstart(tmp_path: Path) -> None:
 
 
 def test_by_hand_on_etcd(tmp_path: Path, games: tuple[Game, Game]) -> None:
-    with stores("etcd", tmp_path) as (store, _), Stack(tmp_path / "stack", store) as stack:
+    with (
+        stores("etcd", tmp_path) as (store, _),
+        Stack(tmp_path / "stack", store, workers=1) as stack,
+    ):
         ports = {"8888": stack.port, "9180": stack.admin_port, "9001": games[0].port}
         walk(tmp_path, KEY, ports, games[0].name)

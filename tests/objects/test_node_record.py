@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sniproxy.objects.node_record import NodeRecord, records_prefix
+from sniproxy.objects.node_record import NodeRecord, Rates, records_prefix
 
 WHOLE: dict[str, Any] = {
     "id": "edge-1:7085",
@@ -17,6 +17,7 @@ WHOLE: dict[str, Any] = {
     "stale": False,
     "sessions": 12,
     "started": 1_700_000_000,
+    "rates": {"sessions": 1.5, "bytes_to_upstream": 10, "bytes_to_client": 20},
 }
 RECORDS = st.builds(
     NodeRecord,
@@ -27,6 +28,13 @@ RECORDS = st.builds(
     stale=st.booleans(),
     sessions=st.integers(0, 10**6),
     started=st.integers(0, 2**40),
+    rates=st.none()
+    | st.builds(
+        Rates,
+        sessions=st.floats(0, 1e9),
+        bytes_to_upstream=st.integers(0, 2**50),
+        bytes_to_client=st.integers(0, 2**50),
+    ),
 )
 
 
@@ -43,6 +51,13 @@ def test_whole_seconds_are_an_age_too() -> None:
     read = NodeRecord.decode(json.dumps(WHOLE | {"age": 3}).encode())
     assert read is not None
     assert read.age == 3.0
+
+
+def test_a_record_of_an_older_version_has_no_rates() -> None:
+    older = {one: value for one, value in WHOLE.items() if one != "rates"}
+    read = NodeRecord.decode(json.dumps(older).encode())
+    assert read is not None
+    assert read.rates is None
 
 
 def test_members_of_a_newer_version_are_ignored() -> None:
@@ -69,7 +84,7 @@ def test_members_of_a_newer_version_are_ignored() -> None:
         b"9" * 10_000,
         *(
             json.dumps({name: value for name, value in WHOLE.items() if name != left_out}).encode()
-            for left_out in WHOLE
+            for left_out in WHOLE.keys() - {"rates"}
         ),
         *(
             json.dumps(WHOLE | {name: wrong}).encode()
@@ -89,6 +104,8 @@ def test_members_of_a_newer_version_are_ignored() -> None:
                 ("stale", 0),
                 ("sessions", -1),
                 ("started", None),
+                ("rates", {}),
+                ("rates", WHOLE["rates"] | {"sessions": -1}),
             )
         ),
     ],

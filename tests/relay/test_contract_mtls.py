@@ -42,6 +42,7 @@ class Knock:
     refused: str | None
     resumed: bool | None
     session: ssl.SSLSession | None  # that he has now
+    subject: str | None = None  # whose certificate the relay has seen
 
 
 async def knock(
@@ -73,7 +74,8 @@ async def knock(
         assert await peer.read_all() == b""
         assert (await let_in.outcome()).reason is CloseReason.CLIENT_CLOSED
         let_in.close()
-        return Knock(None, peer.resumed, peer.session)
+        assert tls.resumed is peer.resumed
+        return Knock(None, peer.resumed, peer.session, tls.subject)
 
 
 @on_both_versions
@@ -169,6 +171,9 @@ async def test_a_player_may_come_back_with_tls_1_2(implementation: Implementatio
             again = await knock(relay, player, MUTUAL, first.session)
     assert first.refused is again.refused is None
     assert again.resumed
+    assert first.subject is not None
+    assert first.subject.startswith("OU=Testing cert #")  # as trustme makes them
+    assert again.subject == first.subject
 
 
 @on_both_versions
@@ -186,6 +191,7 @@ async def test_a_session_is_of_no_use_where_another_certificate_is_asked_for(
         async with implementation.open(BUFFER) as relay:
             first = await knock(relay, player, made_with)
             assert first.refused is None
+            assert (first.subject is None) is (made_with is OPEN)
             control = await knock(relay, player, made_with, first.session)
             tickets = made_with is OPEN or implementation.name == "native"
             assert control.resumed is (tickets or version is V1_2)

@@ -21,7 +21,7 @@ from tests.support.stage import HELLO, MIXED, open_stage
 pytestmark = pytest.mark.anyio
 
 DEADLINE = 60  # seconds for one test, for when something hangs
-VOLATILE = {"session", "client", "duration_ms", "hello_ms", "connect_ms"}
+VOLATILE = {"started", "session", "client", "duration_ms", "hello_ms", "connect_ms"}
 NOWHERE = "127.0.0.77:1"
 
 
@@ -121,8 +121,11 @@ async def test_who_is_refused_by_all_nodes_is_told_as_ever(served: list[Accepted
             "reason": "upstream_refused",
             "listener": "127.0.0.1:0",
             "sni": NAME,
+            "alpn": None,
             "route": "1",
             "node": None,
+            "node_address": None,
+            "source": None,
             "tls": "passthrough",
             "bytes_in": 0,
             "bytes_out": 0,

@@ -13,6 +13,7 @@ from sniproxy.plan import plan_for
 from sniproxy.relay import Accepted, Played, Terms
 from sniproxy.relay.front import NativeFront
 from sniproxy.relay.native import BUILT, open_native_relay, read_end
+from sniproxy.relay.native_tls import Handshakes
 from sniproxy.settings import Listener, Proxy
 from tests.support.certificates import NAME
 from tests.support.gateway import fill, route
@@ -104,7 +105,7 @@ def test_a_listener_that_was_closed_learns_no_plans() -> None:
         Proxy(),
         Engine(),
     )
-    front = NativeFront(cast("Any", engine), read_end, 300)
+    front = NativeFront(cast("Any", engine), read_end, 300, Handshakes(cast("Any", engine), tuple))
     plan = plan_for(
         fill({"stream_routes/1": route(9, sni=NAME)}),
         listener,

@@ -257,7 +257,7 @@ async def test_a_planned_session_is_drained(served: list[Accepted]) -> None:
         await pass_time(20)
         assert len(gateway.lines.sessions) == 3
         assert gateway.closed() == {"shutdown": 3}
-        counted = {"opened": 4, "active": 1, "in": 3 * len(HELLO), "out": 3 * 7}
+        counted = {"opened": 4, "active": 1, "in": 4 * len(HELLO), "out": 4 * 7}
         assert gateway.counted() == counted
         await stage.leave(*late)
     for line in lines:

@@ -10,6 +10,7 @@ import httpx
 import trio
 
 from bench.processes import tree
+from tests.support import plain_http
 from tests.support.crowd import Crowd
 from tests.support.echo import echo_process
 from tests.support.stack import Stack, retry_until, stores
@@ -75,7 +76,7 @@ async def until(what: Callable[[], object], seconds: float = PATIENCE) -> None:
 
 def ready_code(stack: Stack) -> int:
     """What /readyz answers."""
-    return httpx.get(f"http://127.0.0.1:{stack.status_port}/readyz", timeout=5).status_code
+    return plain_http.get(f"http://127.0.0.1:{stack.status_port}/readyz", timeout=5).status_code
 
 
 def is_alive(pid: int) -> bool:

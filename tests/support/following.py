@@ -125,6 +125,7 @@ class Following:
         log = open_log("t", self.output)
         freshness = Freshness(BOUND)
         self.pod_metrics.show_freshness(freshness)
+        self.pod_metrics.show_watches(freshness)
         follower = self.follower or InForce(self.snapshot, self.metrics, log, self._note)
         with trio.move_on_at(until):
             async with trio.open_nursery() as nursery:

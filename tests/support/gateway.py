@@ -16,6 +16,7 @@ from sniproxy.keyring import Keyring
 from sniproxy.limits import open_limits
 from sniproxy.listener import bind, listen
 from sniproxy.logs import Log, open_log
+from sniproxy.metrics.rows import CLOSED
 from sniproxy.names import Names
 from sniproxy.reception import Reception
 from sniproxy.relay import Relay
@@ -121,6 +122,20 @@ class Gateway:
             for reason in CloseReason
         }
         return {reason: count for reason, count in counts.items() if count}
+
+    def closed_by_route(self) -> dict[tuple[str, str], int]:
+        """Those of them that had come to a route, by its id and reason."""
+        rows = self.worker.metrics.rows()
+        return {(route, why): n for route, row in rows.items() for why, n in row[CLOSED].items()}
+
+    def labelled(self, name: str) -> dict[tuple[str, ...], int]:
+        """Samples that are not 0, by the values of their labels."""
+        return {
+            tuple(sample.labels.values()): int(sample.value)
+            for family in self.worker.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == f"sniproxy_{name}" and sample.value
+        }
 
     def counted(self) -> dict[str, int]:
         """The counters that every session moves."""

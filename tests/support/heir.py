@@ -58,12 +58,14 @@ def main() -> None:
         channel = Channel(socket.socket(fileno=int(sys.argv[1])), b"")
         tell(port=doors.getsockname()[1], pid=os.getpid())
         generation, drained, unhealthy = 0, ["7"], ["10.0.0.5:1/x"]
+        counted, statistics = [{"name": "sessions"}], {"seen": {"7": [1, 2, 3, 4]}}
     else:
         ((address, (number,)),) = left.doors.items()
         doors = socket.socket(fileno=number)
         (worker,) = left.workers
         channel = Channel(socket.socket(fileno=worker.channel), worker.unread.encode())
         generation, drained, unhealthy = left.generation, left.drained, left.unhealthy
+        counted, statistics = worker.counted, left.statistics
         tell(
             pid=os.getpid(),
             version=left.version,
@@ -72,6 +74,8 @@ def main() -> None:
             worker=[worker.worker, worker.pid],
             drained=drained,
             unhealthy=unhealthy,
+            counted=counted,
+            statistics=statistics,
             generation=generation,
             again=Estate.inherited() is None and LEFT not in os.environ,
             inheritable=[os.get_inheritable(one) for one in left.descriptors],
@@ -102,12 +106,19 @@ def main() -> None:
                     doors={"127.0.0.1:0": [os.dup(doors.fileno())]},
                     status=("127.0.0.1:7085", os.dup(doors.fileno())),
                     workers=[
-                        OldWorker(3, 12345, os.dup(channel.fileno()), channel.unread.decode())
+                        OldWorker(
+                            3,
+                            12345,
+                            os.dup(channel.fileno()),
+                            channel.unread.decode(),
+                            counted=counted,
+                        )
                     ],
                     drained=drained,
                     generation=generation + 1,
                     counted=[],
                     unhealthy=unhealthy,
+                    statistics=statistics,
                 ).execute()
             case "end":
                 return

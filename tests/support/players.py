@@ -32,9 +32,8 @@ def pem_pair(authority: trustme.CA, *names: str) -> dict[str, str]:
 
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
     """A client's context that trusts the authority and checks names."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
+    # Whoever names no authority here has all those of the machine read, 25 ms of CPU.
+    return ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
 
 
 def connect(port: int) -> socket.socket:

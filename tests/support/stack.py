@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from tests.support import plain_http
 from tests.support.etcd import EtcdServer, find_etcd_binaries
 from tests.support.ports import free_ports
 
@@ -78,7 +79,7 @@ class Part:
 
 def read_metrics(address: str, timeout: float = 5.0) -> dict[str, float]:
     """The counters on a status port, by name with labels."""
-    text = httpx.get(f"http://{address}/metrics", timeout=timeout).text
+    text = plain_http.get(f"http://{address}/metrics", timeout=timeout).text
     lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, _, value in lines}
 
@@ -133,6 +134,7 @@ class Stack:
             base_url=f"http://127.0.0.1:{self.admin_port}/apisix/admin",
             headers={"X-API-KEY": KEY},
             timeout=15,
+            verify=False,
         )
 
     def __enter__(self) -> Self:
@@ -181,7 +183,7 @@ class Stack:
             if part.process.poll() is not None:
                 break
             try:
-                if httpx.get(url, timeout=2).status_code == 200:
+                if plain_http.get(url, timeout=2).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

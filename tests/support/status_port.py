@@ -9,7 +9,8 @@ from typing import Any
 from sniproxy.following import Freshness
 from sniproxy.metrics import Metrics, PodMetrics
 from sniproxy.refusals import Recorder
-from sniproxy.scrape import Family, export
+from sniproxy.scrape import Family, export_worker
+from sniproxy.settings import Settings
 from sniproxy.snapshot import Snapshot
 from sniproxy.status import Status, config_of, flight_of, refused_of
 from tests.support.gateway import fill
@@ -69,7 +70,7 @@ class Hands:
         return [json.loads(json.dumps(one)) for one in given if one is not None]
 
     async def counted(self) -> list[list[Family]]:
-        exports = [self.buried, *(export(one.metrics.registry) for one in self.all)]
+        exports = [self.buried, *(export_worker(one.metrics) for one in self.all)]
         return [json.loads(json.dumps(one)) for one in exports]
 
 
@@ -89,6 +90,7 @@ class Port(HttpPort):
         self.hands = hands
         self.freshness = freshness
         self.metrics = metrics
+        self.settings = Settings()  # that are in force
 
     @property
     def first(self) -> Hand:
@@ -103,6 +105,8 @@ async def open_port(*recorders: Recorder, workers: int = 1) -> AsyncIterator[Por
     metrics, freshness = PodMetrics(), Freshness(bound=BOUND)
     freshness.proven()
     metrics.show_freshness(freshness)
-    status = Status(metrics.registry, hands, freshness)
+    ports: list[Port] = []
+    status = Status(metrics.registry, hands, freshness, lambda: ports[0].settings)
     async with open_http(status.answer) as http:
-        yield Port(http.listening, status, hands, freshness, metrics)
+        ports.append(Port(http.listening, status, hands, freshness, metrics))
+        yield ports[0]

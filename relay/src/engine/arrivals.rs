@@ -6,25 +6,26 @@
 
 use std::mem::take;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, getpeername, recv, send, sockopt};
+use rustix::net::{RecvFlags, getsockname, recv};
 
-use super::entry::{Course, Owner};
-use super::handle::lock;
 use super::listening::Guest;
 use super::mishap::caught;
 #[cfg(test)]
 use super::orders::Trap;
+use super::shaking::Unshaken;
+use super::told::lock;
 use super::waiting::{Pending, Waiting};
-use super::{Engine, SESSION_EVENTS, WAITING, session_data};
+use super::{Engine, WAITING};
 use crate::hello::Reading;
 use crate::plans::Plan;
-use crate::session::{End, Session, Side};
+use crate::session::End;
+use crate::tls::{Agreed, Tls};
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,10 @@ pub struct Arrival<T> {
     pub waited: Duration,
     /// The game server that was tried.
     pub tried: Option<Tried<T>>,
+    /// The handshake that was begun: as far as it has come, or why it came to nothing.
+    pub tls: Option<Result<Box<Tls>, Unshaken>>,
+    /// Its hello came in several pieces.
+    pub split: bool,
 }
 
 /// A connection to a game server that has not come about.
@@ -60,6 +65,8 @@ pub struct Tried<T> {
     pub outcome: Result<OwnedFd, Errno>,
     /// From accept to the whole hello.
     pub hello_took: Duration,
+    /// From there to the end of the TLS handshake; None: there was none.
+    pub shook: Option<Duration>,
 }
 
 /// The end of a session that went by a plan.
@@ -72,6 +79,10 @@ pub struct Played<T> {
     pub node: usize,
     /// The client's address.
     pub peer: SocketAddr,
+    /// The protocols that it offered.
+    pub alpn: Option<Box<[u8]>>,
+    /// Our own address on the way to the node; None: the kernel knows it no more.
+    pub source: Option<SocketAddr>,
     /// How it ended.
     pub end: End,
     /// Bytes handed to the kernel for the upstream.
@@ -80,10 +91,17 @@ pub struct Played<T> {
     pub to_client: u64,
     /// From accept to the whole hello.
     pub hello_took: Duration,
+    /// What the TLS handshake agreed upon, and how long it took from there; None: there was none.
+    pub sealed: Option<(Agreed, Duration)>,
     /// From there to the connection with the game server; None: it never was.
     pub connect_took: Option<Duration>,
     /// From accept to its end.
     pub lasted: Duration,
+}
+
+/// Ours, of a socket; None: the kernel does not say.
+pub(super) fn own_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+    getsockname(socket).ok()?.try_into().ok()
 }
 
 impl<T: Send + Sync> Engine<T> {
@@ -104,12 +122,14 @@ impl<T: Send + Sync> Engine<T> {
             source: peer,
             since: Instant::now(),
             said: Vec::new(),
+            alpn: None,
             hello_at: (guest == Guest::Itself).then_some(0),
+            split: false,
         };
         if has_place && guest != Guest::Stranger {
             self.hear(waiting, None);
         } else {
-            self.hand_over(waiting, None, None);
+            self.hand_over(waiting, None, None, None);
         }
     }
 
@@ -141,7 +161,7 @@ impl<T: Send + Sync> Engine<T> {
             return self.give_away(waiting, key, None);
         }
         let emptied = count < room;
-        waiting.said.extend_from_slice(&self.tools.buffer[..count]);
+        waiting.hear(&self.tools.buffer[..count]);
         #[cfg(test)]
         self.trip(Trap::Hear);
         let read = caught(|| {
@@ -152,9 +172,11 @@ impl<T: Send + Sync> Engine<T> {
         // Where this reader has a defect, Python's must look too.
         match read.unwrap_or(Reading::Unsure) {
             Reading::More if waiting.said.len() < FIRST => self.wait_for_more(waiting, key),
-            Reading::Name(name) => {
+            Reading::Name(name, alpn) => {
+                waiting.alpn = alpn;
                 let plan = lock(&self.shared.plans).find(waiting.listener, &name);
                 match plan {
+                    Some(plan) if plan.tls.is_some() => self.welcome_sealed(waiting, key, plan),
                     Some(plan) => self.set_out(waiting, key, plan, emptied),
                     None => self.give_away(waiting, key, None),
                 }
@@ -182,7 +204,7 @@ impl<T: Send + Sync> Engine<T> {
             EventFlags::IN | EventFlags::RDHUP,
         );
         if added.is_err() {
-            return self.hand_over(waiting, None, None); // the kernel has no memory left
+            return self.hand_over(waiting, None, None, None); // the kernel has no memory left
         }
         entry.insert(waiting);
         self.pending.push(Pending::Waiting(key, token));
@@ -193,10 +215,16 @@ impl<T: Send + Sync> Engine<T> {
         if key.is_some() {
             let _ = epoll::delete(&self.epoll, &waiting.socket);
         }
-        self.hand_over(waiting, failure, None);
+        self.hand_over(waiting, failure, None, None);
     }
 
-    fn hand_over(&mut self, waiting: Waiting, failure: Option<Errno>, tried: Option<Tried<T>>) {
+    pub(super) fn hand_over(
+        &mut self,
+        waiting: Waiting,
+        failure: Option<Errno>,
+        tried: Option<Tried<T>>,
+        tls: Option<Result<Box<Tls>, Unshaken>>,
+    ) {
         self.arrivals.push(Arrival {
             listener: waiting.listener,
             socket: waiting.socket,
@@ -205,144 +233,9 @@ impl<T: Send + Sync> Engine<T> {
             failure,
             waited: waiting.since.elapsed(),
             tried,
+            tls,
+            split: waiting.split,
         });
-    }
-
-    /// Connects to the node whose turn it is, and says there what the client has said.
-    fn set_out(
-        &mut self,
-        mut waiting: Waiting,
-        key: Option<usize>,
-        plan: Arc<Plan<T>>,
-        emptied: bool,
-    ) {
-        let hello_took = waiting.since.elapsed();
-        // From here on it is the client's connection: the header was for us.
-        waiting.said.drain(..waiting.hello_at.unwrap_or(0));
-        waiting.peer = waiting.source;
-        let node = plan.nodes.pick();
-        // On loopback and in a quick network the connection stands at once; elsewhere this says AGAIN.
-        let reached = plan.nodes.reach(node).and_then(|upstream| {
-            match send(&upstream, &waiting.said, SendFlags::NOSIGNAL) {
-                Ok(count) => Ok((upstream, Some(count))),
-                Err(Errno::AGAIN | Errno::INTR) => Ok((upstream, None)),
-                Err(error) => Err(error),
-            }
-        });
-        let (upstream, sent) = match reached {
-            Ok(reached) => reached,
-            Err(error) => {
-                if key.is_some() {
-                    let _ = epoll::delete(&self.epoll, &waiting.socket);
-                }
-                let tried = Tried {
-                    plan,
-                    node,
-                    outcome: Err(error),
-                    hello_took,
-                };
-                return self.hand_over(waiting, None, Some(tried));
-            }
-        };
-        let times = plan.times;
-        let mut course = Box::new(Course {
-            plan,
-            peer: waiting.peer,
-            since: waiting.since,
-            hello_took,
-            connect_took: None,
-            node,
-            listener: waiting.listener,
-        });
-        if sent.is_some() {
-            course.connect_took = Some(waiting.since.elapsed().saturating_sub(hello_took));
-        }
-        let said = take(&mut waiting.said);
-        let session = Session::begun(waiting.socket, upstream, said, sent, emptied);
-        let connecting = sent.is_none();
-        let place = self.insert(
-            waiting.token,
-            session,
-            times,
-            Owner::Plan(course),
-            connecting,
-        );
-        if connecting {
-            self.pending.push(Pending::Connecting(place, waiting.token));
-        }
-        #[cfg(test)]
-        self.trip(Trap::SetOut);
-        let entry = &self.entries[place];
-        let client = entry.session.socket(Side::Client);
-        let data = session_data(place, Side::Client);
-        let watched = if key.is_some() {
-            epoll::modify(&self.epoll, client, data, SESSION_EVENTS)
-        } else {
-            epoll::add(&self.epoll, client, data, SESSION_EVENTS)
-        };
-        let upstream = entry.session.socket(Side::Upstream);
-        let watched = watched.and_then(|()| {
-            epoll::add(
-                &self.epoll,
-                upstream,
-                session_data(place, Side::Upstream),
-                SESSION_EVENTS,
-            )
-        });
-        if let Err(error) = watched {
-            self.end(place, End::Lost(Side::Client, error));
-        }
-    }
-
-    /// The kernel has something to say of a connection on its way to a game server.
-    pub(super) fn connected(&mut self, key: usize, flags: EventFlags) {
-        let entry = &mut self.entries[key];
-        let upstream = entry.session.socket(Side::Upstream);
-        match sockopt::socket_error(upstream) {
-            // What was said of a session that had its place before, and ended in this turn, may be taken for its own.
-            Ok(Ok(())) if flags.contains(EventFlags::OUT) && getpeername(upstream).is_ok() => {
-                entry.connecting = false;
-                if let Owner::Plan(course) = &mut entry.owner {
-                    let since_hello = course.since.elapsed().saturating_sub(course.hello_took);
-                    course.connect_took = Some(since_hello);
-                }
-                self.activate(key); // its time begins
-                self.move_bytes(key);
-            }
-            Ok(Ok(())) => {}
-            Ok(Err(error)) | Err(error) => self.take_back(key, Some(error)),
-        }
-    }
-
-    /// Hands over a session that has no game server yet. `failure`: why it got none; None: it is still on its way there.
-    fn take_back(&mut self, key: usize, failure: Option<Errno>) {
-        let entry = *self.entries.remove(key);
-        self.keys.remove(&entry.token);
-        let (client, upstream, said) = entry.session.into_parts();
-        let Owner::Plan(course) = entry.owner else {
-            unreachable!("only those who came here connect here");
-        };
-        for socket in [&client, &upstream] {
-            let _ = epoll::delete(&self.epoll, socket);
-        }
-        let outcome = failure.map_or(Ok(upstream), Err);
-        let waiting = Waiting {
-            token: entry.token,
-            listener: course.listener,
-            socket: client,
-            peer: course.peer,
-            source: course.peer,
-            since: course.since,
-            said,
-            hello_at: Some(0),
-        };
-        let tried = Tried {
-            plan: course.plan,
-            node: course.node,
-            outcome,
-            hello_took: course.hello_took,
-        };
-        self.hand_over(waiting, None, Some(tried));
     }
 
     /// A tick has come: whoever was there at the last one and is no session yet is handed over, and listeners go on.
@@ -356,6 +249,7 @@ impl<T: Send + Sync> Engine<T> {
                         self.give_away(waiting, Some(key), None);
                     }
                 }
+                Pending::Shaking(key, token) => self.give_up_shaking(key, token),
                 Pending::Connecting(key, token) => {
                     let entry = self.entries.get(key);
                     if entry.is_some_and(|one| one.token == token && one.connecting) {

@@ -2,10 +2,10 @@
 
 use std::io;
 use std::mem::take;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -16,6 +16,8 @@ use super::arrivals::{Arrival, Played};
 use super::listening::Terms;
 use super::orders::{Command, Playing};
 use super::shaking::Shaken;
+use super::told::{Told, lock, signal};
+use crate::meter::{Meter, Seen};
 use crate::places::Places;
 use crate::plans::{Plan, Plans};
 use crate::session::{End, Session};
@@ -50,40 +52,6 @@ pub struct Ended<T = ()> {
     pub to_client: u64,
 }
 
-/// What an engine has to tell. Each list has an eventfd that is readable while there is something in it.
-pub(super) struct Told<E> {
-    list: Mutex<Vec<E>>,
-    news: OwnedFd,
-}
-
-impl<E> Told<E> {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            list: Mutex::default(),
-            news: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        })
-    }
-
-    /// Adds what there is; `more` is empty after it.
-    pub(super) fn tell(&self, more: &mut Vec<E>) {
-        if !more.is_empty() {
-            let mut list = lock(&self.list);
-            let is_news = list.is_empty();
-            list.append(more);
-            if is_news {
-                signal(&self.news);
-            }
-        }
-    }
-
-    fn take(&self) -> Vec<E> {
-        let mut list = lock(&self.list);
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.news, &mut count); // nothing there: a list taken before
-        take(&mut *list)
-    }
-}
-
 pub(super) struct Shared<T> {
     pub(super) commands: Mutex<Option<Vec<Command<T>>>>, // None: nobody is there to obey any more
     pub(super) wake: OwnedFd,
@@ -95,6 +63,7 @@ pub(super) struct Shared<T> {
     pub(super) plans: Mutex<Plans<T>>,
     pub(super) places: Places,
     pub(super) accepted: AtomicU64,
+    pub(super) seen: Seen,
     pub(super) mishap: Mutex<Option<Arc<str>>>,
 }
 
@@ -135,10 +104,21 @@ impl<T: Send + Sync + 'static> Handle<T> {
         })
     }
 
-    /// Hands a session over; its token.
+    /// Hands a session over that is counted nowhere; its token.
     pub fn adopt(&self, session: Session, times: Times, owner: T) -> u64 {
+        self.adopt_counted(session, times, None, owner)
+    }
+
+    /// Hands a session over; its token.
+    pub fn adopt_counted(
+        &self,
+        session: Session,
+        times: Times,
+        meter: Option<Arc<Meter>>,
+        owner: T,
+    ) -> u64 {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        self.send(Command::Start(token, session, times, owner));
+        self.send(Command::Start(token, session, times, meter, owner));
         token
     }
 
@@ -217,7 +197,7 @@ impl<T: Send + Sync + 'static> Handle<T> {
     pub fn counts(&self, token: u64) -> Option<(u64, u64)> {
         let living = self.ask(|answer| Command::Counts(token, answer));
         living.flatten().or_else(|| {
-            let ended = lock(&self.shared.ended.list);
+            let ended = self.shared.ended.list();
             let end = ended.iter().find(|end| end.token == token)?;
             Some((end.to_upstream, end.to_client))
         })
@@ -246,6 +226,11 @@ impl<T: Send + Sync + 'static> Handle<T> {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
+    /// What is counted of all sessions.
+    pub fn seen(&self) -> &Seen {
+        &self.shared.seen
+    }
+
     /// Why the thread ended without being told to; None: it did not. The process has no relay any more: it should end, too.
     pub fn mishap(&self) -> Option<Arc<str>> {
         lock(&self.shared.mishap).clone()
@@ -253,22 +238,22 @@ impl<T: Send + Sync + 'static> Handle<T> {
 
     /// Readable when sessions that were handed over have ended, or there is a `mishap`.
     pub fn done(&self) -> BorrowedFd<'_> {
-        self.shared.ended.news.as_fd()
+        self.shared.ended.news()
     }
 
     /// Readable when sessions that went by a plan have ended.
     pub fn over(&self) -> BorrowedFd<'_> {
-        self.shared.played.news.as_fd()
+        self.shared.played.news()
     }
 
     /// Readable when somebody has come for whom there is no plan.
     pub fn knocks(&self) -> BorrowedFd<'_> {
-        self.shared.arrivals.news.as_fd()
+        self.shared.arrivals.news()
     }
 
     /// Readable when handshakes are over.
     pub fn shakes(&self) -> BorrowedFd<'_> {
-        self.shared.shaken.news.as_fd()
+        self.shared.shaken.news()
     }
 
     /// The handshakes that were over since the last call.
@@ -339,13 +324,14 @@ impl<T> Shared<T> {
             plans: Mutex::default(),
             places,
             accepted: AtomicU64::new(0),
+            seen: Seen::default(),
             mishap: Mutex::default(),
         })
     }
 
     /// What comes too late: a session ends at once, and who waits for an answer gets none.
     pub(super) fn turn_away(&self, command: Command<T>) {
-        if let Command::Start(token, session, _, owner) = command {
+        if let Command::Start(token, session, _, _, owner) = command {
             drop(session); // closes its sockets before anybody hears of its end
             self.ended.tell(&mut vec![Ended {
                 token,
@@ -375,14 +361,14 @@ impl<T> Shared<T> {
             self.turn_away(command);
         }
         if lock(&self.mishap).is_some() {
-            signal(&self.ended.news);
+            self.ended.signal();
         }
     }
 
     /// Accepting pauses; whoever waits for arrivals hears of it.
     pub(super) fn pause(&self, why: Errno) {
         lock(&self.pauses).push(why);
-        signal(&self.arrivals.news);
+        self.arrivals.signal();
     }
 }
 
@@ -390,14 +376,4 @@ impl<T: Send + Sync + 'static> Drop for Handle<T> {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Makes an eventfd readable.
-pub(super) fn signal(eventfd: &OwnedFd) {
-    // It fails only when the counter is at its end, and then it is readable.
-    let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
 }

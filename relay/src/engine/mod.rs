@@ -5,13 +5,16 @@
 //! by a listener (`arrivals`).
 
 mod arrivals;
+mod ending;
 mod entry;
 mod handle;
 mod listening;
 mod mishap;
 mod orders;
+mod setting_out;
 mod shaking;
 mod time;
+mod told;
 mod waiting;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -20,7 +23,6 @@ use std::io;
 use std::mem::take;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
@@ -42,6 +44,7 @@ use self::shaking::Shakes;
 pub use self::shaking::{Shaken, Unshaken};
 use self::waiting::{Pending, Waiting};
 use crate::deadlines::Deadlines;
+use crate::meter::Meter;
 use crate::pace::Pace;
 use crate::session::{End, Pumped, Session, Side};
 use crate::tools::Tools;
@@ -287,7 +290,16 @@ impl<T: Send + Sync> Engine<T> {
         entry.half_closed |= just_half_closed;
         entry.file |= just_half_closed;
         if just_half_closed || entry.session.counts() != before {
+            self.count(key);
             self.activate(key);
+        }
+    }
+
+    /// What a session has moved by now is known to all.
+    fn count(&mut self, key: usize) {
+        if self.entries[key].count() {
+            let took = self.microseconds().saturating_sub(self.entries[key].begun);
+            self.shared.seen.waits.answer.note(took);
         }
     }
 
@@ -297,6 +309,7 @@ impl<T: Send + Sync> Engine<T> {
         token: u64,
         session: Session,
         times: Times,
+        meter: Option<Arc<Meter>>,
         owner: Owner<T>,
         connecting: bool,
     ) -> usize {
@@ -305,11 +318,16 @@ impl<T: Send + Sync> Engine<T> {
             // What a plan has said to the game server before.
             pace.spend(Side::Client, session.counts().0, self.microseconds());
         }
+        let begun = self.microseconds();
         let key = self.entries.insert(Box::new(Entry {
             token,
             owner,
             session,
             times,
+            meter,
+            counted: (0, 0),
+            begun,
+            answered: false,
             last_active: 0,
             ends_at: NEVER,
             drains_at: NEVER,
@@ -323,49 +341,9 @@ impl<T: Send + Sync> Engine<T> {
         }));
         self.keys.insert(token, key);
         if !connecting {
+            self.count(key);
             self.activate(key);
         }
         key
-    }
-
-    /// Forgets a session; its sockets are closed with it, which takes them out of epoll too.
-    fn end(&mut self, key: usize, end: End) {
-        let entry = *self.entries.remove(key);
-        self.keys.remove(&entry.token);
-        let (to_upstream, to_client) = entry.session.counts();
-        drop(entry.session); // its sockets are closed before anybody hears of its end
-        match entry.owner {
-            Owner::Given(owner) => self.ended.push(Ended {
-                token: entry.token,
-                owner,
-                end,
-                to_upstream,
-                to_client,
-            }),
-            Owner::Plan(course) => {
-                self.shared.places.leave(1);
-                self.played.push(Played {
-                    token: entry.token,
-                    plan: course.plan,
-                    node: course.node,
-                    peer: course.peer,
-                    end,
-                    to_upstream,
-                    to_client,
-                    hello_took: course.hello_took,
-                    connect_took: course.connect_took,
-                    lasted: course.since.elapsed(),
-                });
-            }
-        }
-    }
-
-    /// Tells what came of this turn, at once.
-    fn report(&mut self) {
-        self.shared.accepted.store(self.accepted, Ordering::Relaxed);
-        self.shared.ended.tell(&mut self.ended);
-        self.shared.played.tell(&mut self.played);
-        self.shared.shaken.tell(&mut self.shaken);
-        self.shared.arrivals.tell(&mut self.arrivals);
     }
 }

@@ -9,9 +9,10 @@ use std::sync::mpsc::SyncSender;
 use rustix::event::epoll;
 
 use super::entry::Owner;
-use super::handle::lock;
 use super::listening::Terms;
+use super::told::lock;
 use super::{Engine, SESSION_EVENTS, Times, session_data};
+use crate::meter::Meter;
 use crate::plans::Plan;
 use crate::session::{End, Session, Side};
 use crate::tls::Tls;
@@ -27,7 +28,7 @@ pub struct Playing<T> {
 }
 
 pub(super) enum Command<T> {
-    Start(u64, Session, Times, T),
+    Start(u64, Session, Times, Option<Arc<Meter>>, T),
     Shake(u64, OwnedFd, Box<Tls>, Vec<u8>, T),
     Abandon(u64),
     Kill(u64),
@@ -82,8 +83,8 @@ impl<T: Send + Sync> Engine<T> {
         }
         while let Some(command) = self.orders.pop_front() {
             match command {
-                Command::Start(token, session, times, owner) => {
-                    self.adopt(token, session, times, owner);
+                Command::Start(token, session, times, meter, owner) => {
+                    self.adopt(token, session, times, meter, owner);
                 }
                 Command::Shake(token, socket, tls, said, owner) => {
                     self.shake(token, socket, tls, said, owner);
@@ -172,8 +173,15 @@ impl<T: Send + Sync> Engine<T> {
         most
     }
 
-    fn adopt(&mut self, token: u64, session: Session, times: Times, owner: T) {
-        let key = self.insert(token, session, times, Owner::Given(owner), false);
+    fn adopt(
+        &mut self,
+        token: u64,
+        session: Session,
+        times: Times,
+        meter: Option<Arc<Meter>>,
+        owner: T,
+    ) {
+        let key = self.insert(token, session, times, meter, Owner::Given(owner), false);
         let entry = &self.entries[key];
         for side in [Side::Client, Side::Upstream] {
             let socket = entry.session.socket(side);

@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 use std::mem::take;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -14,8 +15,10 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use slab::Slab;
 
 use super::mishap::caught;
+use super::waiting::{Pending, Waiting};
 use super::{Engine, SESSION_EVENTS, SHAKING};
-use crate::tls::{Failure, Tls};
+use crate::plans::Plan;
+use crate::tls::{Failure, Server, Tls};
 use crate::tools::REST;
 
 /// How long handshakes may take in one turn, or a bit longer.
@@ -48,14 +51,32 @@ pub enum Unshaken {
 
 pub(super) struct Shaking<T> {
     token: u64,
-    socket: OwnedFd,
     tls: Box<Tls>,
-    /// What was read of it before.
+    /// What was read before.
     said: Vec<u8>,
-    /// What it did not take yet.
-    debt: Vec<u8>,
-    owner: T,
+    whose: Whose<T>,
     queued: bool,
+}
+
+/// Whose a handshake is: who has handed a copy of a socket over, or somebody who came here, by a plan.
+enum Whose<T> {
+    Given(T, OwnedFd),
+    Guest(Box<(Waiting, Sealed<T>)>),
+}
+
+/// Where somebody goes whose handshake is over.
+pub(super) struct Sealed<T> {
+    pub(super) plan: Arc<Plan<T>>,
+    pub(super) hello_took: Duration,
+}
+
+impl<T> Whose<T> {
+    fn socket(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Given(_, socket) => socket.as_fd(),
+            Self::Guest(guest) => guest.0.socket.as_fd(),
+        }
+    }
 }
 
 /// All of them.
@@ -79,6 +100,23 @@ impl<T> Shakes<T> {
         !self.queue.is_empty()
     }
 
+    /// What events of the next one are about.
+    fn next(&self) -> EventData {
+        EventData::new_u64(SHAKING | self.slab.vacant_key() as u64)
+    }
+
+    fn begin(&mut self, token: u64, tls: Box<Tls>, said: Vec<u8>, whose: Whose<T>) -> usize {
+        let key = self.slab.insert(Shaking {
+            token,
+            tls,
+            said,
+            whose,
+            queued: false,
+        });
+        self.queue(key);
+        key
+    }
+
     fn queue(&mut self, key: usize) {
         if let Some(one) = self.slab.get_mut(key)
             && !one.queued
@@ -99,24 +137,76 @@ impl<T: Send + Sync> Engine<T> {
         said: Vec<u8>,
         owner: T,
     ) {
-        let entry = self.shakes.slab.vacant_entry();
-        let key = entry.key();
-        let data = EventData::new_u64(SHAKING | key as u64);
+        let data = self.shakes.next();
         if let Err(error) = epoll::add(&self.epoll, &socket, data, SESSION_EVENTS) {
             let outcome = Err(Unshaken::Lost(error));
             self.shaken.push(Shaken { owner, outcome });
             return;
         }
-        entry.insert(Shaking {
-            token,
-            socket,
-            tls,
-            said,
-            debt: Vec::new(),
-            owner,
-            queued: false,
-        });
-        self.shakes.queue(key);
+        let whose = Whose::Given(owner, socket);
+        self.shakes.begin(token, tls, said, whose);
+    }
+
+    /// Begins one with somebody for whom there is a plan. `key`: where it is known to epoll.
+    pub(super) fn welcome_sealed(
+        &mut self,
+        waiting: Waiting,
+        key: Option<usize>,
+        plan: Arc<Plan<T>>,
+    ) {
+        let hello_took = waiting.since.elapsed();
+        let tls = plan.tls.as_ref().map(Server::accept);
+        let data = self.shakes.next();
+        let known = if key.is_some() {
+            epoll::modify(&self.epoll, &waiting.socket, data, SESSION_EVENTS)
+        } else {
+            epoll::add(&self.epoll, &waiting.socket, data, SESSION_EVENTS)
+        };
+        if let (Some(Ok(tls)), Ok(())) = (tls, known) {
+            let token = waiting.token;
+            let said = waiting.said[waiting.hello_at.unwrap_or(0)..].to_vec();
+            let guest = Box::new((waiting, Sealed { plan, hello_took }));
+            let whose = Whose::Guest(guest);
+            let key = self.shakes.begin(token, Box::new(tls), said, whose);
+            self.pending.push(Pending::Shaking(key, token));
+        } else {
+            let _ = epoll::delete(&self.epoll, &waiting.socket);
+            self.hand_over(waiting, None, None, None);
+        }
+    }
+
+    /// Hands somebody over whose handshake takes too long, as far as it has come.
+    pub(super) fn give_up_shaking(&mut self, key: usize, token: u64) {
+        let one = self.shakes.slab.get(key);
+        if one.is_some_and(|one| one.token == token) {
+            let one = self.shakes.slab.remove(key);
+            self.let_go(one, None);
+        }
+    }
+
+    /// One that is over, or whose time here is; `failure`: why it came to nothing.
+    fn let_go(&mut self, one: Shaking<T>, failure: Option<Unshaken>) {
+        let is_over = failure.is_some() || one.is_over();
+        match one.whose {
+            Whose::Given(owner, socket) => {
+                let _ = epoll::delete(&self.epoll, &socket); // a copy of it lives on elsewhere
+                drop(socket); // before anybody hears of it
+                let outcome = failure.map_or(Ok(one.tls), Err);
+                self.shaken.push(Shaken { owner, outcome });
+            }
+            Whose::Guest(guest) => {
+                let (waiting, sealed) = *guest;
+                if is_over && failure.is_none() {
+                    self.turn_of_guest(waiting, |engine, waiting| {
+                        engine.set_out_sealed(waiting, sealed, one.tls);
+                    });
+                } else {
+                    let _ = epoll::delete(&self.epoll, &waiting.socket);
+                    let tls = failure.map_or(Ok(one.tls), Err);
+                    self.hand_over(waiting, None, None, Some(tls));
+                }
+            }
+        }
     }
 
     /// Nobody waits for it any more.
@@ -124,14 +214,14 @@ impl<T: Send + Sync> Engine<T> {
         let found = self.shakes.slab.iter().find(|(_, one)| one.token == token);
         if let Some((key, _)) = found {
             let one = self.shakes.slab.remove(key);
-            let _ = epoll::delete(&self.epoll, &one.socket); // a copy of it may live on elsewhere
+            let _ = epoll::delete(&self.epoll, one.whose.socket()); // a copy of it may live on elsewhere
         }
     }
 
     /// The kernel has something to say of one.
     pub(super) fn stir(&mut self, key: usize, flags: EventFlags) {
         let one = self.shakes.slab.get(key);
-        let owes = one.is_some_and(|one| !one.debt.is_empty());
+        let owes = one.is_some_and(|one| !one.tls.owed.is_empty());
         if owes || flags != EventFlags::OUT {
             self.shakes.queue(key);
         }
@@ -157,13 +247,7 @@ impl<T: Send + Sync> Engine<T> {
             };
             if let Some(failure) = outcome {
                 let one = self.shakes.slab.remove(key);
-                let _ = epoll::delete(&self.epoll, &one.socket);
-                drop(one.socket); // before anybody hears of it
-                let outcome = failure.map_or(Ok(one.tls), Err);
-                self.shaken.push(Shaken {
-                    owner: one.owner,
-                    outcome,
-                });
+                self.let_go(one, failure);
             }
             if begun.elapsed() >= SHARE {
                 return;
@@ -180,10 +264,13 @@ impl<T: Send + Sync> Engine<T> {
         went
     }
 
-    /// Those that are not over when the engine ends are never told of: whoever waits goes, too.
+    /// When the engine ends: those who came here are somebody else's to count; whoever waits for another goes, too.
     pub(super) fn abandon_shaking(&mut self) {
         for (_, one) in take(&mut self.shakes.slab) {
-            let _ = epoll::delete(&self.epoll, &one.socket);
+            match one.whose {
+                Whose::Given(_, socket) => _ = epoll::delete(&self.epoll, &socket),
+                Whose::Guest(guest) => self.hand_over(guest.0, None, None, Some(Ok(one.tls))),
+            }
         }
     }
 }
@@ -207,7 +294,7 @@ impl<T> Shaking<T> {
             let rest = self.tls.put_rest(records);
             let room = records.len() - REST;
             let heard = recv(
-                &self.socket,
+                self.whose.socket(),
                 &mut records[rest..rest + room],
                 RecvFlags::empty(),
             );
@@ -229,7 +316,11 @@ impl<T> Shaking<T> {
             self.tls.keep_clear(clear);
             clear.clear();
         }
-        Ok(self.debt.is_empty())
+        Ok(self.is_over())
+    }
+
+    fn is_over(&self) -> bool {
+        !self.tls.is_handshaking() && self.tls.owed.is_empty()
     }
 
     /// Lets TLS have what came, and sends what it answers.
@@ -239,7 +330,7 @@ impl<T> Shaking<T> {
         out: &mut Vec<u8>,
     ) -> Result<(), Unshaken> {
         let went = receive(&mut self.tls, out);
-        self.debt.extend_from_slice(out);
+        self.tls.owed.extend_from_slice(out);
         let paid = self.pay();
         went.map_err(Unshaken::Failed)?; // it says more than that its alert did not go out
         paid
@@ -247,18 +338,22 @@ impl<T> Shaking<T> {
 
     fn pay(&mut self) -> Result<(), Unshaken> {
         let mut paid = 0;
-        while paid < self.debt.len() {
-            match send(&self.socket, &self.debt[paid..], SendFlags::NOSIGNAL) {
+        while paid < self.tls.owed.len() {
+            match send(
+                self.whose.socket(),
+                &self.tls.owed[paid..],
+                SendFlags::NOSIGNAL,
+            ) {
                 Ok(count) => paid += count,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => break,
                 Err(error) => return Err(Unshaken::Lost(error)),
             }
         }
-        if paid == self.debt.len() {
-            self.debt = Vec::new();
+        if paid == self.tls.owed.len() {
+            self.tls.owed = Vec::new();
         } else {
-            self.debt.drain(..paid);
+            self.tls.owed.drain(..paid);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 mod client;
 mod failure;
 mod server;
+mod steps;
 mod tickets;
 mod verify;
 
@@ -15,12 +16,13 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::unbuffered::EncryptError;
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 
 pub use self::client::Client;
 pub use self::failure::{Alert, Failure};
 pub use self::server::{Offer, Server};
+use self::steps::{Step, Traffic, step, write_step};
 pub use self::verify::PemError;
 
 /// Bytes of the largest record on the wire (RFC 8446 section 5.2; TLS 1.2 allows more, RFC 5246 section 6.2.3).
@@ -43,6 +45,8 @@ pub struct Tls {
     rest: Vec<u8>,
     /// In clear, and not handed on yet.
     clear: Vec<u8>,
+    /// Records of the handshake that the socket did not take yet.
+    pub(crate) owed: Vec<u8>,
     /// The peer has said that nothing more comes.
     ended: bool,
     /// We have.
@@ -78,6 +82,7 @@ impl Tls {
             connection,
             rest: Vec::new(),
             clear: Vec::new(),
+            owed: Vec::new(),
             ended: false,
             closed: false,
             begun: false,
@@ -257,21 +262,30 @@ impl Tls {
         written.map_err(|error| self.fail(&error, out))
     }
 
+    /// Whether it is TLS 1.3, and not 1.2.
+    #[must_use]
+    pub fn is_1_3(&self) -> bool {
+        self.state().protocol_version() == Some(ProtocolVersion::TLSv1_3)
+    }
+
+    /// Whether it goes on from an earlier session.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.state().handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
     /// What was agreed upon, once the handshake is over.
     #[must_use]
     pub fn agreed(&self) -> Agreed {
         let state = self.state();
         let shown = state.peer_certificates().and_then(<[_]>::first);
         Agreed {
-            version: match state.protocol_version() {
-                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-                _ => "TLSv1.2",
-            },
+            version: if self.is_1_3() { "TLSv1.3" } else { "TLSv1.2" },
             cipher: state
                 .negotiated_cipher_suite()
                 .map_or("", |suite| cipher_name(suite.suite())),
             alpn: state.alpn_protocol().map(<[u8]>::to_vec),
-            resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
+            resumed: self.is_resumed(),
             certificate: shown.map(|one: &CertificateDer<'_>| one.as_ref().to_vec()),
         }
     }
@@ -295,125 +309,6 @@ impl Tls {
         }
         failure::mend(error, &mut out[before..]);
         Failure::new(error, &out[before..])
-    }
-}
-
-enum Step {
-    /// There is more to do.
-    On,
-    /// The peer has ended.
-    Ended,
-    /// Nothing is left to do before more comes.
-    Done,
-}
-
-/// Does what rustls asks for; how many bytes it is done with.
-fn step<D>(
-    status: UnbufferedStatus<'_, '_, D>,
-    clear: &mut Vec<u8>,
-    out: &mut Vec<u8>,
-) -> (usize, Result<Step, rustls::Error>) {
-    let UnbufferedStatus { mut discard, state } = status;
-    let stepped = match state {
-        Err(error) => Err(error),
-        Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
-            match traffic.next_record() {
-                Some(Ok(record)) => {
-                    discard += record.discard;
-                    clear.extend_from_slice(record.payload);
-                }
-                Some(Err(error)) => break Err(error),
-                None => break Ok(Step::On),
-            }
-        },
-        Ok(ConnectionState::EncodeTlsData(mut data)) => {
-            put(out, 0, |room| match data.encode(room) {
-                Ok(count) => Ok(count),
-                Err(EncodeError::InsufficientSize(error)) => Err(Some(error.required_size)),
-                Err(EncodeError::AlreadyEncoded) => Err(None),
-            });
-            Ok(Step::On)
-        }
-        Ok(ConnectionState::TransmitTlsData(data)) => {
-            data.done(); // whoever called sends it
-            Ok(Step::On)
-        }
-        Ok(ConnectionState::PeerClosed) => Ok(Step::Ended),
-        // Early data is never agreed to, and whatever else there may be one day waits for more to come.
-        Ok(_) => Ok(Step::Done),
-    };
-    (discard, stepped)
-}
-
-/// The same on the way to writing; whether it has been written.
-fn write_step<D>(
-    status: UnbufferedStatus<'_, '_, D>,
-    room: usize,
-    out: &mut Vec<u8>,
-    write: &mut impl FnMut(&mut dyn Traffic, &mut [u8]) -> Result<usize, EncryptError>,
-) -> (usize, Result<bool, rustls::Error>) {
-    match status.state {
-        Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-            let mut written = Ok(true);
-            put(out, room, |room| match write(&mut traffic, room) {
-                Ok(count) => Ok(count),
-                Err(EncryptError::InsufficientSize(error)) => Err(Some(error.required_size)),
-                Err(EncryptError::EncryptExhausted) => {
-                    written = Err(rustls::Error::EncryptError);
-                    Err(None)
-                }
-            });
-            (0, written)
-        }
-        Ok(ConnectionState::Closed) => (0, Ok(true)), // it was said
-        Ok(ConnectionState::BlockedHandshake) => (0, Err(rustls::Error::HandshakeNotComplete)),
-        state => {
-            let status = UnbufferedStatus {
-                discard: status.discard,
-                state,
-            };
-            let (count, stepped) = step(status, &mut Vec::new(), out);
-            (count, stepped.map(|_| false))
-        }
-    }
-}
-
-/// Appends what is put into the room that is made for it; again, where it says how much more it needs.
-fn put(
-    out: &mut Vec<u8>,
-    mut room: usize,
-    mut write: impl FnMut(&mut [u8]) -> Result<usize, Option<usize>>,
-) {
-    let start = out.len();
-    loop {
-        out.resize(start + room, 0);
-        match write(&mut out[start..]) {
-            Ok(count) => {
-                out.truncate(start + count);
-                return;
-            }
-            Err(Some(required)) if required > room => room = required,
-            Err(_) => {
-                out.truncate(start);
-                return;
-            }
-        }
-    }
-}
-
-/// Writing, whichever side we are.
-trait Traffic {
-    fn encrypt(&mut self, bytes: &[u8], room: &mut [u8]) -> Result<usize, EncryptError>;
-    fn queue_close_notify(&mut self, room: &mut [u8]) -> Result<usize, EncryptError>;
-}
-
-impl<D> Traffic for rustls::unbuffered::WriteTraffic<'_, D> {
-    fn encrypt(&mut self, bytes: &[u8], room: &mut [u8]) -> Result<usize, EncryptError> {
-        self.encrypt(bytes, room)
-    }
-
-    fn queue_close_notify(&mut self, room: &mut [u8]) -> Result<usize, EncryptError> {
-        self.queue_close_notify(room)
     }
 }
 

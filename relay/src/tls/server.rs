@@ -29,7 +29,8 @@ pub struct Offer<'a> {
     pub secrets: Vec<[u8; 32]>,
 }
 
-/// Ready for handshakes.
+/// Ready for handshakes; a copy is the same one.
+#[derive(Clone)]
 pub struct Server(Arc<ServerConfig>);
 
 impl Server {

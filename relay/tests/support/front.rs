@@ -243,8 +243,10 @@ pub fn nodes(servers: &[SocketAddr]) -> Arc<Nodes> {
 /// A plan that leads there.
 pub fn plan(nodes: &Arc<Nodes>, times: Times, owner: usize) -> Plan<usize> {
     Plan {
+        tls: None,
         nodes: Arc::clone(nodes),
         times,
+        meter: None,
         owner,
     }
 }

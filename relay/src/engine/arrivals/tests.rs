@@ -34,8 +34,10 @@ fn server(backlog: i32) -> (TcpListener, Arc<Plan<()>>) {
     listening.set_nonblocking(true).unwrap();
     let address = listening.local_addr().unwrap();
     let plan = Plan {
+        tls: None,
         nodes: Arc::new(Nodes::new(vec![address], Duration::from_secs(60))),
         times: ENDLESS,
+        meter: None,
         owner: (),
     };
     (listening, Arc::new(plan))
@@ -70,7 +72,9 @@ fn visit(engine: &mut Engine<()>, plan: &Arc<Plan<()>>) -> (TcpStream, u64, usiz
         source: peer,
         since: Instant::now(),
         said: b"hello".to_vec(),
+        alpn: None,
         hello_at: Some(0),
+        split: false,
     };
     engine.set_out(waiting, None, Arc::clone(plan), true);
     let key = engine.keys[&token];

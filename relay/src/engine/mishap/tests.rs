@@ -143,8 +143,10 @@ impl Front {
         };
         let nodes = Nodes::new(vec![game.local_addr().unwrap()], Duration::from_secs(60));
         let plan = Plan {
+            tls: None,
             nodes: Arc::new(nodes),
             times: ENDLESS,
+            meter: None,
             owner: (),
         };
         handle.learn(handle.listen(door.into(), terms), "a", plan);
@@ -323,7 +325,7 @@ fn what_was_asked_for_and_not_done_yet_is_turned_away() {
     let session = Session::new(client.into(), upstream.into(), Vec::new());
     let in_one_turn = [
         Command::Trap(Trap::Engine),
-        Command::Start(7, session, ENDLESS, ()),
+        Command::Start(7, session, ENDLESS, None, ()),
     ];
     let mut commands = lock(&handle.shared.commands);
     commands.as_mut().unwrap().extend(in_one_turn);
