@@ -70,13 +70,29 @@ class Stage:
 
 @asynccontextmanager
 async def scanned(moved_by: str, **members: Any) -> AsyncIterator[Stage]:
-    """`members`: of the ssl object."""
+    """`members`: of the ssl object.
+
+    Somebody has been there before, so the native relay knows what becomes of the name: it speaks TLS before Python is asked.
+    """
     async with game_server() as game:
         objects = {"ssls/1": certificate(**members), "stream_routes/1": route(game.port)}
         listener = Listener(address="127.0.0.1:0", tls=True)
         with trio.fail_after(DEADLINE):
             async with open_gateway(listener, objects, moved_by=moved_by) as gateway:
+                await greet(gateway)
                 yield Stage(gateway, game)
+
+
+async def greet(gateway: Gateway) -> ssl.SSLSession | None:
+    """A player who is heard and leaves; his session."""
+    peer = TlsPeer(gateway.dial().sock, player_context())
+    await peer.handshake(then=b"hi")
+    assert await peer.read(2) == b"hi"
+    await peer.end()
+    assert await peer.read_all() == b""
+    peer.close()
+    assert (await gateway.lines.next())["reason"] == "client_closed"
+    return peer.session
 
 
 @pytest.mark.parametrize(
@@ -185,7 +201,7 @@ async def test_early_data_is_refused(moved_by: str, tmp_path: Path) -> None:
         printed = await by_openssl(port, authority, *again)
         assert "Reused, TLSv1.3" in printed
         assert "Early data was rejected" in printed
-        assert [bytes(one) for one in stage.game.heard] == [b"over TLS\n"] * 2
+        assert [bytes(one) for one in stage.game.heard] == [b"hi", *[b"over TLS\n"] * 2]
 
 
 # -- sslyze. It wants another `cryptography` than we do, and so has a place of its own.
