@@ -92,6 +92,7 @@ INSIDE = (
                     "reconnects": rate("sniproxy_config_watch_reconnects_total"),
                     "full lists": rate("sniproxy_config_lists_total"),
                     "node records not written": rate("sniproxy_node_record_failures_total"),
+                    "statistics not written": rate("sniproxy_statistics_failures_total"),
                 },
                 "cps",
             ),
@@ -172,6 +173,7 @@ INSIDE = (
                 "Lost lines and counts",
                 {
                     "log lines dropped": total("sniproxy_log_lines_dropped"),
+                    "traces dropped": total("sniproxy_traces_dropped_total"),
                     "not counted by limits": total("sniproxy_limits_uncounted"),
                 },
                 about="Lines that nobody read in time; sessions let in as limits.table is too small",

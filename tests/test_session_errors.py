@@ -136,7 +136,7 @@ HASTY: dict[str, Any] = {"line": False, "relays": NATIVE, "settings": {"connect_
 
 CASES: dict[str, Case] = {
     # in the task that sets it up
-    "client's address": Case(at(SESSION, "_text"), served(shut_out)),
+    "client's address": Case(at(SESSION, "peer_text"), served(shut_out)),
     "hello": Case(at(ClientHelloReader, "feed"), served(shut_out)),
     "routing": Case(at(Router, "match"), served(shut_out)),
     "limits of the route": Case(at(Limits, "admit_route"), served(shut_out), "1"),

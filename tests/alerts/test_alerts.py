@@ -24,6 +24,8 @@ RULE_TESTS = sorted(HERE.glob("*.yaml"))
 NO_FAILURES = REFUSALS | {
     CloseReason.CLIENT_CLOSED,
     CloseReason.UPSTREAM_CLOSED,
+    CloseReason.CLIENT_TRUNCATED,
+    CloseReason.UPSTREAM_TRUNCATED,
     CloseReason.CLIENT_RESET,
     CloseReason.UPSTREAM_RESET,
     CloseReason.IDLE_TIMEOUT,

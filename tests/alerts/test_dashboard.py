@@ -21,6 +21,7 @@ OURS = {sample for told in BY_NAME.values() for sample in samples_of(told)}
 NOT_SHOWN = {
     "sniproxy_config_mirror_set_aside",
     "sniproxy_loop_tasks",
+    "sniproxy_traces_sent",
     "sniproxy_upstream_unhealthy",  # by name: sniproxy_upstream_node_healthy
     "sniproxy_upstream_circuits_open",
     "process_max_fds",

@@ -102,7 +102,7 @@ def test_times_are_of_the_steps_that_were_taken() -> None:
 
 def test_times_that_the_relay_has_taken_count_too() -> None:
     few = [0] * len(WAITS), 0.0
-    counts = Counts(waits=lambda: (([1] * (len(WAITS) + 1), 30.0), few, few))
+    counts = Counts(waits=lambda: (([1] * (len(WAITS) + 1), 30.0), few, few, few))
     counts.hello.observe(0.0004)
     assert counted(counts, "hello_seconds_count") == {(): len(WAITS) + 2}
     assert counted(counts, "hello_seconds_sum") == {(): pytest.approx(30.0004)}
