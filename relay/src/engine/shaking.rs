@@ -202,8 +202,10 @@ impl<T: Send + Sync> Engine<T> {
                     });
                 } else {
                     let _ = epoll::delete(&self.epoll, &waiting.socket);
-                    let tls = failure.map_or(Ok(one.tls), Err);
-                    self.hand_over(waiting, None, None, Some(tls));
+                    // Whose turn has not come has not begun: all that he said is still there to be heard.
+                    let begun = failure.is_some() || one.said.is_empty();
+                    let tls = begun.then(|| failure.map_or(Ok(one.tls), Err));
+                    self.hand_over(waiting, None, None, tls);
                 }
             }
         }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::super::Times;
-use super::super::handle::{Ended, Handle, lock, signal};
+use super::super::handle::{Ended, Handle};
 use super::super::listening::Terms;
 use super::super::orders::{Command, Trap};
+use super::super::told::{lock, signal};
 use super::*;
 use crate::places::Places;
 use crate::plans::{Nodes, Plan};
