@@ -198,7 +198,7 @@ async def test_a_keyring_that_gets_a_new_first_key(version: ssl.TLSVersion) -> N
     ):
         session = (await visit(gateway, context)).session
         keyring.succeed(Keyring([NEW]))
-        gateway.worker.settle(gateway.worker.settings, gateway.worker.turns.settings)
+        gateway.worker.forget_plans()  # as after every change, and that of a key file is followed by some
         again = await visit(gateway, context, session)
         assert again.resumed
         assert (await visit(new, context, again.session)).resumed
