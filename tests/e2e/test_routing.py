@@ -199,7 +199,7 @@ def test_one_json_line_per_session(
     with join_soon(stack.port, "line.example.com", trusting(authority)) as player:
         port = player.getsockname()[1]
         answer = say(player, "hello")
-    assert reason_of(stack, port) == "client_closed"
+    assert reason_of(stack, port) == "client_truncated"  # Python's TLS sends no close_notify
     line = next(one for one in stack.proxy.lines("session") if one["client"].endswith(f":{port}"))
     assert line["sni"] == line["route"] == "line.example.com"
     assert line["node"] == f"127.0.0.1:{games[0].port}"
