@@ -16,7 +16,7 @@ ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_c
   test_outages.py test_broken_objects.py test_kills.py test_prometheus.py test_side_by_side.py test_workers.py test_stop.py \
   test_upgrade.py test_leaving.py test_rotation.py test_blocked_log.py test_admin_api_bench.py \
   test_chart.py test_key_rotation.py test_certificate_files.py test_apisix_compatibility.py test_health.py test_node_drain.py \
-  test_forbidden.py test_eks.py test_migrate.py test_telling.py)
+  test_forbidden.py test_eks.py test_migrate.py test_telling.py test_tls_clients.py test_tls_scan.py)
 # Much of the tests' time is waiting, so there is one more at once than CI has cores. A file stays in one process, for
 # what its tests share; files start in the order of their names, as those that take long are not those of many tests.
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
@@ -169,6 +169,8 @@ clean:
 	$(PYTHON) -m venv .venv
 
 include image/image.mk
+include tests/support/tls_client/clients.mk
+test unit e2e cover: tls-clients
 
 $(RUNTIME): pyproject.toml $(CRATE) | .venv/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .

@@ -8,6 +8,7 @@
     full-house    descriptors, max_sessions, address_sessions and route_sessions, each reached and left
     slow-readers  1 000 players who read 1 KiB a second of what their game server sends as fast as it can
     newcomers     players of a quiet route beside a flood towards another one
+    handshakes    2 000 handshakes in 5 s beside 500 players who are passed through
 
 A pod is a parent and two workers. Players and game servers are the load generator's (Rust, so cargo is needed), and run on
 the same cores. `--quick` is the form of a tenth that CI runs: there bars of time are told and not held.
@@ -24,7 +25,7 @@ from pathlib import Path
 import click
 import httpx
 
-from bench import every_byte, full_house, idle, newcomers, slow_readers, storm
+from bench import every_byte, full_house, handshakes, idle, newcomers, slow_readers, storm
 from bench.generator import Failed, Generator, Missing, build
 from bench.machine import describe_machine
 from bench.outcome import Outcome
@@ -57,6 +58,9 @@ def scenarios(*, quick: bool, minutes: float | None = None) -> dict[str, Scenari
         ),
         "newcomers": lambda site: newcomers.newcomers(
             newcomers.QUICK if quick else newcomers.FULL, site
+        ),
+        "handshakes": lambda site: handshakes.handshakes(
+            handshakes.QUICK if quick else handshakes.FULL, site
         ),
     }
 

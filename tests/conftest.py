@@ -39,6 +39,14 @@ def anyio_backend() -> str:
     return "trio"
 
 
+@pytest.fixture(params=["native", "trio"])
+def moved_by(request: pytest.FixtureRequest) -> str:
+    """Each relay's name, for `open_gateway`."""
+    if request.param == "native" and not BUILT:
+        pytest.skip("the native relay is not built")
+    return str(request.param)
+
+
 @pytest.fixture
 def deaf() -> Iterator[tuple[str, int]]:
     """An address where connecting never comes to an end."""

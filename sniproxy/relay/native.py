@@ -86,7 +86,6 @@ class NativeRelay:
     def settle(self, settings: Proxy) -> None:
         self._engine.limit(settings.max_sessions)
         self.front.settle(settings)
-        self._handshakes.forget()
 
     async def accept_tls(
         self, client: socket.socket, server_tls: ServerTls, received: bytes

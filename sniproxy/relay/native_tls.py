@@ -58,15 +58,16 @@ class Handshakes:
         self._engine = engine
         self._secrets = secrets
         self._own_secret = os.urandom(32)
+        self._sealed_under: tuple[bytes, ...] = ()  # what tickets of those of `_servers` are
         self._servers: WeakKeyDictionary[ServerTls, _relay.ServerTls | None] = WeakKeyDictionary()
         self._clients: WeakKeyDictionary[ClientTls, _relay.ClientTls | None] = WeakKeyDictionary()
 
-    def forget(self) -> None:
-        """The secrets may be others from now on."""
-        self._servers.clear()
-
     def server(self, server_tls: ServerTls) -> "_relay.ServerTls | None":
         """What handshakes by it are made with; None where rustls does not take it."""
+        secrets = tuple(self._secrets()) or (self._own_secret,)
+        if secrets != self._sealed_under:  # a key has come, by other settings or in the key file
+            self._servers.clear()
+            self._sealed_under = secrets
         if server_tls not in self._servers:
             self._servers[server_tls] = self._make_server(server_tls)
         return self._servers[server_tls]
@@ -159,14 +160,13 @@ class Handshakes:
         if "TLSv1.1" in versions:
             return None
         asked = server_tls.client_ca
-        secrets = tuple(self._secrets()) or (self._own_secret,)
         with suppress(ValueError):
             return _relay.ServerTls(
                 list(server_tls.pairs),
                 ("TLSv1.2" in versions, "TLSv1.3" in versions),
                 None if asked is None else (asked, server_tls.client_depth),
                 [],
-                [_of_policy(secret, server_tls) for secret in secrets],
+                [_of_policy(secret, server_tls) for secret in self._sealed_under],
             )
         return None
 

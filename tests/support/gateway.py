@@ -160,18 +160,25 @@ async def open_gateway(
     relay: Relay | None = None,
     log: Log | None = None,
     overload: Mapping[str, Any] | None = None,
+    keyring: Keyring | None = None,
+    moved_by: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
-    """Serves until the block is left, which ends its sessions as a shutdown does."""
+    """Serves until the block is left, which ends its sessions as a shutdown does.
+
+    `relay`: in the place of one of its own, of the kind `moved_by`. `keyring`: under which its tickets are; the objects'
+    keys stand in clear.
+    """
     listener = listener or Listener(address="127.0.0.1:0", tls=True, tls_passthrough=True)
     captured, lines = open_lines()
     listening = bind(listener.address, "proxy.listeners.0.address")
     with listening:
         tune(listening, keepalive_idle=KEEPALIVE_IDLE)
         listen(listening, "proxy.listeners.0.address", backlog=100)
-        proxy = Proxy(**{"refused_log_interval": 0, "relay": MOVED_BY, **settings})
+        proxy = Proxy(**{"refused_log_interval": 0, "relay": moved_by or MOVED_BY, **settings})
         limits = open_limits(proxy)
-        async with open_relay(proxy, limits.places) as opened, trio.open_nursery() as nursery:
+        opening = open_relay(proxy, limits.places, keyring.ticket_secrets if keyring else tuple)
+        async with opening as opened, trio.open_nursery() as nursery:
             snapshot = fill(objects or {})
             crowded = Overload(**{"route_share": 1, "address_share": 1, **(overload or {})})
             worker = open_worker(proxy, snapshot, relay or opened, log or captured, limits, crowded)

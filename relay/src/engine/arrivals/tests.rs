@@ -6,15 +6,14 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use rustix::event::epoll::Event;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
-use super::super::LISTENER;
-use super::super::Times;
 use super::super::handle::Shared;
 use super::super::orders::Command;
-use super::super::session_data;
+use super::super::{LISTENER, Times, session_data};
 use super::*;
 use crate::places::Places;
 use crate::plans::Nodes;
 use crate::session::Side;
+use crate::tls::{Offer, Server};
 use crate::tools::Tools;
 
 const ENDLESS: Times = Times {
@@ -58,16 +57,15 @@ fn deaf() -> (TcpListener, Vec<OwnedFd>, Arc<Plan<()>>) {
     (listening, queued.collect(), plan)
 }
 
-/// Somebody who comes and is sent there; the session's token and place.
-fn visit(engine: &mut Engine<()>, plan: &Arc<Plan<()>>) -> (TcpStream, u64, usize) {
+/// Somebody who has come and said hello.
+fn guest(engine: &mut Engine<()>) -> (TcpStream, Waiting) {
     let door = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let player = TcpStream::connect(door.local_addr().unwrap()).unwrap();
     let (socket, peer) = door.accept().unwrap();
     socket.set_nonblocking(true).unwrap();
     assert!(engine.shared.places.enter());
-    let token = engine.new_token();
     let waiting = Waiting {
-        token,
+        token: engine.new_token(),
         listener: 0,
         socket: socket.into(),
         peer,
@@ -78,6 +76,13 @@ fn visit(engine: &mut Engine<()>, plan: &Arc<Plan<()>>) -> (TcpStream, u64, usiz
         hello_at: Some(0),
         split: false,
     };
+    (player, waiting)
+}
+
+/// The same, sent there; the session's token and place.
+fn visit(engine: &mut Engine<()>, plan: &Arc<Plan<()>>) -> (TcpStream, u64, usize) {
+    let (player, waiting) = guest(engine);
+    let token = waiting.token;
     engine.set_out(waiting, None, Arc::clone(plan), true);
     let key = engine.keys[&token];
     (player, token, key)
@@ -234,4 +239,29 @@ fn tokens_are_never_those_that_are_counted_up() {
     let tokens: std::collections::HashSet<_> = (0..10_000).map(|_| engine.new_token()).collect();
     assert_eq!(tokens.len(), 10_000);
     assert!(tokens.iter().all(|token| token >> 63 == 1));
+}
+
+#[test]
+fn who_waits_in_vain_for_the_first_turn_of_his_handshake_has_said_what_he_said() {
+    let mut engine = engine();
+    let (_server, plan) = server(9);
+    let nobodys = Offer {
+        pairs: Vec::new(),
+        versions: (true, true),
+        client_ca: None,
+        alpn: Vec::new(),
+        secrets: Vec::new(),
+    };
+    let tls = Some(Server::new(nobodys).unwrap());
+    let plan = Plan {
+        tls,
+        ..Arc::into_inner(plan).unwrap()
+    };
+    let (_player, waiting) = guest(&mut engine);
+    engine.welcome_sealed(waiting, None, Arc::new(plan));
+    engine.clear_pending();
+    engine.clear_pending();
+    let arrival = engine.arrivals.pop().unwrap();
+    assert_eq!(arrival.said, b"hello");
+    assert!(arrival.tls.is_none(), "a handshake that has not begun");
 }
