@@ -84,7 +84,8 @@ def test_members_of_a_newer_version_are_ignored() -> None:
         b"9" * 10_000,
         *(
             json.dumps({name: value for name, value in WHOLE.items() if name != left_out}).encode()
-            for left_out in WHOLE.keys() - {"rates"}
+            for left_out in WHOLE
+            if left_out != "rates"
         ),
         *(
             json.dumps(WHOLE | {name: wrong}).encode()
