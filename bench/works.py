@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 
-from bench.generator import Generator, Target, wait_for
+from bench.generator import Failed, Generator, Target, wait_for
 from bench.peers import TERMINATED, Contestant, Launch, Setup, route_name
 from bench.processes import cpu_seconds, end, memory, spawn
 from tests.support.players import client_hello
@@ -185,6 +185,18 @@ def connect(proxy: Running, target: Target, count: int) -> Sample:
     return proxy.spent(count / THOUSAND) | {"per_second": count / result["seconds"]}
 
 
+def come_back(proxy: Running, count: int) -> Sample:
+    """The same of players who come back by a ticket; Failed where most of them may not."""
+    target = Target(proxy.terminated.port, ("--resume", TERMINATED))
+    proxy.mark()
+    result = proxy.generator.run("connections", target, count=count, at_once=AT_ONCE)
+    time.sleep(SETTLE)
+    whole = result["whole_handshakes"]
+    if whole > max(count / 10, 2 * AT_ONCE):
+        raise Failed(f"connections: {whole} of {count} were not resumed")
+    return proxy.spent(count / THOUSAND) | {"per_second": count / result["seconds"]}
+
+
 def connect_alone(proxy: Running, target: Target, count: int) -> Sample:
     """New sessions one after another: how long each waits."""
     return _latency(proxy.generator.run("connections", target, count=count, at_once=1))
@@ -280,6 +292,13 @@ COST = (
         "1000 TLS handshakes, ECDSA P-256",
         "cpu",
         lambda proxy, plan: connect(proxy, proxy.terminated, plan.handshakes),
+        bar=1.0,
+    ),
+    Unit(
+        "resumptions",
+        "1000 TLS handshakes, resumed",
+        "cpu",
+        lambda proxy, plan: come_back(proxy, plan.handshakes),
         bar=1.0,
     ),
     Unit(

@@ -92,5 +92,5 @@ def test_a_node_record_of_another_version_is_read() -> None:
     assert read is not None
     assert (read.id, read.version, read.revision) == ("a", "0.2.0", 7)
     assert set(json.loads(record.encode())) == {
-        *("id", "version", "revision", "age", "stale", "sessions", "started")
+        *("id", "version", "revision", "age", "stale", "sessions", "started", "rates")
     }

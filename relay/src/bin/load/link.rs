@@ -48,10 +48,10 @@ impl Way {
         Ok(Self::Passing(hellos))
     }
 
-    /// With a handshake that asks for this name.
-    pub fn terminated(name: &str) -> Result<Self, Failure> {
+    /// With a handshake that asks for this name; `resuming`: from the second one on, as one who comes back.
+    pub fn terminated(name: &str, resuming: bool) -> Result<Self, Failure> {
         let name = ServerName::try_from(name.to_owned())?;
-        Ok(Self::Terminated(tls::config()?, name))
+        Ok(Self::Terminated(tls::config(resuming)?, name))
     }
 
     /// What the session of that number sends first and wants back.

@@ -91,7 +91,8 @@ fn options(mut arguments: lexopt::Parser) -> Result<Options, Failure> {
         match argument {
             Long("to") => to = Some(arguments.value()?.parse()?),
             Long("hello") => way = Some(Way::passing(&std::fs::read(arguments.value()?)?)?),
-            Long("tls") => way = Some(Way::terminated(&arguments.value()?.string()?)?),
+            Long("tls") => way = Some(Way::terminated(&arguments.value()?.string()?, false)?),
+            Long("resume") => way = Some(Way::terminated(&arguments.value()?.string()?, true)?),
             Long("sessions" | "at-once") => options.sessions = arguments.value()?.parse()?,
             Long("count") => options.count = arguments.value()?.parse()?,
             Long("size") => options.size = arguments.value()?.parse()?,
@@ -112,7 +113,9 @@ fn options(mut arguments: lexopt::Parser) -> Result<Options, Failure> {
         }
     }
     options.to = to.ok_or("--to is missing")?;
-    options.way = Some(Arc::new(way.ok_or("--hello or --tls is missing")?));
+    options.way = Some(Arc::new(
+        way.ok_or("--hello, --tls or --resume is missing")?,
+    ));
     let none = options.sessions == 0 || options.size == 0 || options.window == 0;
     if none || options.rate.is_some_and(|rate| rate <= 0.0) {
         return Err("--sessions, --size, --window and --rate must be above 0".into());

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::tls;
+
 const MOST_CAUSES: usize = 20; // failures that are told apart
 
 /// Latencies and failures since it was made.
@@ -56,6 +58,7 @@ impl Tally {
             "latency_us": {
                 "p50": share(500), "p90": share(900), "p99": share(990), "p999": share(999), "max": share(1000),
             },
+            "whole_handshakes": tls::whole_handshakes(),
             "failed": self.failures(),
             "failures": self.failures,
         })

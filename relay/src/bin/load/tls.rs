@@ -1,12 +1,58 @@
 //! A TLS client that does the same arithmetic with every server, and no more than it must.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, NamedGroup, SignatureScheme};
+
+/// Handshakes in which a certificate was checked: those that were not resumed.
+static WHOLE: AtomicU64 = AtomicU64::new(0);
+
+/// How many there were.
+pub fn whole_handshakes() -> u64 {
+    WHOLE.load(Ordering::Relaxed)
+}
+
+/// Tickets that are kept at most.
+const TICKETS: usize = 4096;
+
+/// The tickets that a server gave, each for one connection (RFC 8446 appendix C.4), the last one first.
+#[derive(Debug, Default)]
+struct Tickets(Mutex<Vec<Tls13ClientSessionValue>>);
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        let mut tickets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if tickets.len() < TICKETS {
+            tickets.push(ticket);
+        }
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        let mut tickets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tickets.pop()
+    }
+}
 
 /// Trusts whoever owns the key of the certificate that it shows.
 #[derive(Debug)]
@@ -39,6 +85,7 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        WHOLE.fetch_add(1, Ordering::Relaxed);
         let algorithms = &self.0.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signed, algorithms)
     }
@@ -48,8 +95,8 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// TLS 1.3, AES-128-GCM, X25519, no resumption.
-pub fn config() -> Result<Arc<ClientConfig>, Error> {
+/// TLS 1.3, AES-128-GCM, X25519; `resuming`: with tickets of earlier sessions, once there are some.
+pub fn config(resuming: bool) -> Result<Arc<ClientConfig>, Error> {
     let provider = Arc::new(CryptoProvider {
         cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256],
         kx_groups: vec![aws_lc_rs::kx_group::X25519],
@@ -60,6 +107,10 @@ pub fn config() -> Result<Arc<ClientConfig>, Error> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         .with_no_client_auth();
-    config.resumption = Resumption::disabled();
+    config.resumption = if resuming {
+        Resumption::store(Arc::new(Tickets::default()))
+    } else {
+        Resumption::disabled()
+    };
     Ok(Arc::new(config))
 }
