@@ -31,6 +31,7 @@ LINES = 1.0  # a second, of each kind and worker
 RUSH = 20.0  # a second, of those who come once it is full
 PLAYED = {  # how those have ended who were inside: a player who is told to stop may have a message on its way
     CloseReason.CLIENT_CLOSED,
+    CloseReason.CLIENT_TRUNCATED,
     CloseReason.CLIENT_RESET,
     CloseReason.UPSTREAM_CLOSED,
     CloseReason.PROBE,

@@ -222,5 +222,5 @@ def to_upstream(lines: Sequence[dict[str, Any]], name: str) -> list[float]:
         for line in lines
         if line.get("event") == "session"
         and line["sni"] == name
-        and line["reason"] == CloseReason.CLIENT_CLOSED
+        and line["reason"] in (CloseReason.CLIENT_CLOSED, CloseReason.CLIENT_TRUNCATED)
     ]
