@@ -109,7 +109,7 @@ def test_a_session_from_end_to_end(tree: Path, tmp_path: Path, authority: trustm
             with join_soon(plan.port, "gs-1.com", trusting(authority)) as player:
                 assert say(player, "hello") == "[test-server-1] hello"
             for _ in retry_until(30, "the session is over"):
-                if '"reason": "client_closed"' in proxy.log.read_text():
+                if '"reason": "client_truncated"' in proxy.log.read_text():
                     break
         finally:
             plan.api.close()
