@@ -23,11 +23,11 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=rust /usr/local/rustup /usr/local/rustup
 COPY --from=rust /usr/local/cargo /usr/local/cargo
-ENV RUSTUP_HOME=/usr/local/rustup CARGO_HOME=/usr/local/cargo PATH=/usr/local/cargo/bin:$PATH PIP_ROOT_USER_ACTION=ignore
+ENV RUSTUP_HOME=/usr/local/rustup CARGO_HOME=/usr/local/cargo PATH=/usr/local/cargo/bin:$PATH PIP_ROOT_USER_ACTION=ignore PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /src
 COPY Makefile ./
 COPY image image
-RUN --mount=type=cache,id=pip-$TARGETPLATFORM,target=/root/.cache/pip \
+RUN --mount=type=cache,id=pip-$TARGETPLATFORM,target=/var/cache/pip \
     make image-tools
 COPY pyproject.toml README.md LICENSE ./
 COPY relay relay
@@ -35,7 +35,7 @@ COPY certs certs
 COPY examples examples
 COPY admin admin
 COPY sniproxy sniproxy
-RUN --mount=type=cache,id=pip-$TARGETPLATFORM,target=/root/.cache/pip \
+RUN --mount=type=cache,id=pip-$TARGETPLATFORM,target=/var/cache/pip \
     --mount=type=cache,id=crates-$TARGETPLATFORM,target=/usr/local/cargo/registry \
     --mount=type=cache,id=relay-$TARGETPLATFORM,target=/src/relay/target \
     make image-root sbom ROOT=/opt/sniproxy
