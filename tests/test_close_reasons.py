@@ -17,16 +17,15 @@ from trio.testing import MockClock
 from sniproxy.errors import CloseReason, Limit
 from sniproxy.metrics.counts import LIMITS
 from sniproxy.proxy_protocol import encode_local_v2, encode_v1
-from sniproxy.relay import Flow, Link, Outcome, Relay, Terminated
 from sniproxy.relay.trio_relay import open_trio_relay
 from sniproxy.settings import Listener
 from sniproxy.tallies import Tally
-from sniproxy.tls import ServerTls
 from tests.support.certificates import NAME, authority_pem, game_context, player_context
 from tests.support.gateway import Gateway, Objects, certificate, route
 from tests.support.hellos import named, padded, record, records
 from tests.support.names import resolving
 from tests.support.peers import Peer, TlsPeer, deaf_server, game_server
+from tests.support.relays import Defective, Watched
 from tests.support.stage import HELLO, MIXED, PLAIN, PROXIED_TLS, Stage, open_stage
 from tests.support.tls_game import tls_game
 
@@ -91,27 +90,6 @@ async def ends(first: Peer, second: Peer) -> None:
     await first.end()
     assert await second.read_all() == b""
     await second.end()
-
-
-class Watched:
-    """A relay whose links the test gets."""
-
-    name = "watched"
-
-    front = None
-
-    def __init__(self, relay: Relay) -> None:
-        self.links: list[Link] = []
-        self._relay = relay
-
-    async def accept_tls(self, client: Any, server_tls: ServerTls, received: bytes) -> Terminated:
-        """As the relay does."""
-        return await self._relay.accept_tls(client, server_tls, received)
-
-    def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> Link:
-        """As the relay does."""
-        self.links.append(self._relay.start(flow, on_end))
-        return self.links[-1]
 
 
 async def killed(stage: Stage) -> None:
@@ -241,25 +219,6 @@ async def unanswered(stage: Stage) -> None:
 async def nameless(stage: Stage) -> None:
     stage.stack.enter_context(resolving({}))
     await towards(9, "gone.example")(stage)
-
-
-class Defective:
-    """A relay with defects."""
-
-    name = "defective"
-    front = None
-
-    def __init__(self) -> None:
-        self.flows: list[Flow] = []
-
-    async def accept_tls(self, *_: object) -> Terminated:
-        """Raises."""
-        raise ZeroDivisionError
-
-    def start(self, flow: Flow, _on_end: object) -> Link:
-        """Raises, and keeps what it was given."""
-        self.flows.append(flow)
-        raise ZeroDivisionError
 
 
 def encrypted(which: str | None) -> Scenario:
