@@ -40,6 +40,8 @@ def judge(operations: list[Operation], value: Value) -> list[str]:
         ([one(1, 1, 4), one(2, 2, 3, writer="b")], 2),
         ([one(1, 1, 2), one(ABSENT, 3, 6), one(3, 4, 5, writer="b")], ABSENT),
         ([one(1, 1, None, UNKNOWN), one(2, 2, 3, writer="b")], 1),
+        ([one(1, 1, 2, UNKNOWN), one(2, 3, 4), one(ABSENT, 5, 6, UNKNOWN)], 1),  # created late
+        ([one(1, 1, 2, UNKNOWN), one(2, 3, 6), one(ABSENT, 4, 5)], 1),
     ],
 )
 def test_what_can_have_happened(operations: list[Operation], value: Value) -> None:
@@ -60,6 +62,11 @@ def test_what_can_have_happened(operations: list[Operation], value: Value) -> No
             [one(1, 1, 2), one(2, 3, 4, UNKNOWN), one(3, 5, 6)],
             2,
             "k has the value 2, but a's write of 3 (acknowledged) came later",
+        ),
+        (
+            [one(ABSENT, 1, 2), one(1, 3, 4, UNKNOWN), one(2, 5, 6)],
+            1,
+            "k has the value 1, but a's write of 2 (acknowledged) came later",
         ),
         (
             [one(1, 1, 2), one(2, 3, 4, REFUSED)],
@@ -126,7 +133,10 @@ def histories(draw: st.DrawFn) -> list[Operation]:
 
 
 def final_values(operations: list[Operation]) -> set[Value]:
-    """The values that some order leaves behind: those of unknown outcome done or not, none before one that had ended."""
+    """The values that some order leaves behind: those of unknown outcome done or not, none before one that had ended.
+
+    But for what is created late, where there is nothing.
+    """
     certain = [each for each in operations if each.outcome is ACK]
     unknown = [each for each in operations if each.outcome is UNKNOWN]
     return {
@@ -136,7 +146,13 @@ def final_values(operations: list[Operation]) -> set[Value]:
         for order in permutations([*certain, *also])
         if not any(
             later.completed is not None and later.completed < earlier.invoked
-            for earlier, later in combinations(order, 2)
+            for at, later in enumerate(order)
+            if not (
+                later.outcome is UNKNOWN
+                and later.value is not ABSENT
+                and (not at or order[at - 1].value is ABSENT)
+            )
+            for earlier in order[:at]
         )
     }
 

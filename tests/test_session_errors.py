@@ -4,7 +4,6 @@ Each case makes one function of ours raise once, over real sockets, with either 
 """
 
 import gc
-import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from sniproxy.relay.trio_relay import TrioRelay
 from sniproxy.router import Router
 from sniproxy.stick_table import StickTable
 from sniproxy.turns import Turns
+from tests.support.files import open_files
 from tests.support.hellos import named
 from tests.support.sabotage import (
     Saboteur,
@@ -201,10 +201,10 @@ def _tidy() -> None:
 @pytest.fixture
 def saboteur(monkeypatch: pytest.MonkeyPatch) -> Iterator[Saboteur]:
     """And that all files are closed afterwards."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     yield Saboteur(monkeypatch)
     gc.collect()  # the engine's own; a socket that is found by it is warned of, which is an error here
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert open_files() <= before
 
 
 @pytest.fixture(params=BOTH)

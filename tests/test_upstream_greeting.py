@@ -11,8 +11,9 @@ from trio.testing import MockClock
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.name_cache import Key, Outcome
 from sniproxy.upstream import reach
+from tests.support.files import open_files
 from tests.support.names import Resolver, open_names
-from tests.support.upstreams import CONNECT_TIMEOUT, node, open_files, target, ways
+from tests.support.upstreams import CONNECT_TIMEOUT, node, target, ways
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +52,7 @@ async def test_who_does_not_get_through_the_greeting_has_failed(alive: int) -> N
     assert greeted == [("127.0.0.1", alive), ("localhost", alive), ("127.0.0.1", alive)]
     assert caught.value.reason is CloseReason.UPSTREAM_CERTIFICATE
     assert caught.value.detail == f"127.0.0.1:{alive}: somebody else"
-    assert open_files() == before
+    assert open_files() <= before
 
 
 class Slow(Resolver):
@@ -80,4 +81,4 @@ async def test_the_greeting_has_what_is_left_of_the_time(alive: int) -> None:
         with trio.move_on_after(1) as scope:
             await reach(target(node(alive)), ways(names), default_port=1, greet=greet)
     assert scope.cancelled_caught
-    assert open_files() == before
+    assert open_files() <= before

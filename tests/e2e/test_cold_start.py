@@ -212,7 +212,8 @@ def test_a_state_dir_that_is_emptied_while_it_runs(site: Site) -> None:
             break
     assert (site.state / "mirror.db").exists()
     since = site.stack.proxy.lines("session")[before:]
-    assert {line["reason"] for line in since} == {"client_truncated"}  # no close_notify by Python
+    # Python sends no close_notify, and the one that only joined may have gone before it was connected.
+    assert {line["reason"] for line in since} <= {"client_truncated", "client_closed"}
 
 
 def test_private_keys_stay_encrypted_in_the_copy(site: Site) -> None:

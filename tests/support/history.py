@@ -5,7 +5,8 @@ an acknowledged one to the same key began after it had ended. A key with one wri
 therefore its last acknowledged value or one that was tried later; a key of many writers one that nobody replaced for sure.
 
 This is stricter than a linearizable register in one point: a write of unknown outcome may have been done or not by the time
-its writer gave up, but must not be done later.
+its writer gave up, but must not be done later. For the store is told which version of an object a write replaces. It does
+not help where there is none: a member that hung may create late an object that somebody has deleted meanwhile.
 """
 
 import threading
@@ -120,5 +121,14 @@ def _violation(key: str, operations: list[Operation], value: Value) -> str | Non
     later = [[other for other in operations if one.replaced_by(other)] for one in possible]
     if not all(later):
         return None
+    may_be_late = any(one.outcome is Outcome.UNKNOWN for one in possible)
+    if value is not ABSENT and may_be_late and _may_have_been_absent(operations):
+        return None
     last = max(later[-1], key=lambda other: other.invoked)
     return f"{key} {is_what}, but {last} came later"
+
+
+def _may_have_been_absent(operations: list[Operation]) -> bool:
+    """After all that was acknowledged."""
+    deletions = [o for o in operations if o.value is ABSENT and o.outcome is not Outcome.REFUSED]
+    return any(not any(one.replaced_by(other) for other in operations) for one in deletions)

@@ -1,6 +1,5 @@
 """Upstreams and their nodes for tests of how game servers are reached."""
 
-import os
 from typing import Any
 
 from sniproxy.balancer import Target
@@ -28,8 +27,3 @@ def target(*nodes: dict[str, Any], **members: Any) -> Target:
 def ways(names: Names, metrics: Metrics | None = None, forbidden: Forbidden = OPEN) -> Ways:
     """What a worker's sessions connect by."""
     return Ways(names, forbidden, metrics or Metrics(), CONNECT_TIMEOUT, 300)
-
-
-def open_files() -> int:
-    """Descriptors of this process."""
-    return len(os.listdir("/proc/self/fd"))
