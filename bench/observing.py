@@ -3,11 +3,11 @@
     python -m bench.observing [--sessions 20000] [--no-bars]
 
 `by plan`: what the worker does about a session that the relay has played without it. `served`: the accounting of one that
-the worker has served itself. `message`: a piece of bytes in the relay on trio, which counts it in Python; the native one
-adds it up in its own thread. Each is measured with all counting and without any; the best of ROUNDS is taken. Counting may
-cost at most BAR_SESSION of what a session costs, and BAR_MESSAGE of what a message does. SESSION is half of what
-`bench.side_by_side` found for a session in the quickest relay, and MESSAGE half of a round trip there. Exits with 1 when a
-bar is missed.
+the worker has served itself. `message`: a piece of bytes in the relay on trio, which counts it in Python. Each is measured
+with all counting and without any; the best of ROUNDS is taken. `native`: a message in the native relay, all of it, where its
+thread counts and where it does not (`native_counting.py`), the median of TURNS. Counting may cost at most BAR_SESSION of
+what a session costs, BAR_MESSAGE of what a message does. SESSION is half of what `bench.side_by_side` found for a session
+in the quickest relay, and MESSAGE half of a round trip there. Exits with 1 when a bar is missed.
 """
 
 import io
@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import click
 import trio
 
+from bench import native_counting
 from bench.machine import describe_machine
 from sniproxy.accounting import Account
 from sniproxy.errors import CloseReason
@@ -30,9 +31,10 @@ from sniproxy.plan import Plan
 from sniproxy.reception import Reception
 from sniproxy.relay import Played
 from sniproxy.relay.meters import Meter
+from sniproxy.relay.native import BUILT
 from sniproxy.relay.trio_relay import open_trio_relay
 from sniproxy.router import Route
-from sniproxy.settings import Listener, Proxy
+from sniproxy.settings import Listener, Logging, Proxy, Traces
 from sniproxy.snapshot import Snapshot
 from sniproxy.worker_state import Worker, open_worker
 
@@ -41,6 +43,7 @@ MESSAGE = 8.0
 BAR_SESSION = 0.05
 BAR_MESSAGE = 0.02
 ROUNDS = 5
+TURNS = 1000
 BATCH = 64  # sessions that are told of at once
 
 
@@ -109,11 +112,12 @@ def message(messages: int) -> Callable[[], None]:
     return work
 
 
-async def measure(sessions: int) -> dict[str, list[float]]:
+async def measure(sessions: int, turns: int) -> dict[str, list[float]]:
     """Microseconds with and without counting."""
     async with open_trio_relay(buffer_size=1 << 16) as relay, trio.open_nursery() as nursery:
         snapshot = Snapshot("/apisix", Keyring(["A" * 43 + "="]))
         worker = open_worker(Proxy(), snapshot, relay, open_log("proxy", io.StringIO()))
+        worker.journal.settle(Logging(sessions=0), Traces())  # `bench.telling` has what lines cost
         upstream = {"nodes": {"10.0.0.1:7777": 1}}
         route = Route("1", StreamRoute.model_validate({"sni": "a.example", "upstream": upstream}))
         assert route.target is not None
@@ -129,23 +133,26 @@ async def measure(sessions: int) -> dict[str, list[float]]:
             ),
             "served": best([served(one, sessions) for one in both], sessions),
             "message": [*best([message(sessions)], sessions), 0.0],
+            **({"native": [*await native_counting.measure(turns)]} if BUILT else {}),
         }
 
 
 @click.command()
 @click.option("--sessions", default=20_000)
+@click.option("--turns", default=TURNS, help="Of the native relay.")
 @click.option("--bars/--no-bars", default=True)
-def main(sessions: int, bars: bool) -> None:
+def main(sessions: int, turns: int, bars: bool) -> None:
     """See the module."""
     click.echo(describe_machine())
     missed = False
-    for what, (counted, bare) in trio.run(measure, sessions).items():
+    for what, (counted, bare) in trio.run(measure, sessions, turns).items():
         cost = counted - bare
-        whole, bar = (MESSAGE, BAR_MESSAGE) if what == "message" else (SESSION, BAR_SESSION)
+        whole = {"message": MESSAGE, "native": bare}.get(what, SESSION)
+        bar = BAR_MESSAGE if what in ("message", "native") else BAR_SESSION
         share = cost / whole
         missed |= share > bar
         click.echo(
-            f"{what:8} {counted:7.2f} us, {bare:7.2f} without: {cost:5.2f} us is {share:.1%} of {whole:g} us"
+            f"{what:8} {counted:7.2f} us, {bare:7.2f} without: {cost:5.2f} us is {share:.1%} of {whole:.1f} us"
             f" (at most {bar:.0%})"
         )
     if bars and missed:
