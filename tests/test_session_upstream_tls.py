@@ -19,7 +19,7 @@ from trio.testing import MockClock
 from sniproxy.accounting import Account
 from sniproxy.errors import SessionEnded
 from sniproxy.keyring import Keyring
-from sniproxy.relay.contexts import _contexts
+from sniproxy.relay.contexts import _for_servers
 from sniproxy.session import _introduce
 from sniproxy.settings import Listener
 from sniproxy.store import Entry
@@ -391,7 +391,9 @@ async def test_openssl_is_told_once_of_what_many_sessions_and_upstreams_have_in_
     tls = {"verify": True, "ca_certs": [authorities]}
 
     def told() -> int:
-        return sum(authorities in getattr(made_from, "authorities", ()) for made_from in _contexts)
+        return sum(
+            authorities in getattr(made_from, "authorities", ()) for made_from in _for_servers
+        )
 
     async with tls_game(fresh(name="127.0.0.1", which="only here")) as game:
         objects = towards(game.port, tls=tls)

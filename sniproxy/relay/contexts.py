@@ -1,9 +1,14 @@
-"""OpenSSL contexts, made at the first handshake of their kind and kept as long as what they were made from is."""
+"""OpenSSL contexts, made at the first handshake of their kind and kept as long as what they were made from is.
+
+A player may come back to a context that he was at, by a ticket of its, or by the id of a session that it keeps. OpenSSL does
+not ask under which name that was, as RFC 6066 (section 3) has it: so every name that is asked for has a context of its own.
+"""
 
 import os
 import ssl
 import tempfile
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
@@ -22,31 +27,40 @@ _VERSIONS = {
 # Of TLS 1.2: keys exchanged anew each time, encryption that authenticates (RFC 9325 section 4.2). Those of 1.3 all do.
 SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
-_contexts: WeakKeyDictionary[ServerTls | ClientTls, ssl.SSLContext] = WeakKeyDictionary()
+# Contexts of one ssl object, of some 18 KiB each. One that was used the longest time ago gives way, and with it only the
+# chance to come back.
+MOST_NAMES = 64
+
+_for_players: WeakKeyDictionary[ServerTls, OrderedDict[str, ssl.SSLContext]] = WeakKeyDictionary()
+_for_servers: WeakKeyDictionary[ClientTls, ssl.SSLContext] = WeakKeyDictionary()
 
 
-def server_context(server_tls: ServerTls) -> ssl.SSLContext:
-    """That of an ssl object, for who comes.
+def server_context(server_tls: ServerTls, name: str = "") -> ssl.SSLContext:
+    """That of an ssl object, for who comes under that name.
 
     SessionEnded NO_CERTIFICATE when OpenSSL does not take the object's certificate and key.
     """
-    context = _contexts.get(server_tls)
+    contexts = _for_players.setdefault(server_tls, OrderedDict())
+    context = contexts.get(name)
     if context is None:
         try:
-            context = _contexts[server_tls] = _make_context(server_tls)
+            context = contexts[name] = _make_context(server_tls)
         except ssl.SSLError as error:  # such as a key that is too short for its policy
             raise SessionEnded(
                 CloseReason.NO_CERTIFICATE, f"OpenSSL refuses it: {cause_of(error)}"
             ) from None
+        if len(contexts) > MOST_NAMES:
+            contexts.popitem(last=False)
+    contexts.move_to_end(name)
     return context
 
 
 def client_context(client_tls: ClientTls) -> ssl.SSLContext:
     """That of an upstream, for its game servers. SessionEnded UPSTREAM_TLS when OpenSSL takes no such certificates."""
-    context = _contexts.get(client_tls)
+    context = _for_servers.get(client_tls)
     if context is None:
         try:
-            context = _contexts[client_tls] = _make_client_context(client_tls)
+            context = _for_servers[client_tls] = _make_client_context(client_tls)
         except ssl.SSLError as error:
             why = f"OpenSSL refuses the upstream's certificates: {cause_of(error)}"
             raise SessionEnded(CloseReason.UPSTREAM_TLS, why) from None

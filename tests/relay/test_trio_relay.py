@@ -12,7 +12,7 @@ import trio
 
 from sniproxy.errors import CloseReason
 from sniproxy.relay import Flow, Terms
-from sniproxy.relay.contexts import _contexts, server_context
+from sniproxy.relay.contexts import MOST_NAMES, _for_players, server_context
 from sniproxy.relay.trio_relay import TrioRelay, open_trio_relay
 from sniproxy.relay.trio_tls import Broken, OriginatedTls
 from sniproxy.tls import ServerTls
@@ -63,17 +63,29 @@ def cursed_session(relay: TrioRelay, cursed: str) -> Session:
     return session
 
 
-def test_an_ssl_object_has_one_context_for_as_long_as_it_lives() -> None:
+def test_a_name_of_an_ssl_object_has_one_context_for_as_long_as_it_lives() -> None:
     one = ServerTls(pairs=(pair(),), protocols=())
     same = ServerTls(pairs=(pair(),), protocols=())
     gc.collect()  # those of other tests
-    before = len(_contexts)
-    assert server_context(one) is server_context(one)
-    assert server_context(one) is not server_context(same)
-    assert len(_contexts) == before + 2
+    before = len(_for_players)
+    assert server_context(one, "a.test") is server_context(one, "a.test")
+    assert server_context(one, "a.test") is not server_context(one, "b.test")
+    assert server_context(one, "a.test") is not server_context(same, "a.test")
+    assert len(_for_players) == before + 2
     del one, same
     gc.collect()
-    assert len(_contexts) == before
+    assert len(_for_players) == before
+
+
+def test_the_name_that_was_asked_for_the_longest_time_ago_gives_way() -> None:
+    one = ServerTls(pairs=(pair(),), protocols=())
+    first, second = server_context(one, "0.test"), server_context(one, "1.test")
+    for number in range(2, MOST_NAMES):
+        server_context(one, f"{number}.test")
+    assert server_context(one, "0.test") is first
+    server_context(one, "one more.test")
+    assert server_context(one, "0.test") is first
+    assert server_context(one, "1.test") is not second
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
