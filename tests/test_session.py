@@ -9,16 +9,17 @@ import pytest
 import trio
 import trio.testing
 
-from sniproxy.errors import CloseReason
+from sniproxy.accounting import Account
+from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.relay import Accepted
-from sniproxy.session import UNRECOGNIZED_NAME, refuse
+from sniproxy.session import UNRECOGNIZED_NAME, _introduce, refuse
 from sniproxy.settings import Listener
 from tests.support.certificates import NAME, player_context
 from tests.support.files import open_files
 from tests.support.gateway import MOVED_BY, Objects, certificate, open_gateway, route
 from tests.support.hellos import message, named, padded, record, records
 from tests.support.names import resolving
-from tests.support.peers import TlsPeer
+from tests.support.peers import Peer, TlsPeer, tcp_pair
 
 pytestmark = pytest.mark.anyio
 
@@ -326,3 +327,13 @@ async def test_no_descriptor_is_left_after_sessions_that_were_not_set_up() -> No
                 player.close()
             await trio.testing.wait_all_tasks_blocked()
             assert open_files() <= before
+
+
+async def test_a_proxy_header_that_does_not_arrive() -> None:
+    sock, upstream = tcp_pair()
+    Peer(sock).reset()
+    with trio.fail_after(DEADLINE), upstream:
+        await trio.lowlevel.wait_readable(upstream)
+        where = ("127.0.0.1", 1)
+        with pytest.raises(SessionEnded, match="upstream_reset: "):
+            await _introduce(upstream, "v1", where, where, Account("", "", 0.0))

@@ -16,11 +16,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from sniproxy.accounting import Account
-from sniproxy.errors import SessionEnded
 from sniproxy.keyring import Keyring
 from sniproxy.relay.contexts import _for_servers
-from sniproxy.session import _introduce
 from sniproxy.settings import Listener
 from sniproxy.store import Entry
 from sniproxy.upstream_tls import TLS_IN_TLS
@@ -36,7 +33,7 @@ from tests.support.certificates import (
 from tests.support.gateway import KEY, PREFIX, Gateway, certificate, open_gateway
 from tests.support.hellos import named
 from tests.support.names import resolving
-from tests.support.peers import Peer, TlsPeer, deaf_server, game_server, tcp_pair
+from tests.support.peers import Peer, TlsPeer, deaf_server, game_server
 from tests.support.stage import MIXED, PLAIN
 from tests.support.tls_game import tls_game
 
@@ -357,16 +354,6 @@ async def test_the_proxy_header_comes_first(listener: Listener) -> None:
         async with opened(listener, objects) as gateway:
             await leave(gateway, await join(gateway, listener))
     assert [header[:14] for header in game.headers] == [b"PROXY TCP4 127"]
-
-
-async def test_a_header_that_does_not_arrive() -> None:
-    sock, upstream = tcp_pair()
-    Peer(sock).reset()
-    with trio.fail_after(DEADLINE), upstream:
-        await trio.lowlevel.wait_readable(upstream)
-        where = ("127.0.0.1", 1)
-        with pytest.raises(SessionEnded, match="upstream_reset: "):
-            await _introduce(upstream, "v1", where, where, Account("", "", 0.0))
 
 
 async def test_no_tls_is_put_around_the_clients_own() -> None:

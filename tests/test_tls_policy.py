@@ -27,7 +27,7 @@ from tests.support.gateway import (
     open_gateway,
     route,
 )
-from tests.support.hellos import records
+from tests.support.hellos import handshake_messages, records
 from tests.support.peers import GameServer, TlsPeer, game_server
 
 pytestmark = pytest.mark.anyio
@@ -346,9 +346,11 @@ async def play(stage: Stage, played: list[Row]) -> dict[str, list[int]]:
             with suppress(ConnectionResetError):
                 for segment in row.segments:
                     await peer.send(segment)
-                while SERVER_HELLO_DONE not in messages(answer) and (more := await peer.receive()):
+                while SERVER_HELLO_DONE not in handshake_messages(answer) and (
+                    more := await peer.receive()
+                ):
                     answer += more
-            answers[row.id] = messages(answer)
+            answers[row.id] = handshake_messages(answer)
             peer.close()
 
     async with trio.open_nursery() as nursery:
@@ -358,19 +360,6 @@ async def play(stage: Stage, played: list[Row]) -> dict[str, list[int]]:
 
 
 SERVER_HELLO, CERTIFICATE_REQUEST, SERVER_HELLO_DONE = 2, 13, 14
-
-
-def messages(stream: bytes) -> list[int]:
-    """Types of the handshake messages that a stream of records starts."""
-    joined, found = b"", []
-    while len(stream) >= 5:
-        end = 5 + int.from_bytes(stream[3:5], "big")
-        joined += stream[5:end] if stream[0] == 22 else b""
-        stream = stream[end:]
-    while joined:
-        found.append(joined[0])
-        joined = joined[4 + int.from_bytes(joined[1:4], "big") :]
-    return found
 
 
 def routed(**members: Any) -> Objects:

@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
 
 use _relay::engine::Handle;
 use _relay::meter::Meter;
@@ -378,31 +376,4 @@ fn bytes_behind_an_urgent_one_are_not_left_lying() {
         server.heard == player.said,
         "the urgent byte is not among them"
     );
-}
-
-#[test]
-fn counts_of_a_stopped_engine_are_none() {
-    let handle = Handle::start(BUFFER).unwrap();
-    let play = Play::begin(&handle, ENDLESS, None);
-    handle.stop();
-    assert_eq!(ends(&handle, 1).len(), 1); // until it is taken it has its counts
-    let (sender, receiver) = channel();
-    thread::spawn(move || sender.send(handle.counts(play.token)));
-    assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok(None));
-}
-
-#[test]
-fn a_session_handed_to_a_stopped_engine_ends_at_once() {
-    let handle = Handle::start(BUFFER).unwrap();
-    handle.stop();
-    let mut play = Play::begin(&handle, ENDLESS, None);
-    let end = ends(&handle, 1)[&play.token].clone();
-    assert_eq!(
-        (end.end, end.to_upstream, end.to_client),
-        (End::Stopped, 0, 0)
-    );
-    until("farewell", || {
-        play.player.hear(1);
-        play.player.told
-    });
 }

@@ -1,4 +1,8 @@
-//! Drains that are asked for and taken back, with time moved by hand.
+//! Drains that are asked for and taken back, with time moved by hand; and what comes of an engine that was stopped.
+
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 use _relay::deadlines::TICK;
 use _relay::engine::{Handle, Times};
@@ -6,9 +10,10 @@ use _relay::session::End;
 
 mod support;
 
-use support::Dice;
-use support::stage::{ENDLESS, LONG, Play, settle};
+use support::stage::{ENDLESS, LONG, Play, ends, settle};
+use support::{Dice, until};
 
+const BUFFER: usize = 1 << 16;
 const LATE: u64 = 2000; // milliseconds by which an end may come later than set
 
 /// A session as it must be: when it ends by the drain, and when by itself.
@@ -88,4 +93,31 @@ fn each_ends_by_the_soonest_drain_that_was_not_taken_back_or_by_itself() {
             }
         }
     }
+}
+
+#[test]
+fn counts_of_a_stopped_engine_are_none() {
+    let handle = Handle::start(BUFFER).unwrap();
+    let play = Play::begin(&handle, ENDLESS, None);
+    handle.stop();
+    assert_eq!(ends(&handle, 1).len(), 1); // until it is taken it has its counts
+    let (sender, receiver) = channel();
+    thread::spawn(move || sender.send(handle.counts(play.token)));
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok(None));
+}
+
+#[test]
+fn a_session_handed_to_a_stopped_engine_ends_at_once() {
+    let handle = Handle::start(BUFFER).unwrap();
+    handle.stop();
+    let mut play = Play::begin(&handle, ENDLESS, None);
+    let end = ends(&handle, 1)[&play.token].clone();
+    assert_eq!(
+        (end.end, end.to_upstream, end.to_client),
+        (End::Stopped, 0, 0)
+    );
+    until("farewell", || {
+        play.player.hear(1);
+        play.player.told
+    });
 }

@@ -140,3 +140,16 @@ class Lying:
         body += vec("ciphers", 2, CIPHERS) + vec("compression", 1, b"\0")
         body += vec("extensions", 2, block)
         return b"\x16\x03\x01" + vec("record", 2, b"\x01" + vec("handshake", 3, body))
+
+
+def handshake_messages(stream: bytes) -> list[int]:
+    """Types of the handshake messages that a stream of records starts."""
+    joined, found = b"", []
+    while len(stream) >= 5:
+        end = 5 + int.from_bytes(stream[3:5], "big")
+        joined += stream[5:end] if stream[0] == 22 else b""
+        stream = stream[end:]
+    while joined:
+        found.append(joined[0])
+        joined = joined[4 + int.from_bytes(joined[1:4], "big") :]
+    return found
