@@ -63,7 +63,8 @@ async def test_whoever_has_come_by_then_is_served_or_left_to_others(empty: bool)
             ]
             relay.front.close(number, empty=empty)
             accepted = relay.front.accepted
-            assert accepted == len(players) or not empty
+            # The last one's ACK may still be in the kernel's hands: it is left to others then.
+            assert accepted >= BACKLOG or not empty
             for player in players:
                 player.sendall(b"GET / HTTP/1.1\r\n\r\n")  # nobody's plan
             while len(host.sockets) < accepted:
