@@ -1,13 +1,11 @@
 """What counting costs the native relay's thread for a message: sessions that count and sessions that do not, in turns."""
 
-import os
 import socket
 import statistics
 import time
 from contextlib import ExitStack, closing
-from pathlib import Path
 
-from bench.processes import CPUCLOCK_SCHED
+from bench.processes import thread_clock
 from sniproxy.relay import Flow, Relay, Terms
 from sniproxy.relay.meters import Meter
 from sniproxy.relay.native import open_native_relay
@@ -17,7 +15,6 @@ SESSIONS = 64  # of each kind; one message of each lies ready when the thread ge
 TURN = 10  # messages of each session
 PIECE = bytes(100)
 HOUR = 3600.0
-PER_THREAD = 4  # of <linux/posix-timers.h>, beside CPUCLOCK_SCHED
 
 Ends = list[tuple[socket.socket, socket.socket]]  # of the player and of the game server
 
@@ -28,12 +25,12 @@ async def measure(turns: int) -> tuple[float, float]:
     Both are medians: of what it costs without, and of what a turn with counting costs more than the one beside it.
     """
     async with open_native_relay(buffer_size=1 << 16) as relay:
-        clock = _clock_of_thread("relay")
         with ExitStack() as stack:
             bare = _begin(relay, stack, meter=None)
             counting = _begin(relay, stack, meter=Meter())
             for each in (bare, counting):
-                _turn(each, clock)  # what is made at first use
+                _play(each)  # what is made at first use, the thread's name among it
+            clock = thread_clock("relay")
             costs, more = [], []
             for number in range(turns):
                 if number % 2:
@@ -61,17 +58,13 @@ def _begin(relay: Relay, stack: ExitStack, *, meter: Meter | None) -> Ends:
 def _turn(ends: Ends, clock: int) -> float:
     """CPU microseconds of the relay's thread for each message."""
     begun = time.clock_gettime(clock)
+    _play(ends)
+    return (time.clock_gettime(clock) - begun) / len(ends) / TURN * 1e6
+
+
+def _play(ends: Ends) -> None:
     for _ in range(TURN):
         for player, _ in ends:
             player.send(PIECE)
         for _, server in ends:
             server.recv(len(PIECE), socket.MSG_WAITALL)
-    return (time.clock_gettime(clock) - begun) / len(ends) / TURN * 1e6
-
-
-def _clock_of_thread(name: str) -> int:
-    """The clock of the CPU time of a thread of this process, see clock_getcpuclockid(3)."""
-    for task in Path("/proc/self/task").iterdir():
-        if (task / "comm").read_text().strip() == name:
-            return (~int(task.name) << 3) | CPUCLOCK_SCHED | PER_THREAD
-    raise AssertionError(f"no thread {name} in process {os.getpid()}")

@@ -147,8 +147,9 @@ def main(sessions: int, turns: int, bars: bool) -> None:
     missed = False
     for what, (counted, bare) in trio.run(measure, sessions, turns).items():
         cost = counted - bare
-        whole = {"message": MESSAGE, "native": bare}.get(what, SESSION)
-        bar = BAR_MESSAGE if what in ("message", "native") else BAR_SESSION
+        whole, bar = {"message": (MESSAGE, BAR_MESSAGE), "native": (bare, BAR_MESSAGE)}.get(
+            what, (SESSION, BAR_SESSION)
+        )
         share = cost / whole
         missed |= share > bar
         click.echo(

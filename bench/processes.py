@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 CPUCLOCK_SCHED = 2  # of <linux/posix-timers.h>: what the scheduler counts, in nanoseconds
+CPUCLOCK_PERTHREAD = 4
 
 
 def cores() -> tuple[int, int]:
@@ -65,6 +66,14 @@ def tree(pid: int) -> list[int]:
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process, its threads and its descendants so far, to the nanosecond."""
     return sum(time.clock_gettime((~one << 3) | CPUCLOCK_SCHED) for one in tree(pid))
+
+
+def thread_clock(name: str) -> int:
+    """The clock of the CPU time of a thread of this process, see clock_getcpuclockid(3)."""
+    for task in Path("/proc/self/task").iterdir():
+        if (task / "comm").read_text().strip() == name:
+            return (~int(task.name) << 3) | CPUCLOCK_SCHED | CPUCLOCK_PERTHREAD
+    raise AssertionError(f"no thread {name}")
 
 
 def busy_seconds() -> float:

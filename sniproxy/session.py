@@ -172,7 +172,7 @@ async def _terminate(
         if certificate is None:
             raise SessionEnded(CloseReason.NO_CERTIFICATE)
         accept_tls, server_tls = worker.relay.accept_tls, certificate.server_tls
-        handshake = partial(accept_tls, accepted.sock, server_tls, received)
+        handshake = partial(accept_tls, accepted.sock, server_tls, received, hello.server_name)
     seconds = worker.settings.handshake_timeout
     with Deadline(seconds, CloseReason.HANDSHAKE_TIMEOUT, "not done in {:g} s"):
         tls = await handshake()

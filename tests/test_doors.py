@@ -12,7 +12,7 @@ import pytest
 from sniproxy.doors import Doors
 from sniproxy.errors import SettingsError
 from sniproxy.settings import Listener, Proxy
-from tests.support.files import open_files
+from tests.support.files import open_files, settled_files
 from tests.support.ports import free_ports
 
 MANY = 200  # players: that one of four sockets gets none of them happens once in 10^24 times
@@ -27,9 +27,9 @@ def port() -> int:
 
 @pytest.fixture(autouse=True)
 def _nothing_stays_open() -> Iterator[None]:
-    before = open_files()
+    before = settled_files()
     yield
-    assert open_files() <= before
+    assert open_files() == before
 
 
 def proxy(*ports: int, **members: Any) -> Proxy:

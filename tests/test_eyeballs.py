@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from sniproxy.eyeballs import ATTEMPT_DELAY, MOST_ADDRESSES, connect_first, in_order
-from tests.support.files import open_files
+from tests.support.files import open_files, settled_files
 
 pytestmark = pytest.mark.anyio
 
@@ -89,21 +89,21 @@ async def test_the_first_that_answers_has_the_session(
     port: int, addresses: list[str], answers: str, seconds: float
 ) -> None:
     """And nothing is left of the others."""
-    before, started = open_files(), trio.current_time()
+    before, started = settled_files(), trio.current_time()
     with trio.fail_after(10):
         sock = await connect_first(addresses, port, keepalive_idle=300)
     with sock:
         assert sock.getpeername()[0] == answers
         assert trio.current_time() - started == pytest.approx(seconds)
-    assert open_files() <= before
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.3"], ["127.0.0.3", "127.0.0.4"]])
 async def test_nobody_is_there(port: int, addresses: list[str]) -> None:
-    before = open_files()
+    before = settled_files()
     with pytest.raises(ConnectionRefusedError):
         await connect_first(addresses, port, keepalive_idle=300)
-    assert open_files() <= before
+    assert open_files() == before
 
 
 async def test_a_late_refusal_is_waited_for(port: int) -> None:
@@ -115,11 +115,11 @@ async def test_a_late_refusal_is_waited_for(port: int) -> None:
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "127.0.0.3", "127.0.0.1"]])
 async def test_who_gives_up_leaves_nothing(port: int, addresses: list[str]) -> None:
-    before = open_files()
+    before = settled_files()
     with trio.move_on_after(1) as scope:
         await connect_first(addresses, port, keepalive_idle=300)
     assert scope.cancelled_caught
-    assert open_files() <= before
+    assert open_files() == before
 
 
 async def test_a_shutdown_is_one_to_whoever_waits(port: int) -> None:

@@ -27,7 +27,7 @@ from sniproxy.listener import (
     widen,
 )
 from sniproxy.metrics import Metrics
-from tests.support.files import open_files
+from tests.support.files import open_files, settled_files
 from tests.support.gateway import Lines, open_lines
 
 pytestmark = pytest.mark.anyio
@@ -107,10 +107,10 @@ def test_an_address_that_is_not_of_this_machine(
 
     if "invalid" in address:
         monkeypatch.setattr(socket, "gethostbyname", unknown)
-    before = open_files()
+    before = settled_files()
     with pytest.raises(SettingsError, match=f"^{SETTING}: {words}"):
         bind(address, SETTING)
-    assert open_files() <= before
+    assert open_files() == before
 
 
 def test_a_port_that_needs_a_privilege(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def test_a_port_that_needs_a_privilege(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_group_is_bound_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    before, left = open_files(), [3]
+    before, left = settled_files(), [3]
     real = socket.socket.bind
 
     def scarce(sock: socket.socket, address: object) -> None:
@@ -137,7 +137,7 @@ def test_a_group_is_bound_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(socket.socket, "bind", scarce)
     with pytest.raises(SettingsError, match=f"^{SETTING}: port [0-9]+ is taken"):
         bind_group("127.0.0.1:0", SETTING, 4)
-    assert open_files() <= before
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])

@@ -21,7 +21,7 @@ from sniproxy.relay.sockets import connect
 from sniproxy.router import Route
 from sniproxy.settings import Listener
 from sniproxy.upstream import Connected, _reason, reach
-from tests.support.files import open_files
+from tests.support.files import open_files, settled_files
 from tests.support.names import Resolver, open_names
 from tests.support.upstreams import CONNECT_TIMEOUT, node, target, ways
 
@@ -72,10 +72,10 @@ async def failure(
     target: Target, resolver: Resolver | None = None
 ) -> tuple[CloseReason, str, float]:
     """How `reach` failed, and after how many seconds."""
-    started, before = trio.current_time(), open_files()
+    started, before = trio.current_time(), settled_files()
     with pytest.raises(SessionEnded) as caught:
         await attempt(target, resolver=resolver)
-    assert open_files() <= before
+    assert open_files() == before
     return caught.value.reason, caught.value.detail, trio.current_time() - started
 
 
@@ -341,11 +341,11 @@ async def test_a_service_name_that_leads_nowhere(name: str, words: str) -> None:
 
 
 async def test_a_session_that_is_given_up_leaves_nothing(deaf: tuple[str, int]) -> None:
-    before = open_files()
+    before = settled_files()
     with trio.move_on_after(1) as scope:
         await attempt(target(node(deaf[1])))
     assert scope.cancelled_caught
-    assert open_files() <= before
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("scheme", ["udp", "kafka"])

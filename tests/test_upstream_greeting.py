@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.name_cache import Key, Outcome
 from sniproxy.upstream import reach
-from tests.support.files import open_files
+from tests.support.files import open_files, settled_files
 from tests.support.names import Resolver, open_names
 from tests.support.upstreams import CONNECT_TIMEOUT, node, target, ways
 
@@ -34,7 +34,7 @@ def alive() -> Iterator[int]:
 async def test_who_does_not_get_through_the_greeting_has_failed(alive: int) -> None:
     """And is closed; the next node is greeted on a connection of its own."""
     greeted: list[tuple[str, int]] = []
-    before = open_files()
+    before = settled_files()
 
     async def greet(sock: socket.socket, host: str) -> None:
         greeted.append((host, sock.getpeername()[1]))
@@ -52,7 +52,7 @@ async def test_who_does_not_get_through_the_greeting_has_failed(alive: int) -> N
     assert greeted == [("127.0.0.1", alive), ("localhost", alive), ("127.0.0.1", alive)]
     assert caught.value.reason is CloseReason.UPSTREAM_CERTIFICATE
     assert caught.value.detail == f"127.0.0.1:{alive}: somebody else"
-    assert open_files() <= before
+    assert open_files() == before
 
 
 class Slow(Resolver):
@@ -65,7 +65,7 @@ class Slow(Resolver):
 
 async def test_the_greeting_has_what_is_left_of_the_time(alive: int) -> None:
     """Of looking the name up, too."""
-    before, since = open_files(), trio.current_time()
+    before, since = settled_files(), trio.current_time()
 
     async def greet(_sock: socket.socket, _host: str) -> None:
         await trio.sleep_forever()
@@ -81,4 +81,4 @@ async def test_the_greeting_has_what_is_left_of_the_time(alive: int) -> None:
         with trio.move_on_after(1) as scope:
             await reach(target(node(alive)), ways(names), default_port=1, greet=greet)
     assert scope.cancelled_caught
-    assert open_files() <= before
+    assert open_files() == before

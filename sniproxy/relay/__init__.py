@@ -249,9 +249,13 @@ class Relay(Protocol):
         ...
 
     async def accept_tls(
-        self, client: socket.socket, server_tls: ServerTls, received: bytes
+        self,
+        client: socket.socket,
+        server_tls: ServerTls,
+        received: bytes,
+        name: str | None = None,
     ) -> Terminated:
-        """The server's side of a TLS handshake on a socket of which `received` was already read.
+        """The server's side of a TLS handshake on a socket of which `received` was already read, with the hello for `name`.
 
         The caller bounds its time and keeps the socket. SessionEnded HANDSHAKE_FAILED, with the cause as detail, after
         the alert went out.

@@ -31,11 +31,13 @@ SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
 # chance to come back.
 MOST_NAMES = 64
 
-_for_players: WeakKeyDictionary[ServerTls, OrderedDict[str, ssl.SSLContext]] = WeakKeyDictionary()
+_for_players: WeakKeyDictionary[ServerTls, OrderedDict[str | None, ssl.SSLContext]] = (
+    WeakKeyDictionary()
+)
 _for_servers: WeakKeyDictionary[ClientTls, ssl.SSLContext] = WeakKeyDictionary()
 
 
-def server_context(server_tls: ServerTls, name: str = "") -> ssl.SSLContext:
+def server_context(server_tls: ServerTls, name: str | None = None) -> ssl.SSLContext:
     """That of an ssl object, for who comes under that name.
 
     SessionEnded NO_CERTIFICATE when OpenSSL does not take the object's certificate and key.

@@ -88,12 +88,16 @@ class NativeRelay:
         self.front.settle(settings)
 
     async def accept_tls(
-        self, client: socket.socket, server_tls: ServerTls, received: bytes
+        self,
+        client: socket.socket,
+        server_tls: ServerTls,
+        received: bytes,
+        name: str | None = None,
     ) -> Terminated:
         handle = self._handshakes.server(server_tls)
         if handle is not None:
             return await self._handshakes.accept(client, handle, received)
-        return await self._terminating.accept_tls(client, server_tls, received)
+        return await self._terminating.accept_tls(client, server_tls, received, name)
 
     async def connect_tls(
         self, upstream: socket.socket, client_tls: ClientTls, peer: str

@@ -53,9 +53,13 @@ class TrioRelay:
         """Nothing here depends on what may change."""
 
     async def accept_tls(
-        self, client: socket.socket, server_tls: ServerTls, received: bytes
+        self,
+        client: socket.socket,
+        server_tls: ServerTls,
+        received: bytes,
+        name: str | None = None,
     ) -> Terminated:
-        tls = AcceptedTls(client, server_tls, received)
+        tls = AcceptedTls(client, server_tls, received, name)
         await tls.handshake()
         return tls
 

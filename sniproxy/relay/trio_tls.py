@@ -14,7 +14,6 @@ from typing import ClassVar
 
 import trio
 
-from sniproxy.client_hello import BrokenHello, ClientHelloReader
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.objects.pem import subject_of
 from sniproxy.relay.alerts import cause_of, explain_failure
@@ -189,13 +188,11 @@ class AcceptedTls(TrioTls):
     FAILED = DISTRUSTED = CloseReason.HANDSHAKE_FAILED
     BROKEN = CloseReason.TLS_ERROR
 
-    def __init__(self, sock: socket.socket, server_tls: ServerTls, received: bytes) -> None:
+    def __init__(
+        self, sock: socket.socket, server_tls: ServerTls, received: bytes, name: str | None
+    ) -> None:
         """SessionEnded NO_CERTIFICATE when OpenSSL does not take certificate and key."""
-        hello = None
-        with suppress(BrokenHello):  # OpenSSL says what is wrong, and tells the player
-            hello = ClientHelloReader().feed(received)
-        name = hello.server_name if hello is not None else None
-        context = server_context(server_tls, name or "")
+        context = server_context(server_tls, name)
         self._depth = server_tls.client_depth if server_tls.client_ca is not None else None
         super().__init__(sock, partial(context.wrap_bio, server_side=True), received)
 

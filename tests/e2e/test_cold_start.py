@@ -212,8 +212,8 @@ def test_a_state_dir_that_is_emptied_while_it_runs(site: Site) -> None:
             break
     assert (site.state / "mirror.db").exists()
     since = site.stack.proxy.lines("session")[before:]
-    # Python sends no close_notify, and the one that only joined may have gone before it was connected.
-    assert {line["reason"] for line in since} <= {"client_truncated", "client_closed"}
+    # Python sends no close_notify. The one that only joined may be told of late, and may have gone before it was connected.
+    assert {line["reason"] for line in since} - {"client_closed"} == {"client_truncated"}
 
 
 def test_private_keys_stay_encrypted_in_the_copy(site: Site) -> None:

@@ -1,6 +1,5 @@
 """The contract of the relays, second part: every way in which a session ends, said once, and nothing left behind."""
 
-import gc
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -11,7 +10,7 @@ import trio.testing
 from sniproxy.errors import CloseReason, SessionEnded
 from sniproxy.relay import Relay
 from tests.support.certificates import server_tls
-from tests.support.files import open_files
+from tests.support.files import open_files, settled_files
 from tests.support.peers import Peer, TlsPeer, tcp_pair
 from tests.support.relaying import (
     BUFFER,
@@ -313,8 +312,7 @@ async def test_no_descriptor_is_left_after_any_kind_of_end(implementation: Imple
     with trio.fail_after(DEADLINE):
         async with implementation.open(BUFFER) as relay:
             await play(relay, "TLSv1.3", _end_gently)  # what is opened once and kept
-            gc.collect()  # what other tests left to the collector is not this one's
-            before = open_files()
+            before = settled_files()
             for _ in range(10):
                 async with trio.open_nursery() as nursery:
                     for end in ENDS:
@@ -323,4 +321,4 @@ async def test_no_descriptor_is_left_after_any_kind_of_end(implementation: Imple
                         nursery.start_soon(play, relay, "TLSv1.3", end)
                         for _ in range(8):
                             nursery.start_soon(play, relay, "plain", end)
-            assert open_files() <= before
+            assert open_files() == before

@@ -14,7 +14,7 @@ from sniproxy.errors import CloseReason
 from sniproxy.relay import Flow, Outcome, Terms
 from sniproxy.relay.native import BUILT, NativeRelay, open_native_relay
 from sniproxy.relay.trio_relay import open_trio_relay
-from tests.support.files import open_files
+from tests.support.files import open_files, settled_files
 from tests.support.peers import Peer, tcp_pair
 from tests.support.relaying import BUFFER, DEADLINE, LONG, Session, begin
 
@@ -85,9 +85,8 @@ async def test_ends_are_delivered_in_batches(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_leaving_ends_each_session_once_and_leaves_no_descriptor_nor_thread() -> None:
-    gc.collect()  # what other tests left to the collector is not this one's
     await engines_become(0)
-    before = open_files()
+    before = settled_files()
     with trio.fail_after(DEADLINE):
         async with open_native_relay(buffer_size=BUFFER) as relay:
             sessions = [await begin(relay) for _ in range(150)]
@@ -110,7 +109,7 @@ async def test_leaving_ends_each_session_once_and_leaves_no_descriptor_nor_threa
     await engines_become(0)
     del relay, session, sessions
     gc.collect()
-    assert open_files() <= before
+    assert open_files() == before
 
 
 async def test_an_exception_in_the_block_ends_its_sessions_too() -> None:
@@ -238,10 +237,9 @@ async def test_counts_of_one_that_came_after_the_end_are_given() -> None:
 
 @pytest.mark.parametrize("seconds", [1e17, 1e300])
 async def test_a_timeout_that_is_too_long_for_a_machine_is_none(seconds: float) -> None:
-    gc.collect()  # what other tests left to the collector is not this one's
     with trio.fail_after(DEADLINE):
         async with open_native_relay(buffer_size=BUFFER) as relay:
-            before = open_files()
+            before = settled_files()
             session = new_session(idle_timeout=seconds)
             try:
                 session.start(relay)
@@ -251,7 +249,7 @@ async def test_a_timeout_that_is_too_long_for_a_machine_is_none(seconds: float) 
                 await session.outcome()
             finally:
                 session.close()
-                assert open_files() <= before
+                assert open_files() == before
 
 
 async def test_bytes_behind_an_urgent_one_are_not_left_lying() -> None:

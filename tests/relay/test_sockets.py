@@ -18,7 +18,7 @@ from sniproxy.relay.sockets import (
     spread_keepalive,
     tune,
 )
-from tests.support.files import open_files
+from tests.support.files import open_files, settled_files
 from tests.support.peers import Peer, tcp_pair
 
 pytestmark = pytest.mark.anyio
@@ -187,20 +187,20 @@ async def test_connecting(family: int, host: str) -> None:
 )
 async def test_connecting_fails_as_the_kernel_says(family: int, host: str) -> None:
     """A port that is bound and does not listen is refused, and nobody else can take it."""
-    before = open_files()
+    before = settled_files()
     with socket.socket(family) as bound, trio.fail_after(DEADLINE):
         bound.bind((host, 0))
         with pytest.raises(ConnectionRefusedError, match="Connection refused"):
             await connect(family, bound.getsockname()[:2], keepalive_idle=300)
-    assert open_files() <= before
+    assert open_files() == before
 
 
 async def test_connecting_can_be_given_up(deaf: tuple[str, int]) -> None:
-    before = open_files()
+    before = settled_files()
     with trio.move_on_after(0.05) as scope:
         await connect(socket.AF_INET, deaf, keepalive_idle=300)
     assert scope.cancelled_caught
-    assert open_files() <= before
+    assert open_files() == before
 
 
 async def test_sessions_that_began_together_are_not_asked_together(pair: Pair) -> None:

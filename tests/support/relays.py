@@ -18,9 +18,11 @@ class Watched:
         self.links: list[Link] = []
         self._relay = relay
 
-    async def accept_tls(self, client: Any, server_tls: ServerTls, received: bytes) -> Terminated:
+    async def accept_tls(
+        self, client: Any, server_tls: ServerTls, received: bytes, name: str | None
+    ) -> Terminated:
         """As the relay does."""
-        return await self._relay.accept_tls(client, server_tls, received)
+        return await self._relay.accept_tls(client, server_tls, received, name)
 
     def start(self, flow: Flow, on_end: Callable[[Outcome], None]) -> Link:
         """As the relay does."""
