@@ -20,6 +20,7 @@ _encode = json.JSONEncoder(default=repr).encode
 _LEVELS = {"warning": "warn", "critical": "error"}
 _DIM, _YELLOW, _RED, _END = "\x1b[2m", "\x1b[33m", "\x1b[31m", "\x1b[0m"
 _COLOURS = {"warning": _YELLOW, "error": _RED, "critical": _RED}
+_UNITS = " kMGTPE"
 # Of a session: what stands in columns, and what only the JSON has.
 _COLUMNS = frozenset(
     {"reason", "sni", "client", "node", "duration_ms", "bytes_in", "bytes_out", "session"}
@@ -107,10 +108,12 @@ def _duration(milliseconds: object) -> str:
 
 def _bytes(count: object) -> str:
     """999, 1.2k, 34M."""
-    if not isinstance(count, int):
+    if not isinstance(count, int) or abs(count) >= 1000 ** len(_UNITS):
         return _value(count)
     size, power = float(count), 0
-    while size >= 1000:
+    while (
+        size >= 1000 and power < len(_UNITS) - 1
+    ):  # what is just below the next unit may be rounded to it
         size, power = size / 1000, power + 1
-    unit = " kMGTPE"[power] if power else ""
+    unit = _UNITS[power] if power else ""
     return f"{size:.0f}{unit}" if size >= 10 or not unit else f"{size:.1f}{unit}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sniproxy.log_text import text_line, visible
@@ -121,6 +121,8 @@ MEMBERS = st.dictionaries(st.sampled_from(NAMES), ANYTHING)
 
 
 @given(MEMBERS, st.sampled_from(["session", "x"]))
+@example({"bytes_in": 999_999_999_999_999_934_464}, "session")
+@example({"bytes_in": 10**400, "bytes_out": -(10**400)}, "session")
 def test_no_value_is_more_than_text(members: dict[str, Any], event: str) -> None:
     """Nothing ends a line, and nothing that a terminal would obey or a reader not see."""
     line = text_line({**SESSION, **members, **HEAD, "event": event}, colours=False)
