@@ -8,9 +8,10 @@ use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 
+use super::handshake::Connection;
 use super::server::pair;
 use super::verify::{Anybody, OfGameServers, PemError, certificates, roots};
-use super::{Connection, Failure, Tls, provider};
+use super::{Failure, Tls, provider};
 
 /// Ready for handshakes.
 pub struct Client(Arc<ClientConfig>);
@@ -56,6 +57,7 @@ impl Client {
             }
         };
         config.resumption = Resumption::disabled();
+        config.enable_secret_extraction = true; // for what comes behind the handshake
         Ok(Self(Arc::new(config)))
     }
 

@@ -91,6 +91,11 @@ impl fmt::Display for Failure {
     }
 }
 
+/// An alert of the peer that ends it.
+pub(super) fn received(alert: AlertDescription) -> Failure {
+    Failure::new(&Error::AlertReceived(alert), &[])
+}
+
 /// The alert that goes with an error, where that is one for sure.
 fn alert_of(error: &Error) -> Option<u8> {
     let alert = match error {

@@ -7,61 +7,49 @@
 
 mod client;
 mod failure;
+mod handshake;
+mod keys;
+mod records;
 mod server;
-mod steps;
 mod tickets;
 mod verify;
 
 use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::CertificateDer;
-use rustls::unbuffered::EncryptError;
-use rustls::{CommonState, HandshakeKind, ProtocolVersion};
+
+use self::handshake::{Connection, Handshake};
+use self::records::Records;
 
 pub use self::client::Client;
 pub use self::failure::{Alert, Failure};
 pub use self::server::{Offer, Server};
-use self::steps::{Step, Traffic, step, write_step};
 pub use self::verify::PemError;
 
 /// Bytes that are kept at most of a record, or a message of many records, that is not whole. rustls takes no message of more
 /// than 64 KiB, but keeps the records that it came in, which are more where they are small.
 pub const REST: usize = 96 * 1024;
-/// Bytes that a record has beside those that it carries, at most.
-const OVERHEAD: usize = 5 + 256;
-/// Bytes in clear in one record.
-const FRAGMENT: usize = 16 * 1024;
 const FAILED: &str = "TLS has failed before";
 
-#[allow(clippy::large_enum_variant)] // both are large
-enum Connection {
-    Server(rustls::server::UnbufferedServerConnection),
-    Client(rustls::client::UnbufferedClientConnection),
-}
-
 /// One TLS connection, in which we are the server or the client.
-#[allow(clippy::struct_excessive_bools)] // four facts, each true or not by itself
 pub struct Tls {
-    connection: Connection,
+    /// Until it is over.
+    handshake: Option<Box<Handshake>>,
+    /// From then on.
+    records: Option<Records>,
+    agreed: Box<Agreed>,
     /// What came of a record or a message whose rest is still to come.
     rest: Vec<u8>,
     /// In clear, and not handed on yet.
     clear: Vec<u8>,
     /// Records of the handshake that the socket did not take yet.
     pub(crate) owed: Vec<u8>,
-    /// The peer has said that nothing more comes.
-    ended: bool,
-    /// We have.
-    closed: bool,
-    /// Something was received, or asked for.
-    begun: bool,
     /// What came, or was to go, was wrong: nothing comes or goes after that.
     failed: bool,
 }
 
 /// What the two have agreed upon.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Agreed {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
@@ -84,52 +72,45 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 impl Tls {
     fn new(connection: Connection) -> Self {
         Self {
-            connection,
+            handshake: Some(Box::new(Handshake::new(connection))),
+            records: None,
+            agreed: Box::default(),
             rest: Vec::new(),
             clear: Vec::new(),
             owed: Vec::new(),
-            ended: false,
-            closed: false,
-            begun: false,
             failed: false,
-        }
-    }
-
-    fn state(&self) -> &CommonState {
-        match &self.connection {
-            Connection::Server(server) => server,
-            Connection::Client(client) => client,
         }
     }
 
     /// Whether the handshake is still on.
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
-        self.state().is_handshaking()
+        self.records.is_none()
     }
 
     /// Whether ours is the first word.
     #[must_use]
     pub fn begins(&self) -> bool {
-        matches!(self.connection, Connection::Client(_)) && !self.begun
+        self.handshake.as_ref().is_some_and(|one| one.begins())
     }
 
     /// Whether the peer has said that nothing more comes.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.ended
+        self.records.as_ref().is_some_and(|records| records.ended)
     }
 
     /// Whether we have said so.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.closed
+        self.records.as_ref().is_some_and(|records| records.closed)
     }
 
     /// Bytes that are kept.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.rest.capacity() + self.clear.capacity()
+        let message = self.records.as_ref().map_or(0, Records::held);
+        self.rest.capacity() + self.clear.capacity() + message
     }
 
     /// Whether there is something in clear.
@@ -176,36 +157,59 @@ impl Tls {
         if self.failed {
             return Err(Failure::other(FAILED));
         }
-        self.begun = true;
-        let mut used = 0;
-        let went = loop {
-            let left = &mut incoming[used..];
-            let (count, stepped) = match &mut self.connection {
-                Connection::Server(server) => step(server.process_tls_records(left), clear, out),
-                Connection::Client(client) => step(client.process_tls_records(left), clear, out),
-            };
-            used += count;
-            match stepped {
-                Ok(Step::On) => {}
-                Ok(Step::Ended) => self.ended = true,
-                Ok(Step::Done) => break Ok(()),
-                Err(error) => break Err(error),
-            }
+        let taken = self.take_in(incoming, clear, out);
+        let used = taken.inspect_err(|_| self.give_up())?;
+        let rest = if self.has_ended() {
+            &[]
+        } else {
+            &incoming[used..]
         };
-        if let Err(error) = went {
-            return Err(self.fail(&error, &mut incoming[used..], out));
-        }
-        let rest = if self.ended { &[] } else { &incoming[used..] };
-        if rest.len() > REST {
-            self.give_up();
-            return Err(Failure::other("a message in too many records"));
-        }
         if rest.is_empty() {
             self.rest = Vec::new();
         } else {
             self.rest.clear();
             self.rest.extend_from_slice(rest);
         }
+        Ok(())
+    }
+
+    /// How many bytes were taken in.
+    fn take_in(
+        &mut self,
+        incoming: &mut [u8],
+        clear: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, Failure> {
+        let mut used = 0;
+        if let Some(handshake) = &mut self.handshake {
+            used = handshake.receive(incoming, out)?;
+            if !handshake.is_over() {
+                if incoming.len() - used > REST {
+                    return Err(Failure::other("a message in too many records"));
+                }
+                return Ok(used);
+            }
+            self.finish(out)?;
+        }
+        let Some(records) = &mut self.records else {
+            return Ok(used);
+        };
+        let count = records.receive(&incoming[used..], clear, out)?;
+        Ok(used + count)
+    }
+
+    /// Goes on from the handshake, which is over.
+    fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
+        let Some(handshake) = self.handshake.take() else {
+            return Ok(());
+        };
+        let is_overdone = handshake.is_overdone();
+        let (mut records, agreed) = handshake.finish()?;
+        if is_overdone {
+            return Err(records.refuse_rest(out));
+        }
+        self.records = Some(records);
+        *self.agreed = agreed;
         Ok(())
     }
 
@@ -229,10 +233,9 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// Where rustls has none left of what it may encrypt with one key.
+    /// Where nothing is left of what may be encrypted with one key, and in a handshake.
     pub fn encrypt(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
-        let room = bytes.len() + bytes.len().div_ceil(FRAGMENT) * OVERHEAD;
-        self.write(room, out, |traffic, room| traffic.encrypt(bytes, room))
+        self.write(|records| records.encrypt(bytes, out))
     }
 
     /// Says that nothing more comes from us (`close_notify`, RFC 8446 section 6.1), behind what is in `out`.
@@ -241,96 +244,38 @@ impl Tls {
     ///
     /// As `encrypt`.
     pub fn close(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
-        self.closed = true;
-        self.write(OVERHEAD, out, |traffic, room| {
-            traffic.queue_close_notify(room)
-        })
+        self.write(|records| records.close(out))
     }
 
     fn write(
         &mut self,
-        room: usize,
-        out: &mut Vec<u8>,
-        mut put: impl FnMut(&mut dyn Traffic, &mut [u8]) -> Result<usize, EncryptError>,
+        write: impl FnOnce(&mut Records) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         if self.failed {
             return Err(Failure::other(FAILED));
         }
-        // What is kept of the last record must lie before rustls as it did: it knows places in it.
-        let mut rest = std::mem::take(&mut self.rest);
-        let written = loop {
-            let (_, stepped) = match &mut self.connection {
-                Connection::Server(server) => {
-                    write_step(server.process_tls_records(&mut rest), room, out, &mut put)
-                }
-                Connection::Client(client) => {
-                    write_step(client.process_tls_records(&mut rest), room, out, &mut put)
-                }
-            };
-            match stepped {
-                Ok(false) => {}
-                Ok(true) => break Ok(()),
-                Err(error) => break Err(error),
-            }
+        let Some(records) = &mut self.records else {
+            return Err(Failure::other("the handshake is not over"));
         };
-        if let Err(error) = written {
-            return Err(self.fail(&error, &mut rest, out));
-        }
-        self.rest = rest;
-        Ok(())
+        write(records).inspect_err(|_| self.give_up())
     }
 
     /// Whether it is TLS 1.3, and not 1.2.
     #[must_use]
     pub fn is_1_3(&self) -> bool {
-        self.state().protocol_version() == Some(ProtocolVersion::TLSv1_3)
+        self.agreed.version == "TLSv1.3"
     }
 
     /// Whether it goes on from an earlier session.
     #[must_use]
     pub fn is_resumed(&self) -> bool {
-        self.state().handshake_kind() == Some(HandshakeKind::Resumed)
+        self.agreed.resumed
     }
 
     /// What was agreed upon, once the handshake is over.
     #[must_use]
     pub fn agreed(&self) -> Agreed {
-        let state = self.state();
-        let shown = state.peer_certificates().and_then(<[_]>::first);
-        Agreed {
-            version: if self.is_1_3() { "TLSv1.3" } else { "TLSv1.2" },
-            cipher: state
-                .negotiated_cipher_suite()
-                .map_or("", |suite| cipher_name(suite.suite())),
-            alpn: state.alpn_protocol().map(<[u8]>::to_vec),
-            resumed: self.is_resumed(),
-            certificate: shown.map(|one: &CertificateDer<'_>| one.as_ref().to_vec()),
-        }
-    }
-
-    /// In words; the alert that rustls would have us send goes behind what is in `out`. `left`: what it is not done with, in
-    /// which it knows places.
-    fn fail(&mut self, error: &rustls::Error, left: &mut [u8], out: &mut Vec<u8>) -> Failure {
-        self.give_up();
-        let (before, mut used) = (out.len(), 0);
-        loop {
-            let (last, left) = (out.len(), &mut left[used..]);
-            let (count, stepped) = match &mut self.connection {
-                Connection::Server(server) => {
-                    step(server.process_tls_records(left), &mut Vec::new(), out)
-                }
-                Connection::Client(client) => {
-                    step(client.process_tls_records(left), &mut Vec::new(), out)
-                }
-            };
-            used += count;
-            // Behind the alert it would go on with what came next.
-            if !matches!(stepped, Ok(Step::On)) || failure::is_alert(&out[last..]) {
-                break;
-            }
-        }
-        failure::mend(error, &mut out[before..]);
-        Failure::new(error, &out[before..])
+        Agreed::clone(&self.agreed)
     }
 
     fn give_up(&mut self) {

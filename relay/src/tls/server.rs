@@ -11,9 +11,10 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
+use super::handshake::Connection;
 use super::tickets::Tickets;
 use super::verify::{OfPlayers, PemError, certificates};
-use super::{Connection, Failure, Tls, provider};
+use super::{Failure, Tls, provider};
 
 /// An ssl object, as far as handshakes go.
 pub struct Offer<'a> {
@@ -67,6 +68,7 @@ impl Server {
         config.ticketer = Arc::new(Tickets::new(offer.secrets));
         config.send_tls13_tickets = 1; // a player comes back once, and has the next one then
         config.max_early_data_size = 0; // it could be played twice (RFC 8446 section 8)
+        config.enable_secret_extraction = true; // for what comes behind the handshake
         Ok(Self(Arc::new(config)))
     }
 
