@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
+use crate::scratch::Scratch;
 use crate::socket::{Owed, Socket, in_proportion};
 use crate::tls::{Agreed, Failure, Tls};
 use crate::tools::{PIPE, Pipe, Tools};
@@ -115,11 +116,11 @@ impl Session {
         let socket = &mut self.sockets[side as usize];
         socket.ended = tls.has_ended();
         if let Some(Owed::Bytes(owed)) = socket.debt.take().map(|owed| *owed) {
-            let (clear, mut sealed) = (owed.left(), Vec::new());
+            let (clear, mut sealed) = (owed.left(), Scratch::default());
             if let Err(failure) = tls.encrypt(&clear, &mut sealed) {
                 self.doom = Some(Box::new(End::BadTls(side, failure)));
             }
-            socket.debt = Owed::bytes(sealed, clear.len());
+            socket.debt = Owed::bytes(sealed.to_vec(), clear.len());
         }
         socket.tls = Some(tls);
         self

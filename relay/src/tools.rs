@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
+use crate::scratch::Scratch;
 use crate::tls::REST;
 
 /// Bytes that one pipe holds at most.
@@ -25,9 +26,9 @@ pub struct Tools {
     /// Records that came: what is kept of one that is not whole, and what is read behind it.
     pub records: Vec<u8>,
     /// What was in them, in clear.
-    pub clear: Vec<u8>,
+    pub clear: Scratch,
     /// Records that go out.
-    pub sealed: Vec<u8>,
+    pub sealed: Scratch,
     idle: Vec<Pipe>, // empty ones
     lease: Arc<()>,
     most: usize,
@@ -40,8 +41,8 @@ impl Tools {
         Self {
             buffer: vec![0; buffer_size],
             records: vec![0; REST + buffer_size],
-            clear: Vec::new(),
-            sealed: Vec::new(),
+            clear: Scratch::default(),
+            sealed: Scratch::default(),
             idle: Vec::new(),
             lease: Arc::new(()),
             most: pipes,

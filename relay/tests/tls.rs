@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use _relay::tls::{Alert, Client, Offer, Server};
 use rustls::SignatureScheme::{ECDSA_NISTP256_SHA256, ED25519};
+use rustls::SupportedCipherSuite;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::version::{TLS12, TLS13};
 
 mod support;
@@ -11,7 +14,8 @@ mod support;
 use support::Dice;
 use support::certificates::{Paper, Wish};
 use support::party::{
-    NAME, Party, converse, friends, offer, player, player_config, strangers, talk, tell,
+    NAME, Party, converse, friends, offer, player, player_config, player_config_of, strangers,
+    talk, tell,
 };
 
 /// TLS 1.2, TLS 1.3, and what is agreed upon.
@@ -88,6 +92,52 @@ fn who_has_said_goodbye_still_hears() {
             assert_eq!(first.sends(), b"");
         }
     }
+}
+
+#[test]
+fn every_cipher_of_either_version_is_understood() {
+    let paper = Paper::signed_by_itself(Wish::host(NAME));
+    let words = Dice::new(3).bytes(50_000);
+    let mut names = Vec::new();
+    for suite in default_provider().cipher_suites {
+        let version = match suite {
+            SupportedCipherSuite::Tls12(_) => &TLS12,
+            SupportedCipherSuite::Tls13(_) => &TLS13,
+        };
+        let provider = CryptoProvider {
+            cipher_suites: vec![suite],
+            ..default_provider()
+        };
+        let schemes = [ECDSA_NISTP256_SHA256];
+        let config = player_config_of(provider, &[version], &schemes, None);
+        let mut server = Party::new(Server::new(offer(&paper)).unwrap().accept().unwrap());
+        let mut player = player(&Arc::new(config));
+        if talk(&mut player, &mut server).is_err() {
+            continue; // of RSA
+        }
+        tell(&mut player, &mut server, &words);
+        assert!(server.heard == words, "{suite:?}");
+        server.say(&words);
+        assert!(
+            talk(&mut player, &mut server).unwrap() == words,
+            "{suite:?}"
+        );
+        names.push(server.tls.agreed().cipher);
+    }
+    names.sort_unstable();
+    let ciphers = [
+        "AES128-GCM-SHA256",
+        "AES256-GCM-SHA384",
+        "CHACHA20-POLY1305",
+    ];
+    let older = ciphers.map(|cipher| format!("ECDHE-ECDSA-{cipher}"));
+    let newer = [
+        "AES_128_GCM_SHA256",
+        "AES_256_GCM_SHA384",
+        "CHACHA20_POLY1305_SHA256",
+    ];
+    let newer = newer.map(|cipher| format!("TLS_{cipher}"));
+    assert_eq!(names, [older, newer].concat());
 }
 
 #[test]

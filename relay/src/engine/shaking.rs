@@ -18,6 +18,7 @@ use super::mishap::caught;
 use super::waiting::{Pending, Waiting};
 use super::{Engine, SESSION_EVENTS, SHAKING};
 use crate::plans::Plan;
+use crate::scratch::Scratch;
 use crate::tls::{Failure, REST, Server, Tls};
 
 #[cfg(test)]
@@ -292,8 +293,8 @@ impl<T> Shaking<T> {
     fn go_on(
         &mut self,
         records: &mut [u8],
-        clear: &mut Vec<u8>,
-        out: &mut Vec<u8>,
+        clear: &mut Scratch,
+        out: &mut Scratch,
     ) -> Result<bool, Unshaken> {
         clear.clear();
         out.clear();
@@ -339,8 +340,8 @@ impl<T> Shaking<T> {
     /// Lets TLS have what came, and sends what it answers.
     fn hear(
         &mut self,
-        receive: impl FnOnce(&mut Tls, &mut Vec<u8>) -> Result<(), Failure>,
-        out: &mut Vec<u8>,
+        receive: impl FnOnce(&mut Tls, &mut Scratch) -> Result<(), Failure>,
+        out: &mut Scratch,
     ) -> Result<(), Unshaken> {
         let went = receive(&mut self.tls, out);
         self.tls.owed.extend_from_slice(out);

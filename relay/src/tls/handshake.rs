@@ -3,6 +3,8 @@
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 
+use crate::scratch::Scratch;
+
 use super::failure::{self, Failure};
 use super::keys::HEADER;
 use super::records::Records;
@@ -59,12 +61,13 @@ impl Handshake {
     pub(super) fn receive(
         &mut self,
         incoming: &mut [u8],
-        out: &mut Vec<u8>,
+        out: &mut Scratch,
     ) -> Result<usize, Failure> {
         self.begun = true;
         let (mut used, mut opened) = (0, self.opened);
         loop {
-            // One record more each time: what comes behind the last one is not rustls's to open.
+            // One record more each time: what comes behind the last one is not rustls's to open. (In that one nothing stands
+            // behind the last message: rustls refuses it, as the keys would not change with a record.)
             let record = first_record(&incoming[opened..]);
             let shown = record.map_or(incoming.len(), |size| opened + size);
             loop {
@@ -89,17 +92,12 @@ impl Handshake {
     fn step(
         &mut self,
         incoming: &mut [u8],
-        out: &mut Vec<u8>,
+        out: &mut Scratch,
     ) -> (usize, Result<Step, rustls::Error>) {
         match &mut self.connection {
             Connection::Server(server) => step(server.process_tls_records(incoming), out),
             Connection::Client(client) => step(client.process_tls_records(incoming), out),
         }
-    }
-
-    /// Whether part of a message came behind it in its last record.
-    pub(super) fn is_overdone(&self) -> bool {
-        self.opened > 0
     }
 
     /// What goes on from here, once it is over.
@@ -135,7 +133,7 @@ impl Handshake {
 
     /// In words; the alert that rustls would have us send goes behind what is in `out`. `left`: what it is not done with, in
     /// which it knows places.
-    fn fail(&mut self, error: &rustls::Error, left: &mut [u8], out: &mut Vec<u8>) -> Failure {
+    fn fail(&mut self, error: &rustls::Error, left: &mut [u8], out: &mut Scratch) -> Failure {
         let (before, mut used) = (out.len(), 0);
         loop {
             let last = out.len();
@@ -146,8 +144,11 @@ impl Handshake {
                 break;
             }
         }
-        failure::mend(error, &mut out[before..]);
-        Failure::new(error, &out[before..])
+        let mut told = out[before..].to_vec();
+        failure::mend(error, &mut told);
+        out.truncate(before);
+        out.extend_from_slice(&told);
+        Failure::new(error, &told)
     }
 }
 
@@ -161,7 +162,7 @@ fn first_record(bytes: &[u8]) -> Option<usize> {
 /// Does what rustls asks for; how many bytes it is done with.
 fn step<D>(
     status: UnbufferedStatus<'_, '_, D>,
-    out: &mut Vec<u8>,
+    out: &mut Scratch,
 ) -> (usize, Result<Step, rustls::Error>) {
     let stepped = match status.state {
         Err(error) => Err(error),
@@ -181,22 +182,16 @@ fn step<D>(
 }
 
 /// Appends what is put into the room that is made for it, as much as it says that it needs.
-fn put(out: &mut Vec<u8>, mut write: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
+fn put(out: &mut Scratch, mut write: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
     let (start, mut room) = (out.len(), 0);
     loop {
-        out.resize(start + room, 0);
-        match write(&mut out[start..]) {
-            Ok(count) => {
-                out.truncate(start + count);
-                return;
-            }
+        let went = write(out.grow(room));
+        out.truncate(start + *went.as_ref().unwrap_or(&0));
+        match went {
             Err(EncodeError::InsufficientSize(error)) if error.required_size > room => {
                 room = error.required_size;
             }
-            Err(_) => {
-                out.truncate(start);
-                return;
-            }
+            _ => return,
         }
     }
 }

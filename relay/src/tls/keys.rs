@@ -9,12 +9,12 @@ use aws_lc_rs::aead::{
 use aws_lc_rs::error::Unspecified;
 use rustls::ConnectionTrafficSecrets;
 
+use crate::scratch::Scratch;
+
 /// Bytes in clear in one record (RFC 8446 section 5.1).
 pub(super) const FRAGMENT: usize = 16 * 1024;
 /// Bytes of a record's header: its kind, its version and its length.
 pub(super) const HEADER: usize = 5;
-/// Bytes of a record that `seal` makes, beside those in clear, at most.
-pub(super) const OVERHEAD: usize = HEADER + EXPLICIT + TAG;
 
 const TAG: usize = 16; // of all three ciphers
 const EXPLICIT: usize = 8; // RFC 5288 section 3
@@ -44,7 +44,7 @@ pub(super) enum Unopened {
 }
 
 pub(super) struct Key {
-    key: LessSafeKey,
+    cipher: LessSafeKey,
     iv: [u8; NONCE_LEN],
     form: Form,
     /// How many records it has been used for.
@@ -65,7 +65,7 @@ impl Key {
             _ => return None,
         };
         Some(Self {
-            key: LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).ok()?),
+            cipher: LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).ok()?),
             iv: iv.as_ref().try_into().ok()?,
             form: if is_1_3 { Form::Tls13 } else { form },
             records,
@@ -77,7 +77,7 @@ impl Key {
         &mut self,
         kind: u8,
         clear: &[u8],
-        out: &mut Vec<u8>,
+        out: &mut Scratch,
     ) -> Result<(), Unspecified> {
         let (outer, explicit, inner) = match self.form {
             Form::Tls13 => (APPLICATION_DATA, 0, &[kind][..]),
@@ -87,16 +87,14 @@ impl Key {
         let length = explicit + clear.len() + inner.len() + TAG;
         let header = header(outer, [3, 3], length).ok_or(Unspecified)?;
         let nonce = self.nonce();
-        let start = out.len();
         out.extend_from_slice(&header);
         out.extend_from_slice(&nonce[NONCE_LEN - explicit..]);
-        let sealed = out.len();
-        out.resize(start + HEADER + length, 0);
-        let (text, tag) = out[sealed..].split_at_mut(clear.len());
-        let aad = self.aad(&header, clear.len());
+        let sealed = out.grow(length - explicit);
+        let (text, tag) = sealed.split_at_mut(clear.len());
+        let (vouched, count) = self.vouched(header, clear.len());
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let aad = Aad::from(aad.as_ref());
-        self.key
+        let aad = Aad::from(&vouched[..count]);
+        self.cipher
             .seal_out_of_place_scatter(nonce, aad, clear, text, inner, tag)?;
         self.records += 1;
         Ok(())
@@ -107,7 +105,7 @@ impl Key {
         &mut self,
         header: [u8; HEADER],
         body: &[u8],
-        clear: &mut Vec<u8>,
+        clear: &mut Scratch,
     ) -> Result<u8, Unopened> {
         let (explicit, body) = match self.form {
             Form::Gcm => body.split_at_checked(EXPLICIT).ok_or(Unopened::Forged)?,
@@ -121,13 +119,12 @@ impl Key {
             nonce[SALT..].copy_from_slice(explicit);
         }
         let start = clear.len();
-        clear.resize(start + size, 0);
-        let aad = self.aad(&header, size);
+        let (vouched, count) = self.vouched(header, size);
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let aad = Aad::from(aad.as_ref());
+        let aad = Aad::from(&vouched[..count]);
         let opened = self
-            .key
-            .open_separate_gather(nonce, aad, text, tag, &mut clear[start..])
+            .cipher
+            .open_separate_gather(nonce, aad, text, tag, clear.grow(size))
             .map_err(|Unspecified| Unopened::Forged)
             .and_then(|()| match self.form {
                 Form::Tls13 => unpad(clear, start),
@@ -154,33 +151,18 @@ impl Key {
         nonce
     }
 
-    /// What is vouched for beside what is sealed: RFC 8446 section 5.2, RFC 5246 section 6.2.3.3.
-    fn aad(&self, header: &[u8; HEADER], size: usize) -> Known {
-        let mut known = Known {
-            bytes: [0; 13],
-            count: HEADER,
-        };
+    /// What is vouched for beside what is sealed, and its length: RFC 8446 section 5.2, RFC 5246 section 6.2.3.3.
+    fn vouched(&self, header: [u8; HEADER], size: usize) -> ([u8; 13], usize) {
+        let mut vouched = [0; 13];
         if self.form == Form::Tls13 {
-            known.bytes[..HEADER].copy_from_slice(header);
-            return known;
+            vouched[..HEADER].copy_from_slice(&header);
+            return (vouched, HEADER);
         }
-        known.count = 13;
-        known.bytes[..8].copy_from_slice(&self.records.to_be_bytes());
-        known.bytes[8..11].copy_from_slice(&header[..3]);
-        // The length of a record is one of two bytes, and so is that of what is in it.
-        known.bytes[11..].copy_from_slice(&u16::try_from(size).unwrap_or(u16::MAX).to_be_bytes());
-        known
-    }
-}
-
-struct Known {
-    bytes: [u8; 13],
-    count: usize,
-}
-
-impl AsRef<[u8]> for Known {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.count]
+        vouched[..8].copy_from_slice(&self.records.to_be_bytes());
+        vouched[8..11].copy_from_slice(&header[..3]);
+        // It is less than the length of the record, which is one of two bytes.
+        vouched[11..].copy_from_slice(&u16::try_from(size).unwrap_or(u16::MAX).to_be_bytes());
+        (vouched, 13)
     }
 }
 
@@ -190,7 +172,7 @@ fn header(kind: u8, version: [u8; 2], length: usize) -> Option<[u8; HEADER]> {
 }
 
 /// Takes padding and kind away from what was in a record of TLS 1.3; the kind.
-fn unpad(clear: &mut Vec<u8>, start: usize) -> Result<u8, Unopened> {
+fn unpad(clear: &mut Scratch, start: usize) -> Result<u8, Unopened> {
     if clear.len() - start > FRAGMENT + 1 {
         return Err(Unopened::Oversized);
     }

@@ -1,9 +1,9 @@
 //! TLS on one side of a session: records in, bytes in clear out, and the other way round. It knows neither sockets nor clocks.
 //!
-//! rustls's unbuffered interface keeps no buffer of its own: what came is decrypted where it lies, in a buffer that all
-//! sessions of a thread share. Of an idle session only the keys are kept. `server` and `client` are what handshakes are made
-//! with, once for each object of the configuration; `tickets` let players come back, `verify` says whose certificate is good,
-//! `failure` says what went wrong in words.
+//! `handshake` is rustls's part. From its end on `records` opens and seals, under the `keys` that were agreed upon: from one
+//! buffer to another, which all sessions of a thread share, so that of an idle session only the keys are kept. `server` and
+//! `client` are what handshakes are made with, once for each object of the configuration; `tickets` let players come back,
+//! `verify` says whose certificate is good, `failure` says what went wrong in words.
 
 mod client;
 mod failure;
@@ -17,6 +17,8 @@ mod verify;
 use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+
+use crate::scratch::Scratch;
 
 use self::handshake::{Connection, Handshake};
 use self::records::Records;
@@ -151,8 +153,8 @@ impl Tls {
     pub fn receive(
         &mut self,
         incoming: &mut [u8],
-        clear: &mut Vec<u8>,
-        out: &mut Vec<u8>,
+        clear: &mut Scratch,
+        out: &mut Scratch,
     ) -> Result<(), Failure> {
         if self.failed {
             return Err(Failure::other(FAILED));
@@ -177,8 +179,8 @@ impl Tls {
     fn take_in(
         &mut self,
         incoming: &mut [u8],
-        clear: &mut Vec<u8>,
-        out: &mut Vec<u8>,
+        clear: &mut Scratch,
+        out: &mut Scratch,
     ) -> Result<usize, Failure> {
         let mut used = 0;
         if let Some(handshake) = &mut self.handshake {
@@ -189,7 +191,7 @@ impl Tls {
                 }
                 return Ok(used);
             }
-            self.finish(out)?;
+            self.finish()?;
         }
         let Some(records) = &mut self.records else {
             return Ok(used);
@@ -199,15 +201,11 @@ impl Tls {
     }
 
     /// Goes on from the handshake, which is over.
-    fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
+    fn finish(&mut self) -> Result<(), Failure> {
         let Some(handshake) = self.handshake.take() else {
             return Ok(());
         };
-        let is_overdone = handshake.is_overdone();
-        let (mut records, agreed) = handshake.finish()?;
-        if is_overdone {
-            return Err(records.refuse_rest(out));
-        }
+        let (records, agreed) = handshake.finish()?;
         self.records = Some(records);
         *self.agreed = agreed;
         Ok(())
@@ -221,8 +219,8 @@ impl Tls {
     pub fn receive_all(
         &mut self,
         bytes: &[u8],
-        clear: &mut Vec<u8>,
-        out: &mut Vec<u8>,
+        clear: &mut Scratch,
+        out: &mut Scratch,
     ) -> Result<(), Failure> {
         let mut incoming = std::mem::take(&mut self.rest);
         incoming.extend_from_slice(bytes);
@@ -234,7 +232,7 @@ impl Tls {
     /// # Errors
     ///
     /// Where nothing is left of what may be encrypted with one key, and in a handshake.
-    pub fn encrypt(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+    pub fn encrypt(&mut self, bytes: &[u8], out: &mut Scratch) -> Result<(), Failure> {
         self.write(|records| records.encrypt(bytes, out))
     }
 
@@ -243,7 +241,7 @@ impl Tls {
     /// # Errors
     ///
     /// As `encrypt`.
-    pub fn close(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
+    pub fn close(&mut self, out: &mut Scratch) -> Result<(), Failure> {
         self.write(|records| records.close(out))
     }
 

@@ -6,8 +6,10 @@
 use rustls::kernel::KernelConnection;
 use rustls::{AlertDescription, ConnectionTrafficSecrets, ExtractedSecrets, SupportedCipherSuite};
 
+use crate::scratch::Scratch;
+
 use super::failure::{Alert, Failure, received};
-use super::keys::{FRAGMENT, HEADER, Key, OVERHEAD, Unopened};
+use super::keys::{FRAGMENT, HEADER, Key, Unopened};
 
 /// Bytes of a record that is not whole, at most.
 pub(super) const RECORD: usize = HEADER + FRAGMENT + 2048; // RFC 5246 section 6.2.3
@@ -103,8 +105,8 @@ impl Records {
     pub(super) fn receive(
         &mut self,
         incoming: &[u8],
-        clear: &mut Vec<u8>,
-        out: &mut Vec<u8>,
+        clear: &mut Scratch,
+        out: &mut Scratch,
     ) -> Result<usize, Failure> {
         let mut used = 0;
         while !self.ended {
@@ -126,8 +128,9 @@ impl Records {
                 self.fruitless = 0;
                 continue;
             }
-            let content = clear.split_off(start);
-            self.take(kind, content, out)?;
+            let content = clear[start..].to_vec();
+            clear.truncate(start);
+            self.take(kind, &content, out)?;
         }
         Ok(used)
     }
@@ -150,14 +153,14 @@ impl Records {
     }
 
     /// What is no bytes to hand on.
-    fn take(&mut self, kind: u8, content: Vec<u8>, out: &mut Vec<u8>) -> Result<(), Failure> {
+    fn take(&mut self, kind: u8, content: &[u8], out: &mut Scratch) -> Result<(), Failure> {
         self.fruitless += 1;
         let taken = if self.fruitless > FRUITLESS {
             Err(unexpected("too many records that bring nothing"))
         } else if !self.message.is_empty() && kind != HANDSHAKE {
             Err(unexpected("something else in the midst of a message")) // RFC 8446 section 5.1
         } else {
-            match (kind, &content[..]) {
+            match (kind, content) {
                 (APPLICATION_DATA, []) => Ok(()),
                 (ALERT, &[level, number]) => return self.hear(level, number, out),
                 (ALERT, [_, ..]) => Err(Wrong(AlertDescription::DecodeError, "a misshapen alert")),
@@ -169,7 +172,7 @@ impl Records {
     }
 
     /// An alert.
-    fn hear(&mut self, level: u8, number: u8, out: &mut Vec<u8>) -> Result<(), Failure> {
+    fn hear(&mut self, level: u8, number: u8, out: &mut Scratch) -> Result<(), Failure> {
         let alert = AlertDescription::from(number);
         if !matches!(level, WARNING | FATAL) {
             let wrong = Wrong(AlertDescription::IllegalParameter, "an alert of no level");
@@ -187,8 +190,8 @@ impl Records {
     }
 
     /// A message or more, or parts of them.
-    fn read(&mut self, content: Vec<u8>, out: &mut Vec<u8>) -> Result<(), Wrong> {
-        self.message.extend_from_slice(&content);
+    fn read(&mut self, content: &[u8], out: &mut Scratch) -> Result<(), Wrong> {
+        self.message.extend_from_slice(content);
         let mut bytes = std::mem::take(&mut self.message);
         let mut used = 0;
         while let Some((&[kind, high, middle, low], left)) = bytes[used..].split_first_chunk() {
@@ -217,7 +220,7 @@ impl Records {
         kind: u8,
         body: &[u8],
         is_last: bool,
-        out: &mut Vec<u8>,
+        out: &mut Scratch,
     ) -> Result<(), Wrong> {
         match (kind, body) {
             (KEY_UPDATE, &[asked]) if self.is_1_3() => {
@@ -250,7 +253,7 @@ impl Records {
         }
     }
 
-    fn decline(&mut self, out: &mut Vec<u8>) -> Result<(), Wrong> {
+    fn decline(&mut self, out: &mut Scratch) -> Result<(), Wrong> {
         if self.closed {
             return Ok(());
         }
@@ -262,8 +265,7 @@ impl Records {
     }
 
     /// Encrypts, behind what is in `out`.
-    pub(super) fn encrypt(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
-        out.reserve(bytes.len() + bytes.len().div_ceil(FRAGMENT) * OVERHEAD);
+    pub(super) fn encrypt(&mut self, bytes: &[u8], out: &mut Scratch) -> Result<(), Failure> {
         for fragment in bytes.chunks(FRAGMENT) {
             if self.writing.records + 1 >= self.limit {
                 self.spend(out)?;
@@ -275,17 +277,16 @@ impl Records {
     }
 
     /// The next record is the last one that the key may seal.
-    fn spend(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
+    fn spend(&mut self, out: &mut Scratch) -> Result<(), Failure> {
         if self.is_1_3() {
             let renewed = self.renew_writing(out);
             return renewed.map_err(|Wrong(_, why)| Failure::other(why));
         }
-        self.close(out)?;
         Err(Failure::other("the key of this connection is used up"))
     }
 
     /// Says that nothing more comes from us (RFC 8446 section 6.1), behind what is in `out`.
-    pub(super) fn close(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
+    pub(super) fn close(&mut self, out: &mut Scratch) -> Result<(), Failure> {
         if self.closed {
             return Ok(());
         }
@@ -294,7 +295,7 @@ impl Records {
         told.map_err(|Wrong(_, why)| Failure::other(why))
     }
 
-    fn put(&mut self, kind: u8, clear: &[u8], out: &mut Vec<u8>) -> Result<(), Wrong> {
+    fn put(&mut self, kind: u8, clear: &[u8], out: &mut Scratch) -> Result<(), Wrong> {
         let sealed = self.writing.seal(kind, clear, out);
         sealed.map_err(|_| Wrong(AlertDescription::InternalError, "cannot encrypt"))
     }
@@ -306,20 +307,15 @@ impl Records {
     }
 
     /// Says that a new key follows, and takes it (RFC 8446 section 4.6.3).
-    fn renew_writing(&mut self, out: &mut Vec<u8>) -> Result<(), Wrong> {
+    fn renew_writing(&mut self, out: &mut Scratch) -> Result<(), Wrong> {
         self.put(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0], out)?;
         let next = self.renewal.as_mut().and_then(|one| one.writing().ok());
         self.writing = renewed(next)?;
         Ok(())
     }
 
-    /// Ends it where the handshake ended in the midst of a record, and not with one.
-    pub(super) fn refuse_rest(&mut self, out: &mut Vec<u8>) -> Failure {
-        self.refuse(&unexpected("part of a message behind the handshake"), out)
-    }
-
     /// Ends it with an alert, unless we have said that nothing more comes.
-    fn refuse(&mut self, wrong: &Wrong, out: &mut Vec<u8>) -> Failure {
+    fn refuse(&mut self, wrong: &Wrong, out: &mut Scratch) -> Failure {
         let &Wrong(alert, cause) = wrong;
         let number = alert.into();
         let told = !self.closed && self.put(ALERT, &[FATAL, number], out).is_ok();
@@ -355,3 +351,6 @@ impl From<Unopened> for Wrong {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

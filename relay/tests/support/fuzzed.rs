@@ -6,7 +6,7 @@
 use std::sync::OnceLock;
 
 use _relay::session::{Session, Side};
-use _relay::tls::{Client, Offer, REST, Server};
+use _relay::tls::{Client, Offer, REST, Server, Tls};
 
 use super::certificates::{Paper, Wish};
 use super::party::{NAME, Party, converse, offer};
@@ -140,9 +140,9 @@ fn changed_records(script: &mut Script<'_>, versions: (bool, bool)) {
 fn after(server: &mut Party, client: &mut Party) {
     for one in [server, client] {
         let failed = one.failure.is_some();
-        let wrote = one.tls.encrypt(b"words", &mut one.out).is_ok();
+        let wrote = one.write(|tls, out| tls.encrypt(b"words", out)).is_ok();
         assert!(!(failed && wrote));
-        let _ = one.tls.close(&mut one.out); // it may have failed
+        let _ = one.write(Tls::close); // it may have failed
         one.hear(b"\x15\x03\x03\0\x02\x01\0");
         let _ = one.tls.agreed();
     }

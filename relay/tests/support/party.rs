@@ -5,8 +5,10 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 
+use _relay::scratch::Scratch;
 use _relay::tls::{Client, Failure, Offer, Server, Tls};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 use rustls::{
@@ -48,9 +50,10 @@ impl Party {
 
     /// Takes in records.
     pub fn hear(&mut self, records: &[u8]) {
-        let went = self
-            .tls
-            .receive_all(records, &mut self.heard, &mut self.out);
+        let (mut clear, mut out) = (Scratch::default(), Scratch::default());
+        let went = self.tls.receive_all(records, &mut clear, &mut out);
+        self.heard.extend_from_slice(&clear);
+        self.out.extend_from_slice(&out);
         if let Err(failure) = went {
             self.failure.get_or_insert(failure);
         }
@@ -58,12 +61,23 @@ impl Party {
 
     /// Puts bytes into records.
     pub fn say(&mut self, bytes: &[u8]) {
-        self.tls.encrypt(bytes, &mut self.out).unwrap();
+        self.write(|tls, out| tls.encrypt(bytes, out)).unwrap();
     }
 
     /// Says that nothing more comes.
     pub fn close(&mut self) {
-        self.tls.close(&mut self.out).unwrap();
+        self.write(Tls::close).unwrap();
+    }
+
+    /// Lets it write something.
+    pub fn write(
+        &mut self,
+        write: impl FnOnce(&mut Tls, &mut Scratch) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut out = Scratch::default();
+        let written = write(&mut self.tls, &mut out);
+        self.out.extend_from_slice(&out);
+        written
     }
 
     /// What it has to send.
@@ -166,7 +180,17 @@ pub fn player_config(
     schemes: &[SignatureScheme],
     shown: Option<&Paper>,
 ) -> ClientConfig {
-    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    player_config_of(default_provider(), versions, schemes, shown)
+}
+
+/// The same with ciphers of its own.
+pub fn player_config_of(
+    provider: CryptoProvider,
+    versions: &[&'static SupportedProtocolVersion],
+    schemes: &[SignatureScheme],
+    shown: Option<&Paper>,
+) -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)
         .unwrap()
         .dangerous()

@@ -7,15 +7,12 @@ use std::sync::Arc;
 
 use super::super::handle::{Shared, Times};
 use super::*;
+use crate::certificates::{Paper, Wish};
 use crate::places::Places;
 use crate::plans::Nodes;
+use crate::scratch::Scratch;
 use crate::tls::{Client, Offer, Server};
 use crate::tools::Tools;
-
-#[path = "../../../tests/support/certificates.rs"]
-mod certificates;
-
-use certificates::{Paper, Wish};
 
 /// So many that their answers take much longer than `SHARE`.
 const STORM: usize = 60;
@@ -23,7 +20,7 @@ const STORM: usize = 60;
 /// A hello, and a server that can answer it.
 fn hello() -> (Vec<u8>, Server) {
     let client = Client::new(None, None).unwrap().connect("game.example");
-    let (mut clear, mut hello) = (Vec::new(), Vec::new());
+    let (mut clear, mut hello) = (Scratch::default(), Scratch::default());
     let went = client.unwrap().receive(&mut [], &mut clear, &mut hello);
     assert_eq!(went, Ok(()));
     let paper = Paper::signed_by_itself(Wish::host("game.example"));
@@ -34,7 +31,7 @@ fn hello() -> (Vec<u8>, Server) {
         alpn: Vec::new(),
         secrets: Vec::new(),
     });
-    (hello, server.unwrap())
+    (hello.to_vec(), server.unwrap())
 }
 
 /// Handshakes that are to begin, and those who will hear an answer.
