@@ -49,6 +49,9 @@ async def test_the_relay_ends_with_its_sessions_and_says_why() -> None:
             async with open_native_relay(buffer_size=BUFFER) as relay:
                 sessions = [await begin(relay) for _ in range(3)]
                 sessions.append(await begin(relay, "TLSv1.3"))
+                for session in sessions:  # all of them are there, not only on their way
+                    await session.player.send(b"up")
+                    assert await session.server.read(2) == b"up"
                 break_what_came_since(before)
                 relay.tick_now()  # it wakes
                 await trio.sleep_forever()
