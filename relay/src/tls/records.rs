@@ -1,7 +1,8 @@
 //! TLS behind the handshake: records of either version, and the few messages that may still come in them.
 //!
 //! rustls shakes hands; from then on it is asked for the next key alone. It would copy each byte twice more on the way in,
-//! and twice on the way out.
+//! and twice on the way out. What may come is little: bytes, alerts, new keys and tickets; all else ends the connection by
+//! the alert that RFC 8446 section 6.2 has for it.
 
 use rustls::kernel::KernelConnection;
 use rustls::{AlertDescription, ConnectionTrafficSecrets, ExtractedSecrets, SupportedCipherSuite};
@@ -11,9 +12,9 @@ use crate::scratch::Scratch;
 use super::failure::{Alert, Failure, received};
 use super::keys::{FRAGMENT, HEADER, Key, Unopened};
 
-/// Bytes of a record that is not whole, at most.
-pub(super) const RECORD: usize = HEADER + FRAGMENT + 2048; // RFC 5246 section 6.2.3
-/// The same in TLS 1.3 (RFC 8446 section 5.2).
+/// Bytes of a record of TLS 1.2, at most (RFC 5246 section 6.2.3).
+const RECORD: usize = HEADER + FRAGMENT + 2048;
+/// Of TLS 1.3 (RFC 8446 section 5.2).
 const RECORD_13: usize = HEADER + FRAGMENT + 256;
 /// Bytes of one message, as rustls has it in the handshake.
 const MESSAGE: usize = 64 * 1024;
