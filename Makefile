@@ -169,6 +169,7 @@ clean:
 	$(PYTHON) -m venv .venv
 
 include image/image.mk
+include image/release.mk
 include tests/support/tls_client/clients.mk
 test unit e2e cover: tls-clients
 

@@ -12,6 +12,9 @@ IMAGE_TOOLS := $(IMAGE_BUILD)/tools
 # An absolute path: the programs in it name their interpreter.
 ROOT ?= $(CURDIR)/$(IMAGE_BUILD)/root
 SBOM = $(ROOT)/share/sniproxy.cdx.json
+# What buildx says of the image that it has made.
+IMAGE_METADATA := $(IMAGE_BUILD)/image.json
+image-digest = sed -n 's/.*"containerimage.digest": *"\([^"]*\)".*/\1/p' $(IMAGE_METADATA)
 LOCKS := image/requirements.lock image/build.lock
 
 .PHONY: lock lock-check image image-lint image-tools image-wheel image-root image-check sbom
@@ -73,6 +76,10 @@ image-check: $(TESTS) image-lint  ## the tree of the image, made here (needs car
 	SNIPROXY_IMAGE_ROOT=$(ROOT) $(BIN)/pytest tests/image
 
 # ARGUMENTS: --push, or --load for one platform; --build-arg PYTHON_IMAGE=python:3.13-slim-trixie@sha256:...
-image:  ## the image itself, for IMAGE_PLATFORMS; needs Docker with buildx
+# An old digest never stands for a build that failed.
+image:  ## the image itself, for IMAGE_PLATFORMS, and its digest; needs Docker with buildx
+	@mkdir -p $(IMAGE_BUILD) && rm -f $(IMAGE_METADATA)
 	docker buildx build --platform $(IMAGE_PLATFORMS) --tag $(IMAGE):$(IMAGE_VERSION) --provenance mode=max --sbom true \
-	  --build-arg VERSION=$(IMAGE_VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(ARGUMENTS) .
+	  --build-arg VERSION=$(IMAGE_VERSION) --build-arg REVISION=$$(git rev-parse HEAD) --metadata-file $(IMAGE_METADATA) \
+	  $(ARGUMENTS) .
+	@echo "$(IMAGE)@$$($(image-digest))"
