@@ -170,6 +170,7 @@ clean:
 
 include image/image.mk
 include image/release.mk
+test unit cover: pip-audit
 include tests/support/tls_client/clients.mk
 test unit e2e cover: tls-clients
 
