@@ -8,6 +8,7 @@ import pytest
 from tests.support.charts import EXAMPLES, EXTERNAL, LISTENERS, TARGETS, with_values
 
 TLS = LISTENERS[0]
+DIGEST = "sha256:" + "5" * 64
 PROXY_ANNOTATION = "service.beta.kubernetes.io/aws-load-balancer-proxy-protocol"
 
 
@@ -41,7 +42,8 @@ TOGETHER: list[tuple[dict[str, Any], tuple[str, ...]]] = [
                 "autoscaling": {"enabled": True, "cpuPercent": None, "minReplicas": 5, "maxReplicas": 4},
             },
             "config": {"proxy": {"listeners": []}, "etcd": {"password": "x"}},
-            "canary": {"config": {"admin": {"keys": []}}},
+            "image": {"tag": "0.2.0", "digest": DIGEST},
+            "canary": {"config": {"admin": {"keys": []}}, "imageTag": "0.3.0", "imageDigest": DIGEST},
             "certificates": [
                 {"name": "a", "secretName": "a", "dnsNames": ["x.y"]},
                 {"name": "a", "secretName": "a"},
@@ -67,6 +69,8 @@ TOGETHER: list[tuple[dict[str, Any], tuple[str, ...]]] = [
             "config.proxy.listeners: comes from the other values",
             "config.etcd.password: comes from the other values",
             "canary.config.admin.keys: comes from the other values",
+            "image.tag: 0.2.0 would count for nothing, as image.digest is set",
+            "canary.imageTag: 0.3.0 would count for nothing, as canary.imageDigest is set",
             "certificates: the name a is taken twice",
             "certificates: a has only one of issuerRef and dnsNames",
             "admin.ingress.host: not set",
@@ -156,6 +160,7 @@ UNKNOWN = {
     "listeners": [],
     "config.store": "sqlite:////tmp/x",
     "image.digest": "latest",
+    "canary.imageDigest": DIGEST[:-1],
     "admin.ingress.hosts": ["x"],
     "metrics.serviceMonitor.interval": "often",
     "surprise": 1,

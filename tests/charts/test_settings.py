@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,16 @@ def test_a_canary_is_behind_the_same_service() -> None:
     assert image == "ghcr.io/sniproxy/sniproxy:next"
     stable_image = container(rendered, "Deployment", NAME)["image"]
     assert stable_image == "ghcr.io/sniproxy/sniproxy@sha256:" + "0" * 64
+
+
+def test_every_image_of_ours_is_by_its_digest() -> None:
+    """The admin's, the jobs' and the canary's as well."""
+    stable, canary = ("sha256:" + digit * 64 for digit in "01")
+    tried = {"enabled": True, "imageDigest": canary}
+    rendered = render({"image": {"digest": stable}, "canary": tried})
+    ours = re.findall(r'"image": "ghcr\.io/sniproxy/sniproxy([^"]*)"', json.dumps(rendered.objects))
+    assert sorted(set(ours)) == [f"@{stable}", f"@{canary}"]
+    assert ours.count(f"@{canary}") == 1
 
 
 def test_what_the_data_plane_is_given() -> None:

@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         super().finish()
         self.request.close()
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         """Nothing: a test says what it has seen."""
 
 

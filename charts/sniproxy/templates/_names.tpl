@@ -31,15 +31,12 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* [root, tag of the canary or ""] */}}
+{{/* [root, digest or tag of the canary or ""] */}}
 {{- define "sniproxy.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := $root.Values.image -}}
-{{- if and $image.digest (not (index . 1)) -}}
-{{ $image.repository }}@{{ $image.digest }}
-{{- else -}}
-{{ $image.repository }}:{{ index . 1 | default $image.tag | default $root.Chart.AppVersion }}
-{{- end -}}
+{{- $version := index . 1 | default $image.digest | default $image.tag | default $root.Chart.AppVersion -}}
+{{ $image.repository }}{{ ternary "@" ":" (hasPrefix "sha256:" $version) }}{{ $version }}
 {{- end -}}
 
 {{- define "sniproxy.serviceAccount" -}}

@@ -6,6 +6,14 @@
 {{- $etcd := $values.etcd -}}
 {{- $nlb := and (eq $service.type "LoadBalancer") $service.nlb.enabled -}}
 
+{{- /* -- the image: an upgrade by a tag that changed nothing would look as if it had gone well -- */}}
+{{- if and $values.image.digest $values.image.tag }}
+image.tag: {{ $values.image.tag }} would count for nothing, as image.digest is set: set the other digest, or none
+{{- end }}
+{{- if and $values.canary.imageDigest $values.canary.imageTag }}
+canary.imageTag: {{ $values.canary.imageTag }} would count for nothing, as canary.imageDigest is set: set one of them
+{{- end }}
+
 {{- /* -- listeners -- */}}
 {{- $reserved := list 7085 9180 -}}
 {{- $names := list "status" -}}{{- $ports := list -}}{{- $inside := list -}}
