@@ -124,6 +124,26 @@ def test_each_platform_is_scanned(tools: Path, failing: str) -> None:
     assert [re.findall(r"--platform (\S+)", line) for line in told(tools)] == [[one] for one in PLATFORMS]  # fmt: skip
 
 
+def test_what_is_signed_and_verified_goes_by_the_digest(tools: Path) -> None:
+    """And the signature comes last, so that an image which is signed has all of its lists of parts."""
+    reference = f"r.example/sniproxy@{DIGEST}"
+    parts = tools / PARTS
+    parts.parent.mkdir(parents=True)
+    parts.write_text("{}")
+    stand_in(tools, "crane", f"tar -C {tools} -c {PARTS}")
+    stand_in(tools, "cosign")
+    for target in ("image-sign", "image-verify"):
+        done = run(tools, target, f"DIGEST={DIGEST}")
+        assert done.returncode == 0, done.stderr
+    assert [line for line in told(tools) if reference not in line.split()] == []
+    assert [" ".join(line.split()[:2]) for line in told(tools)] == [
+        *["crane export", "cosign attest"] * len(PLATFORMS),
+        "cosign sign",
+        "cosign verify",
+        "cosign verify-attestation",
+    ]
+
+
 def test_accepted_findings_are_left_out_of_the_scan(tools: Path) -> None:
     (tools / "accepted").write_text("CVE-1 until:9999-01-01\nCVE-2 until:9999-01-01\nCVE-3\n")
     stand_in(tools, "grype", 'cat "$2"')
