@@ -1,10 +1,12 @@
 """What can be said of the Dockerfile where there is no Docker."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from sniproxy.settings import Settings
+from tests.image.making import make
 from tests.image.reading import FOLDER, instructions, project, stages
 
 RUST, BUILD, SBOM, LAST = stages()
@@ -56,6 +58,21 @@ def test_what_is_made_is_made_by_make() -> None:
         for target in words[1:]:
             assert "=" in target or re.search(rf"^{target}: ", MAKE, re.MULTILINE), target
     assert "--require-hashes --no-deps" in MAKE
+
+
+def test_make_does_with_what_is_copied_by_then(tmp_path: Path) -> None:
+    """The makefile includes others, and not all of them are sent to the builder."""
+    called = 0
+    for name, argument in instructions(BUILD):
+        if name == "COPY" and not argument.startswith("--from"):
+            for source in argument.split()[:-1]:
+                (tmp_path / source).symlink_to(FOLDER / source)
+        elif name == "RUN" and "apt-get" not in argument:
+            words = re.sub(r"--mount=\S+ ", "", argument).split()[1:]
+            done = make("-C", str(tmp_path), "--dry-run", *words)
+            assert done.returncode == 0, done.stderr
+            called += 1
+    assert called == 2
 
 
 def test_what_runs() -> None:
