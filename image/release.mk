@@ -33,9 +33,11 @@ $(PIP_AUDIT)/bin/pip-audit:
 audit-crates: $(CARGO_AUDIT)/bin/cargo-audit  ## relay/Cargo.lock, by cargo-audit
 	$(CARGO_AUDIT)/bin/cargo-audit audit --deny unsound $(AUDIT_CRATES_FLAGS) $(ACCEPTED_IDS:%=--ignore %) --file relay/Cargo.lock
 
+# These tools are built as helm is, never optimised: that takes two minutes, and not ten.
 $(CARGO_AUDIT)/bin/cargo-audit:
 	@echo 'building cargo-audit $(CARGO_AUDIT_VERSION)'
-	cargo install --quiet --locked --root $(CARGO_AUDIT) cargo-audit@$(CARGO_AUDIT_VERSION)
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --no-default-features --root $(CARGO_AUDIT) \
+	  cargo-audit@$(CARGO_AUDIT_VERSION)
 
 # -- The image, by its digest: a tag can be moved --
 
@@ -63,7 +65,7 @@ release-tools: $(COSIGN)/cosign $(CRANE)/crane $(GRYPE)/grype  ## what scans, si
 $(COSIGN)/cosign: ; $(call go-install,github.com/sigstore/cosign/v3/cmd/cosign@$(COSIGN_VERSION))
 $(CRANE)/crane: ; $(call go-install,github.com/google/go-containerregistry/cmd/crane@$(CRANE_VERSION))
 $(GRYPE)/grype: ; $(call go-install,github.com/anchore/grype/cmd/grype@$(GRYPE_VERSION))
-go-install = GOBIN=$(CURDIR)/$(@D) CGO_ENABLED=0 go install $(1)
+go-install = GOBIN=$(CURDIR)/$(@D) CGO_ENABLED=0 go install -gcflags='all=-N -l -dwarf=false' -ldflags='-s -w' $(1)
 
 # Those of release-tools, or else those on PATH.
 image-scan image-sign image-verify: export PATH := $(CURDIR)/$(COSIGN):$(CURDIR)/$(CRANE):$(CURDIR)/$(GRYPE):$(PATH)
