@@ -12,34 +12,21 @@ import pytest
 import yaml
 
 from tests.support.charts import (
+    ALL,
     CHART,
+    EXAMPLE_FILES,
     EXAMPLES,
+    FOREIGN,
     KUBERNETES,
-    MATRIX,
     NAME,
     NAMESPACE,
     Object,
-    Rendered,
     render,
+    rendered,
     with_values,
 )
 
-# Of others' making: Kubernetes knows no schema for them.
-FOREIGN = {"Certificate", "PrometheusRule", "ServiceMonitor", "TargetGroupBinding"}
-EXAMPLE_FILES = {
-    "eks-nlb.yaml": ("eks-nlb.yaml",),
-    "graviton.yaml": ("eks-nlb.yaml", "graviton.yaml"),
-    "dev.yaml": ("dev.yaml",),
-}
 BASE = "https://kubernetes.test"  # nothing is asked there
-ALL = (*MATRIX, *EXAMPLE_FILES)
-
-
-def rendered(case: str) -> Rendered:
-    """A row of the matrix, or an example."""
-    if case in MATRIX:
-        return render(MATRIX[case])
-    return render({}, *(EXAMPLES / name for name in EXAMPLE_FILES[case]))
 
 
 def schemas(version: str) -> Path:

@@ -201,3 +201,19 @@ MATRIX: dict[str, Values] = {
     },
     "no PROXY protocol": {"proxyProtocol": False, "balancerNetworks": [], "service": {"type": "NodePort"}},
 }  # fmt: skip
+
+# Of others' making: Kubernetes knows no schema for them.
+FOREIGN = {"Certificate", "PrometheusRule", "ServiceMonitor", "TargetGroupBinding"}
+EXAMPLE_FILES = {
+    "eks-nlb.yaml": ("eks-nlb.yaml",),
+    "graviton.yaml": ("eks-nlb.yaml", "graviton.yaml"),
+    "dev.yaml": ("dev.yaml",),
+}
+ALL = (*MATRIX, *EXAMPLE_FILES)
+
+
+def rendered(case: str) -> Rendered:
+    """A row of the matrix, or an example."""
+    if case in MATRIX:
+        return render(MATRIX[case])
+    return render({}, *(EXAMPLES / name for name in EXAMPLE_FILES[case]))
