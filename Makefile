@@ -64,19 +64,6 @@ helm:  ## helm for the tests of the chart; nothing is built where one is there, 
 	    -ldflags='-s -w $(HELM_KUBERNETES)' helm.sh/helm/v3/cmd/helm@$(HELM_VERSION) || [ -z "$$CI" ]; \
 	else echo 'neither helm nor Go: the tests of the chart are left out'; fi
 
-# As helm is, in four minutes: too long for CI, which asks Kubernetes' schemas instead.
-KUBE_VERSION = $(shell sed -n 's/^\tk8s.io\/kubernetes \(v.*\)/\1/p' tests/support/kube_apiserver/go.mod)
-KUBE_APISERVER = .cache/kube-apiserver-$(KUBE_VERSION)/kube-apiserver
-.PHONY: kube-apiserver
-kube-apiserver: helm $(TESTS)  ## Kubernetes' own API server, and the chart installed on it; needs Go
-	@[ -x $(KUBE_APISERVER) ] || { echo 'building kube-apiserver $(KUBE_VERSION)'; \
-	  cd tests/support/kube_apiserver && CGO_ENABLED=0 go build -gcflags='all=-N -l -dwarf=false' \
-	    -ldflags='-s -w $(KUBE_STAMP)' -o $(CURDIR)/$(KUBE_APISERVER) . ; }
-	$(BIN)/pytest tests/charts/test_server.py
-# Without them it would take itself for a version 0.0.0.
-KUBE_STAMP = $(addprefix -X k8s.io/component-base/version.git,Version=$(KUBE_VERSION) Major=1 \
-  Minor=$(word 2,$(subst ., ,$(KUBE_VERSION))))
-
 chart: helm  ## the Helm chart, packed into dist/
 	@mkdir -p $(DIST)
 	$$([ -x $(HELM) ] && echo $(HELM) || echo helm) package charts/sniproxy --destination $(DIST)
@@ -185,7 +172,7 @@ include image/image.mk
 include image/release.mk
 test unit cover image-check: pip-audit
 # There are no tests where the image is made.
--include tests/support/tls_client/clients.mk
+-include tests/support/tls_client/clients.mk tests/support/kubernetes/kubernetes.mk
 test unit e2e cover: tls-clients
 
 $(RUNTIME): pyproject.toml $(CRATE) | .venv/bin/python

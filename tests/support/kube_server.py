@@ -29,14 +29,12 @@ TOKEN = "of-who-may-do-all"
 HIGH = {"kind": "PriorityClass", "metadata": {"name": "high"}, "value": 1000}  # as values name it
 
 
-def find_kube_apiserver() -> Path:
-    """What `make kube-apiserver` has built. That takes four minutes, and so is no part of CI."""
-    built = sorted((ROOT / ".cache").glob("kube-apiserver-*/kube-apiserver"))
+def find_kubernetes() -> Path:
+    """The folder of what `make kubernetes` has built. That takes minutes, and so is no part of CI."""
+    built = sorted((ROOT / ".cache").glob("kubernetes-v*/kubelet"))
     if not built:
-        pytest.skip(
-            "there is no kube-apiserver: make kube-apiserver builds it where Go is installed"
-        )
-    return built[-1]
+        pytest.skip("there is no Kubernetes: make kubernetes builds it where Go is installed")
+    return built[-1].parent
 
 
 @dataclass(frozen=True)
@@ -83,19 +81,23 @@ class KubeServer:
         return self.client.post(path, params=query, json=it)
 
 
-@contextmanager
-def kube_server(folder: Path) -> Iterator[KubeServer]:
-    """One, ready."""
-    binary = find_kube_apiserver()
-    etcd = max(
+def newest_etcd() -> Path:
+    """Of those that there are."""
+    return max(
         find_etcd_binaries(), key=lambda one: [int(part) for part in etcd_version(one).split(".")]
     )
+
+
+@contextmanager
+def kube_server(folder: Path, address: str = "127.0.0.1") -> Iterator[KubeServer]:
+    """One, ready."""
+    binary = find_kubernetes() / "kube-apiserver"
     authority = trustme.CA()
     ca, own, key, tokens, log = (
         folder / name for name in ("ca.pem", "own.pem", "accounts.pem", "tokens.csv", "log")
     )
     authority.cert_pem.write_to_path(ca)
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(own)
+    authority.issue_cert(address).private_key_and_cert_chain_pem.write_to_path(own)
     accounts = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     key.write_bytes(
         accounts.private_bytes(
@@ -106,11 +108,11 @@ def kube_server(folder: Path) -> Iterator[KubeServer]:
     )
     tokens.write_text(f'{TOKEN},somebody,1,"system:masters"\n')
     with ExitStack() as stack:
-        store = stack.enter_context(EtcdServer(etcd, folder / "etcd"))
+        store = stack.enter_context(EtcdServer(newest_etcd(), folder / "etcd"))
         (port,) = free_ports(1)
-        url = f"https://127.0.0.1:{port}"
+        url = f"https://{address}:{port}"
         command = [
-            binary, "--etcd-servers", store.url, "--bind-address", "127.0.0.1",
+            binary, "--etcd-servers", store.url, "--bind-address", address,
             "--secure-port", port, "--tls-cert-file", own, "--tls-private-key-file", own,
             "--advertise-address", "192.0.2.1", "--endpoint-reconciler-type", "none",
             "--token-auth-file", tokens, "--authorization-mode", "RBAC",
