@@ -14,7 +14,11 @@ from tests.support.fenced import commands
 FOLDER = Path(__file__).parents[1]
 PAGE = FOLDER / "docs" / "release.md"
 EVERY = commands(PAGE)
-MAKEFILES = [FOLDER / "Makefile", *sorted((FOLDER / "image").glob("*.mk"))]
+MAKEFILES = [
+    FOLDER / "Makefile",
+    *sorted((FOLDER / "image").glob("*.mk")),
+    *sorted((FOLDER / "tests" / "support").glob("*/*.mk")),
+]
 MADE = "\n".join(file.read_text() for file in MAKEFILES)
 # What is not ours, by how it begins. tests/image/test_signing.py runs cosign with the flags of the page.
 OTHERS = (
