@@ -5,7 +5,6 @@ There is no DNS and no kube-proxy: pods are reached by their addresses, as a loa
 
 import json
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from bench.processes import end
 from tests.support.charts import NAMESPACE, Object
 from tests.support.cluster_image import make_root, pack, write_image
 from tests.support.kube_server import TOKEN, KubeServer, find_kubernetes, kube_server, newest_etcd
@@ -86,7 +86,7 @@ def cluster(node: Path, folder: Path) -> Iterator[Cluster]:
                     [*map(str, command)],
                     stdout=log, stderr=log, env={**os.environ, "PATH": path}, start_new_session=True,
                 )  # fmt: skip
-            stack.callback(_stop, process)
+            stack.callback(end, process, STOP_DEADLINE)
 
         def ctr(*command: str | Path) -> str:
             words = [node / "usr/bin/ctr", "--address", socket, "--namespace", "k8s.io", *command]
@@ -247,12 +247,3 @@ def _unmount(folder: Path) -> None:
     for mount in reversed(mounts):
         if mount.startswith(f"{folder}/"):
             subprocess.run(["umount", "--lazy", mount], check=True)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_DEADLINE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -19,6 +19,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from bench.processes import end
 from tests.support.charts import ROOT, Object, run_helm
 from tests.support.etcd import EtcdServer, etcd_version, find_etcd_binaries
 from tests.support.ports import free_ports
@@ -125,7 +126,7 @@ def kube_server(folder: Path, address: str = "127.0.0.1") -> Iterator[KubeServer
             process = subprocess.Popen(
                 [*map(str, command)], stdout=output, stderr=output, env={"PATH": os.environ["PATH"]}
             )
-        stack.callback(_stop, process)
+        stack.callback(end, process, STOP_DEADLINE)
         client = stack.enter_context(
             httpx.Client(
                 base_url=url,
@@ -150,12 +151,3 @@ def _wait_ready(process: subprocess.Popen[bytes], client: httpx.Client, log: Pat
                 return
         time.sleep(0.1)
     raise RuntimeError(f"kube-apiserver did not start:\n{log.read_text()[-4000:]}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_DEADLINE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
