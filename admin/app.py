@@ -23,6 +23,7 @@ from admin.markers import write_markers
 from admin.nodes import NodesSection
 from admin.openapi import Description
 from admin.plugins import PluginsSection
+from admin.readiness import Readiness
 from admin.resources import NotFound, RaceLost, Resources
 from admin.schemas import SchemaSection
 from admin.statistics import StatisticsSection
@@ -52,10 +53,16 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 
 def create_app(
-    settings: Settings, store: Store, keyring: Keyring, log: Log, version: str = "unknown"
+    settings: Settings,
+    store: Store,
+    keyring: Keyring,
+    log: Log,
+    version: str = "unknown",
+    readiness: Readiness | None = None,
 ) -> Starlette:
     """The ASGI application, which says of itself that it is `version`. It closes the store when it stops."""
     warn_of_published(keyring, log)
+    readiness = readiness or Readiness()
     prefix = settings.where.prefix
     data_planes = DataPlanes(store, prefix)
     forbidden = Forbidden(settings.proxy, own_addresses(settings))
@@ -77,6 +84,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks, data_planes.followed():
+            tasks.start_soon(readiness.reach, store, prefix, log)
             if isinstance(settings.where, EtcdUrl):  # no APISIX reads another store
                 tasks.start_soon(write_markers, store, prefix, log)
             yield
@@ -84,7 +92,10 @@ def create_app(
         await store.aclose()
 
     app = Starlette(
-        routes=[Route(path, api.endpoint, methods=METHODS) for path in PATHS],
+        routes=[
+            *readiness.routes(),
+            *(Route(path, api.endpoint, methods=METHODS) for path in PATHS),
+        ],
         middleware=_allowed(settings.admin) + _cors(settings.admin),
         exception_handlers={404: _no_such_path, 405: _no_such_path},
         lifespan=lifespan,

@@ -12,6 +12,7 @@ from admin.app import create_app
 from admin.backup import Dump, dump_api, dump_store, read_backup, restore
 from admin.backup_files import dump_until_signalled, write_whole
 from admin.bulk import StoreDestination, apply, open_api, open_resources, read_items
+from admin.readiness import Readiness
 from admin.reading import Item
 from admin.server import serve
 from admin.tls import Certificate
@@ -45,8 +46,9 @@ def admin_command(file: Path | None) -> None:
     sock = bind(settings.admin.address, "admin.address")
     listen(sock, "admin.address", backlog=128)
     log.info("ready", address=settings.admin.address, store=settings.store)
-    app = create_app(settings, open_store(settings), keyring, log, __version__)
-    serve(app, sock, settings.admin, certificate)
+    readiness = Readiness()
+    app = create_app(settings, open_store(settings), keyring, log, __version__, readiness)
+    serve(app, sock, settings.admin, certificate, readiness)
 
 
 def _destination(command: Callable[..., None]) -> Callable[..., None]:

@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -127,6 +128,33 @@ def test_a_second_signal_does_no_harm(server: Server) -> None:
     server.process.send_signal(signal.SIGTERM)
     code, _, err = server.end(signal.SIGTERM)
     assert (code, err) == (0, "")
+
+
+def test_it_goes_on_until_load_balancers_have_heard_of_the_end(server: Server) -> None:
+    """A second signal cuts that short."""
+    server.end(signal.SIGTERM)
+    server.settings["SNIPROXY_ADMIN__SHUTDOWN_DELAY"] = "600"
+    server.start()
+    assert server.process is not None
+    url = f"http://127.0.0.1:{server.port}"
+    assert plain_http.get(url + "/readyz").status_code == 200
+    server.process.send_signal(signal.SIGTERM)
+    give_up = time.monotonic() + PATIENCE
+    while plain_http.get(url + "/readyz").status_code != 503:
+        assert time.monotonic() < give_up
+    with server.connect() as late:
+        late.sendall(request("GET", "/apisix/admin/ssls"))
+        assert answer(late)[0] == 200
+    assert server.end(signal.SIGTERM)[::2] == (0, "")
+
+
+def test_it_ends_by_itself_after_that(server: Server) -> None:
+    server.end(signal.SIGTERM)
+    server.settings["SNIPROXY_ADMIN__SHUTDOWN_DELAY"] = "0.5"
+    server.start()
+    began = time.monotonic()
+    assert server.end(signal.SIGTERM)[::2] == (0, "")
+    assert time.monotonic() - began >= 0.5
 
 
 def test_what_was_written_is_there_after_a_restart(server: Server) -> None:
