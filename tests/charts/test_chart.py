@@ -32,7 +32,7 @@ from tests.support.charts import (
 OPEN = re.compile(
     r"(.*(annotations|Annotations|labels|Labels|nodeSelector|affinity|sysctls|updateStrategy)"
     r"|.*resources\.(requests|limits)|(config|canary\.config)\.\w+|.*tolerations\[\]|.*extraEnv\[\]"
-    r"|service\.nlb\.targetGroupAttributes|networkPolicy\.\w+From\[\]|global)"
+    r"|service\.nlb\.targetGroupAttributes|networkPolicy\.(\w+From|upstreams)\[\]|global)"
 )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.charts import LISTENERS, MATRIX, NAME, TARGETS, Values, render
+from tests.support.charts import EXTERNAL, LISTENERS, MATRIX, NAME, TARGETS, Values, render
 
 AWS = "service.beta.kubernetes.io/aws-load-balancer-"
 STATUS_PORT = 7085
@@ -146,8 +146,9 @@ def test_the_admin_behind_an_alb() -> None:
         f"{alb}target-type": "ip",
         f"{alb}listen-ports": '[{"HTTPS": 443}]',
         f"{alb}backend-protocol": "HTTPS",
-        f"{alb}healthcheck-path": "/apisix/admin",
-        f"{alb}success-codes": "200-403",
+        f"{alb}healthcheck-protocol": "HTTPS",
+        f"{alb}healthcheck-path": "/readyz",
+        f"{alb}success-codes": "200",
         f"{alb}certificate-arn": "arn:aws:acm:1",
     }
     (rule,) = ingress["spec"]["rules"]
@@ -164,7 +165,29 @@ def test_a_network_policy_lets_the_balancer_in_and_nobody_else() -> None:
     assert [port["port"] for port in players["ports"]] == ["tls", "plain"]
     assert players["from"] == [{"ipBlock": {"cidr": "0.0.0.0/0"}}]
     assert balancer in status["from"]
+    assert rendered.one("NetworkPolicy")["spec"]["policyTypes"] == ["Ingress", "Egress"]
     (admin,) = rendered.one("NetworkPolicy", f"{NAME}-admin")["spec"]["ingress"]
     assert balancer in admin["from"]
     (inside,) = render().one("NetworkPolicy", f"{NAME}-admin")["spec"]["ingress"]
     assert inside["from"] == [{"podSelector": {}}]  # no Ingress, no balancer
+
+
+def test_where_a_network_policy_lets_proxies_go() -> None:
+    """Everywhere, also where a namespace lets nobody out; or to the game servers that are named, etcd and DNS."""
+
+    def egress(values: Values) -> list[Any]:
+        spec = render(values).one("NetworkPolicy")["spec"]
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        found: list[Any] = spec["egress"]
+        return found
+
+    assert egress({}) == [{}]
+    games = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "game"}}}
+    servers, dns, etcd = egress({"networkPolicy": {"upstreams": [games]}})
+    assert servers == {"to": [games]}
+    assert {port["port"] for port in dns["ports"]} == {53}
+    assert [port["port"] for port in etcd["ports"]] == [2379]
+    *_, elsewhere = egress({"networkPolicy": {"upstreams": [games]}, "etcd": EXTERNAL})
+    assert elsewhere == {
+        "ports": [{"port": 2379, "protocol": "TCP"}, {"port": 2380, "protocol": "TCP"}]
+    }

@@ -116,6 +116,19 @@ TOGETHER: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         ),
     ),
     (
+        {
+            "proxy": {"state": {"sizeLimit": "1.5Gi"},
+                      "resources": {"limits": {"ephemeral-storage": "1855Mi"}}},
+            "etcd": {"persistence": {"enabled": False, "size": "1G"}},
+            "config": {"admin": {"shutdown_delay": 60}},
+        },
+        (
+            "proxy.resources.limits.ephemeral-storage: 1855Mi does not hold proxy.state.sizeLimit, 1.5Gi, and 320Mi",
+            "etcd.resources.limits.ephemeral-storage: 512Mi does not hold etcd.persistence.size, 1G, and 320Mi",
+            "config.admin.shutdown_delay: comes from the other values",
+        ),
+    ),
+    (
         {"proxyProtocol": False, "service": {"annotations": {PROXY_ANNOTATION: "*"}}},
         (f"service.annotations: {PROXY_ANNOTATION} is set, but proxyProtocol is false",),
     ),
@@ -194,4 +207,18 @@ def test_an_etcd_elsewhere_needs_no_storage_class() -> None:
     done = with_values(
         {"balancerNetworks": ["10.0.0.0/16"], "etcd": EXTERNAL}, command=("template", "game")
     )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        {"state": {"sizeLimit": "1.5Gi"}, "resources": {"limits": {"ephemeral-storage": "1856Mi"}}},
+        {"state": {"sizeLimit": "1000k"}, "resources": {"limits": {"ephemeral-storage": "340M"}}},
+        {"resources": {"limits": {"ephemeral-storage": None}}},
+        {"replicas": 1, "state": {"existingClaim": "one", "sizeLimit": "9Gi"}},
+    ],
+)
+def test_what_a_nodes_disk_holds(proxy: dict[str, Any]) -> None:
+    done = with_values({"proxy": proxy}, EXAMPLES / "eks-nlb.yaml")
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.charts import ALL, CHART, EXAMPLES, FOREIGN, NAME, RELEASE, Rendered, rendered
+from tests.support.chart_tools import definitions
+from tests.support.charts import ALL, CHART, EXAMPLES, NAME, RELEASE, Rendered, rendered
 from tests.support.kube_server import HIGH, KubeServer, kube_server
 
 TRIED, LIVED = "tried", "lived"  # namespaces
@@ -24,6 +25,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServer]:
             namespace = {"name": name, "labels": labels}
             created = {"apiVersion": "v1", "kind": "Namespace", "metadata": namespace}
             server.create(created, name).raise_for_status()
+        for definition in definitions():
+            server.define(definition)
         server.create({"apiVersion": "scheduling.k8s.io/v1", **HIGH}, TRIED).raise_for_status()
         yield server
 
@@ -31,9 +34,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeServer]:
 @pytest.mark.parametrize("case", ALL)
 def test_each_object_is_taken_without_a_warning(server: KubeServer, case: str) -> None:
     for it in rendered(case).objects:
-        if it["kind"] in FOREIGN:
-            assert server.collection(it, TRIED) is None
-            continue
         own = copy.deepcopy(it)
         own["metadata"].pop("namespace", None)
         answer = server.create(own, TRIED, try_only=True)

@@ -202,6 +202,25 @@ def test_probes_ask_the_status_port() -> None:
     assert "lifecycle" not in one  # SIGTERM begins the drain
 
 
+@pytest.mark.parametrize(("case", "scheme"), [("eks", "HTTP"), ("everything", "HTTPS")])
+def test_probes_ask_the_admin(case: str, scheme: str) -> None:
+    """Not whether its port is open, which it is while it can reach no store, and while it ends."""
+    rendered = render(MATRIX[case])
+    one = container(rendered, "Deployment", f"{NAME}-admin")
+    asked = {kind: one[kind]["httpGet"] for kind in one if kind.endswith("Probe")}
+    live = {"path": "/livez", "port": "admin", "scheme": scheme}
+    ready = {"path": "/readyz", "port": "admin", "scheme": scheme}
+    assert asked == {"startupProbe": live, "livenessProbe": live, "readinessProbe": ready}
+
+
+@pytest.mark.parametrize("seconds", [0, 15, 600])
+def test_an_admin_has_the_time_that_its_end_takes(seconds: int) -> None:
+    rendered = render({"admin": {"shutdownDelay": seconds}} if seconds != 15 else {})
+    pod = rendered.one("Deployment", f"{NAME}-admin")["spec"]["template"]["spec"]
+    assert rendered.settings()["admin"]["shutdown_delay"] == seconds
+    assert pod["terminationGracePeriodSeconds"] == seconds + 15
+
+
 # -- how many
 
 
@@ -211,7 +230,7 @@ def test_other_settings_make_other_pods() -> None:
         return template["metadata"]["annotations"]["sniproxy/settings"]
 
     assert digest({}) != digest({"config": {"proxy": {"max_sessions": 7}}})
-    assert digest({}) == digest({"admin": {"replicas": 2}})
+    assert digest({}) == digest({"admin": {"replicas": 3}})
 
 
 @pytest.mark.anyio

@@ -202,8 +202,6 @@ MATRIX: dict[str, Values] = {
     "no PROXY protocol": {"proxyProtocol": False, "balancerNetworks": [], "service": {"type": "NodePort"}},
 }  # fmt: skip
 
-# Of others' making: Kubernetes knows no schema for them.
-FOREIGN = {"Certificate", "PrometheusRule", "ServiceMonitor", "TargetGroupBinding"}
 EXAMPLE_FILES = {
     "eks-nlb.yaml": ("eks-nlb.yaml",),
     "graviton.yaml": ("eks-nlb.yaml", "graviton.yaml"),

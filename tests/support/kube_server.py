@@ -66,6 +66,19 @@ class KubeServer:
         within = f"/namespaces/{namespace}" if kind["namespaced"] else ""
         return f"{group}{within}/{kind['name']}"
 
+    def define(self, definition: Object) -> None:
+        """Has it take objects of a kind of somebody else's, from its CustomResourceDefinition; once it does, it is done."""
+        self.create(definition, "").raise_for_status()
+        spec = definition["spec"]
+        versions = [one["name"] for one in spec["versions"] if one["served"]]
+        give_up = time.monotonic() + START_DEADLINE
+        while any(
+            self.client.get(f"/apis/{spec['group']}/{one}/{spec['names']['plural']}").is_error
+            for one in versions
+        ):
+            assert time.monotonic() < give_up, definition["metadata"]["name"]
+            time.sleep(0.05)
+
     def get(self, kind: str, namespace: str, name: str) -> Any:
         """An object of the core or of apps; None: there is none."""
         version = "apps/v1" if kind in {"Deployment", "StatefulSet"} else "v1"

@@ -114,8 +114,19 @@ proxy.extraEnv: {{ .name }} is a setting: it goes into config
 {{- end }}
 {{- end }}
 
+{{- /* -- disks of nodes: 64Mi for /tmp and 256Mi for the log, of which a kubelet keeps 50Mi unless it is told otherwise -- */}}
+{{- $held := dict "proxy" (ternary "0" $proxy.state.sizeLimit (ne $proxy.state.existingClaim "")) -}}
+{{- if and $etcd.bundled (not $etcd.persistence.enabled) }}{{- $_ := set $held "etcd" $etcd.persistence.size }}{{- end }}
+{{- range $who, $size := $held }}
+{{- with get (get $values $who).resources.limits "ephemeral-storage" }}
+{{- if lt (include "sniproxy.bytes" . | float64) (addf (include "sniproxy.bytes" $size) (include "sniproxy.bytes" "320Mi")) }}
+{{ $who }}.resources.limits.ephemeral-storage: {{ . }} does not hold {{ ternary "proxy.state.sizeLimit" "etcd.persistence.size" (eq $who "proxy") }}, {{ $size }}, and 320Mi for /tmp and the log: a pod that goes over it ends at once
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* -- settings that the chart computes, in config -- */}}
-{{- $computed := dict "proxy" (list "listeners" "trusted" "workers" "keepalive_idle" "deny_upstreams" "allow_upstreams") "admin" (list "address" "allow" "keys" "cert_file" "key_file") "etcd" (list "user" "password" "ca_file" "cert_file" "key_file") -}}
+{{- $computed := dict "proxy" (list "listeners" "trusted" "workers" "keepalive_idle" "deny_upstreams" "allow_upstreams") "admin" (list "address" "allow" "keys" "cert_file" "key_file" "shutdown_delay") "etcd" (list "user" "password" "ca_file" "cert_file" "key_file") -}}
 {{- range $where, $config := dict "config" $values.config "canary.config" $values.canary.config }}
 {{- range $section, $settings := $computed }}
 {{- range $settings }}

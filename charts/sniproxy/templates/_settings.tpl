@@ -78,6 +78,7 @@ drain:
 admin:
   address: 0.0.0.0:{{ include "sniproxy.adminPort" . }}
   allow: {{ toJson .Values.admin.allow }}
+  shutdown_delay: {{ .Values.admin.shutdownDelay }}
   {{- if .Values.admin.tlsSecretName }}
   cert_file: /etc/sniproxy/admin/tls.crt
   key_file: /etc/sniproxy/admin/tls.key
@@ -94,6 +95,13 @@ etcd:
   key_file: /etc/sniproxy/etcd/tls.key
   {{- end }}
 {{- end }}
+{{- end -}}
+
+{{/* A quantity, as bytes */}}
+{{- define "sniproxy.bytes" -}}
+{{- $units := dict "m" 0.001 "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $number := toString . | regexFind "^[0-9.]+" -}}
+{{- mulf $number (get $units (toString . | trimPrefix $number)) -}}
 {{- end -}}
 
 {{/* [root, config of the canary or {}] */}}

@@ -9,7 +9,7 @@ KUBERNETES_STAMP = $(addprefix -X k8s.io/component-base/version.git,Version=$(KU
   Minor=$(word 2,$(subst ., ,$(KUBERNETES_VERSION))))
 
 .PHONY: kubernetes cluster
-kubernetes: helm $(TESTS)  ## the chart on Kubernetes' own API server; needs Go
+kubernetes: helm chart-tools $(TESTS)  ## the chart on Kubernetes' own API server; needs Go
 	@[ -x $(KUBERNETES)/kubelet ] || { echo 'building Kubernetes $(KUBERNETES_VERSION)'; \
 	  cd $(KUBERNETES_SOURCES) && CGO_ENABLED=0 go build -gcflags='all=-N -l -dwarf=false' \
 	    -ldflags='-s -w $(KUBERNETES_STAMP)' -o $(CURDIR)/$(KUBERNETES)/ ./cmd/... ; }
