@@ -6,8 +6,8 @@ etcd serves its API as JSON over HTTP/1.1 (the "gRPC gateway"), so httpx suffice
   says that it has no leader. A read goes once around all of them, each getting an equal share of the time that is
   left. A write goes on only while it is certain that nothing was done; otherwise StoreUnavailable says that it may
   have been written.
-- The token of a user is asked for at first use, and once again when etcd does not know it any more (it forgets tokens
-  after five minutes without use, and all of them when it restarts).
+- The token of a user is asked for at first use, once again when etcd does not know it any more (it forgets tokens after
+  five minutes without use, and all of them when it restarts), and after a call that got no answer.
 - No message carries the password or a token.
 """
 
@@ -237,8 +237,10 @@ class Gateway:
         if parsed is None:
             reason = f"HTTP {answer.status}, not a JSON object: is this etcd's client port?"
             return Failed(answer.endpoint, reason, sent=True)
+        if isinstance(parsed.get("error"), dict):  # where an answer is a stream
+            parsed = parsed["error"]
         message = self._quoted(str(parsed.get("message") or parsed.get("error")))
-        code = parsed.get("code")
+        code = parsed.get("code", parsed.get("grpc_code"))  # the latter of grpc-gateway 1
         if answer.status == httpx.codes.UNAUTHORIZED:
             code = UNAUTHENTICATED
         server_error = answer.status >= httpx.codes.INTERNAL_SERVER_ERROR
@@ -300,6 +302,9 @@ class Gateway:
         except Refused as refused:
             if not refused.sign_in_again or self._config.user is None:
                 raise
+        except StoreUnavailable:
+            self._forget(token)
+            raise
         fresh = await self._sign_in(deadline, stale=token)
         return await self._around(lambda e, p: once(e, p, fresh), deadline, again=again)
 
@@ -315,6 +320,15 @@ class Gateway:
                     return self._token
         except TimeoutError as error:
             raise StoreUnavailable("etcd does not answer: the time ran out signing in") from error
+
+    def _forget(self, token: str | None) -> None:
+        """After a call that nobody answered: the next one signs in anew, which needs no token.
+
+        A token holds the index of etcd's log at which it was given out, and etcd lets whoever shows it wait until its log is
+        as long. An etcd that was restored has a new log, which may never be: it would be silent for ever.
+        """
+        if self._token == token:
+            self._token = None
 
     async def _ask_token(self, deadline: float) -> str:
         user = self._config.user

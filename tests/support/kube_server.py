@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from bench.processes import end
 from tests.support.charts import ROOT, Object, run_helm
-from tests.support.etcd import EtcdServer, etcd_version, find_etcd_binaries
+from tests.support.etcd import EtcdServer, newest_etcd
 from tests.support.ports import free_ports
 
 START_DEADLINE = 90.0  # seconds until it must be ready
@@ -95,13 +95,6 @@ class KubeServer:
         return self.client.post(path, params=query, json=it)
 
 
-def newest_etcd() -> Path:
-    """Of those that there are."""
-    return max(
-        find_etcd_binaries(), key=lambda one: [int(part) for part in etcd_version(one).split(".")]
-    )
-
-
 @contextmanager
 def kube_server(folder: Path, address: str = "127.0.0.1") -> Iterator[KubeServer]:
     """One, ready."""
@@ -130,7 +123,7 @@ def kube_server(folder: Path, address: str = "127.0.0.1") -> Iterator[KubeServer
             "--secure-port", port, "--tls-cert-file", own, "--tls-private-key-file", own,
             "--advertise-address", "192.0.2.1", "--endpoint-reconciler-type", "none",
             "--token-auth-file", tokens, "--authorization-mode", "RBAC",
-            "--service-cluster-ip-range", "10.96.0.0/16",
+            "--kubelet-preferred-address-types", "InternalIP", "--service-cluster-ip-range", "10.96.0.0/16",
             "--service-account-issuer", "https://kubernetes.test",
             "--service-account-key-file", key, "--service-account-signing-key-file", key,
             "--cert-dir", folder / "certificates",
