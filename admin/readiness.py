@@ -1,4 +1,4 @@
-"""`/livez` and `/readyz` of the admin API, for what starts it and what sends people to it. They need no key, and say no more.
+"""`/livez` and `/readyz` of the admin API, for what starts it and sends people to it. No key is needed: they say no more.
 
 It is not ready before the store has answered it once, so that an upgrade which cannot reach the store, or may not, replaces
 nobody who can; nor from the signal that ends it on. In between it is: where the store is away it is so for every other one

@@ -42,7 +42,7 @@ class Admin(Section):
     max_body: Annotated[int, Field(ge=1)] = 1536 * KIB  # bytes of a request
     body_timeout: PositiveSeconds = 30 * SECOND  # to send a request's body
     store_timeout: PositiveSeconds = 10 * SECOND  # for all that one request asks of the store
-    shutdown_delay: Annotated[float, Field(ge=0)] = 0.0  # seconds from SIGTERM on for which it goes on, not ready any more
+    shutdown_delay: Annotated[float, Field(ge=0)] = 0.0  # seconds from SIGTERM on, not ready
     shutdown_timeout: Annotated[int, Field(ge=1)] = 1  # seconds for requests still in flight
     server_header: HeaderValue = (
         ""  # of every answer, such as APISIX/3.18.0 for tools that look at it
