@@ -6,7 +6,8 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import yaml
 
 from examples.game_echo.server import serve
 from tests.support.charts import CHART, NAME, NAMESPACE, RELEASE
-from tests.support.cluster import ADDRESS, IMAGE, STORE, TAGS, Cluster, cluster
+from tests.support.cluster import IMAGE, STORE, TAGS, Cluster
+from tests.support.cluster_network import ADDRESS
 
 HOST = "gs-1.com"
 PLAYERS = 40
@@ -33,6 +35,7 @@ VALUES = {
     "service": {"type": "ClusterIP"},
     "networkPolicy": {"enabled": False},
     "etcd": {"bundled": False, "endpoints": [STORE], "auth": False, "existingSecret": "", "tls": {"enabled": False}},
+    "admin": {"replicas": 1},
     "proxy": {"replicas": 2, "drain": {"accept": ACCEPT, "deadline": DEADLINE, "spread": SPREAD}},
 }  # fmt: skip
 pytestmark = [
@@ -47,22 +50,21 @@ def is_ready(pod: dict[str, Any]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def installed(kubernetes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """With the chart in it, and its pods ready."""
-    folder = tmp_path_factory.mktemp("cluster")
-    with cluster(Path(os.environ["SNIPROXY_CLUSTER"]), folder) as found:
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        metadata = {"name": NAMESPACE, "labels": labels}
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
-        found.server.create(namespace, NAMESPACE).raise_for_status()
-        values = folder / "mine.yaml"
-        values.write_text(yaml.safe_dump(VALUES))
-        helm(found, "install", RELEASE, CHART, "--values", values)
-        give_up = time.monotonic() + START_DEADLINE
-        while not (len(found.pods()) == 3 and all(map(is_ready, found.pods()))):
-            assert time.monotonic() < give_up, [pod["status"] for pod in found.pods()]
-            time.sleep(0.5)
-        yield found
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    metadata = {"name": NAMESPACE, "labels": labels}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+    kubernetes.server.create(namespace, NAMESPACE).raise_for_status()
+    values = tmp_path_factory.mktemp("values") / "mine.yaml"
+    values.write_text(yaml.safe_dump(VALUES))
+    helm(kubernetes, "install", RELEASE, CHART, "--values", values)
+    give_up = time.monotonic() + START_DEADLINE
+    while not (len(kubernetes.pods()) == 3 and all(map(is_ready, kubernetes.pods()))):
+        assert time.monotonic() < give_up, [pod["status"] for pod in kubernetes.pods()]
+        time.sleep(0.5)
+    yield kubernetes
+    helm(kubernetes, "uninstall", RELEASE)
 
 
 def helm(within: Cluster, *arguments: str | Path) -> None:
@@ -114,11 +116,18 @@ def manage(installed: Cluster, authority: trustme.CA) -> None:
         client.put(f"{url}/stream_routes/gs-1?wait=all", json=route).raise_for_status()
 
 
-async def join(address: str, context: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
+@asynccontextmanager
+async def joined(
+    address: str, context: ssl.SSLContext
+) -> AsyncIterator[trio.SSLStream[trio.SocketStream]]:
+    """A player, whose connection ends with the block, whatever happens in it."""
     stream = await trio.open_tcp_stream(address, 8443)
     player = trio.SSLStream(stream, context, server_hostname=HOST, https_compatible=True)
-    await player.do_handshake()
-    return player
+    try:
+        await player.do_handshake()
+        yield player
+    finally:
+        await trio.aclose_forcefully(player)
 
 
 async def echo(player: trio.SSLStream[trio.SocketStream]) -> bool:
@@ -135,11 +144,10 @@ async def echo(player: trio.SSLStream[trio.SocketStream]) -> bool:
 
 
 async def play(address: str, context: ssl.SSLContext, played: Played) -> None:
-    player = await join(address, context)
-    while await echo(player):  # noqa: ASYNC110
-        await trio.sleep(0.2)
-    played.ends.setdefault(address, []).append(trio.current_time())
-    await trio.aclose_forcefully(player)
+    async with joined(address, context) as player:
+        while await echo(player):  # noqa: ASYNC110
+            await trio.sleep(0.2)
+        played.ends.setdefault(address, []).append(trio.current_time())
 
 
 async def arrive(context: ssl.SSLContext, played: Played) -> None:
@@ -147,9 +155,9 @@ async def arrive(context: ssl.SSLContext, played: Played) -> None:
     while True:
         try:
             with trio.fail_after(5):
-                player = await join(random.choice(played.targets), context)
-                assert await echo(player)
-                await player.aclose()
+                async with joined(random.choice(played.targets), context) as player:
+                    assert await echo(player)
+                    await player.aclose()
             played.newcomers += 1
         except (OSError, trio.BrokenResourceError, trio.TooSlowError, AssertionError) as error:
             played.failures.append(repr(error))

@@ -78,7 +78,7 @@ def test_what_helm_is_given(folder: Path) -> None:
     installed = rendered(base)
     for name in (one for one, origin in NAMED.items() if origin == "chart"):
         kind, _, what = name.partition("/")
-        kinds = {"statefulset": "StatefulSet"}
+        kinds = {"statefulset": "StatefulSet", "cronjob": "CronJob"}
         assert installed.named(kinds.get(kind, kind.capitalize()), what), name
     changed = {
         command.partition("--set ")[2]: rendered(base + given(command, folder)) for command in later

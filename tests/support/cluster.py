@@ -1,32 +1,40 @@
 """A Kubernetes of one node, with containers: its own programs, in a cgroup of their own and the test's network namespace.
 
-There is no DNS and no kube-proxy: pods are reached by their addresses, as a load balancer with ip targets reaches them.
+A load balancer is what it lacks; tests reach pods by their addresses, as one with ip targets does.
 """
 
-import json
 import os
+import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from socket import if_nameindex
 from typing import Any
 
 import yaml
 
 from bench.processes import end
-from tests.support.charts import NAMESPACE, Object
-from tests.support.cluster_image import make_root, pack, write_image
-from tests.support.kube_server import TOKEN, KubeServer, find_kubernetes, kube_server, newest_etcd
+from tests.support.charts import CHART, NAMESPACE, Object
+from tests.support.cluster_image import make_root, make_small_root, pack, write_image
+from tests.support.cluster_network import (
+    ADDRESS,
+    DOMAIN,
+    make_network,
+    start_dns,
+    start_policies,
+    start_services,
+    write_pod_network,
+)
+from tests.support.etcd import newest_etcd
+from tests.support.kube_server import TOKEN, KubeServer, find_kubernetes, kube_server
 
-ADDRESS = "192.0.2.10"  # the node's, in a namespace without a way out (RFC 5737)
 STORE = f"{ADDRESS}:2379"  # an etcd for the objects of sniproxy
-PODS = "10.244.0.0/24"
 IMAGE = "docker.io/local/sniproxy"
-TAGS = ("first", "second")
+TAGS = ("0.1.0", "0.2.0")
 PAUSE = "docker.io/local/pause:1"
+STORAGE, VOLUMES = "gp3", 10  # the class of disks, and how many there are
 CGROUPS = Path("/sys/fs/cgroup")
 START_DEADLINE = 60.0  # seconds until the node must be ready
 STOP_DEADLINE = 10.0  # seconds until a program must be gone
@@ -37,6 +45,8 @@ class Cluster:
     """What is asked and told of it."""
 
     server: KubeServer
+    kubeconfig: Path
+    programs: Path  # kubectl is among them
     group: str  # of its pods' processes
 
     def processes(self, word: str) -> Iterator[Path]:
@@ -75,16 +85,16 @@ def cluster(node: Path, folder: Path) -> Iterator[Cluster]:
     programs = find_kubernetes()
     path = f"{node}/usr/bin:{node}/usr/sbin:{os.environ['PATH']}"
     with ExitStack() as stack:
-        _make_network()
+        make_network()
         group = stack.enter_context(_cgroup(f"sniproxy-{os.getpid()}"))
         socket = folder / "containerd.sock"
         _configure(folder, node, socket, group)
 
-        def start(*command: str | Path) -> None:
+        def start(*command: str | Path, variables: Mapping[str, str] | None = None) -> None:
             with (folder / f"{Path(command[0]).name}.log").open("wb") as log:
                 process = subprocess.Popen(
                     [*map(str, command)],
-                    stdout=log, stderr=log, env={**os.environ, "PATH": path}, start_new_session=True,
+                    stdout=log, stderr=log, env={**os.environ, "PATH": path, **(variables or {})}, start_new_session=True,
                 )  # fmt: skip
             stack.callback(end, process, STOP_DEADLINE)
 
@@ -107,26 +117,15 @@ def cluster(node: Path, folder: Path) -> Iterator[Cluster]:
         start(programs / "kube-controller-manager", *common, "--leader-elect=false",
               "--service-account-private-key-file", folder / "accounts.pem",
               "--root-ca-file", server.ca)  # fmt: skip
+        _make_volumes(server, folder / "volumes")
         start(programs / "kube-scheduler", *common, "--leader-elect=false")
+        start_dns(start, node / "bin/coredns", folder, config)
+        start_services(start, programs, node, ("--kubeconfig", config))
         start(programs / "kubelet", *common, "--config", folder / "kubelet.yaml", "--node-ip", ADDRESS,
               "--root-dir", folder / "kubelet", "--hostname-override", "node")  # fmt: skip
         _wait(lambda: _check_ready(server), START_DEADLINE)
-        yield Cluster(server, group.rstrip("/"))
-
-
-def _make_network() -> None:
-    """The node's address; in a namespace that has nothing yet, and goes with the test."""
-    names = [name for _, name in if_nameindex()]
-    assert names == ["lo"], f"{names}: not in a network namespace of its own, as in make cluster"
-    for command in (
-        "ip link set lo up",
-        "ip link add node type bridge",
-        f"ip addr add {ADDRESS}/24 dev node",
-        "ip link set node up",
-        "ip route add default via 192.0.2.1 dev node",
-        "sysctl -qw net.ipv4.ip_forward=1",
-    ):
-        subprocess.run(command.split(), check=True)
+        start_policies(start, node, folder, config)
+        yield Cluster(server, config, programs, group.rstrip("/"))
 
 
 @contextmanager
@@ -153,13 +152,7 @@ def _cgroup(name: str) -> Iterator[str]:
 
 
 def _configure(folder: Path, node: Path, socket: Path, group: str) -> None:
-    (folder / "cni").mkdir()
-    network = {
-        "cniVersion": "0.3.1", "name": "pods", "type": "bridge", "bridge": "pods", "isGateway": True,
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": PODS}]],
-                 "routes": [{"dst": "0.0.0.0/0"}], "dataDir": f"{folder}/addresses"},
-    }  # fmt: skip
-    (folder / "cni" / "pods.conf").write_text(json.dumps(network))
+    write_pod_network(folder / "cni", folder / "addresses")
     (folder / "containerd.toml").write_text(
         f'version = 2\nroot = "{folder}/containerd"\nstate = "{folder}/state"\n'
         f'[grpc]\naddress = "{socket}"\n'
@@ -180,8 +173,10 @@ def _configure(folder: Path, node: Path, socket: Path, group: str) -> None:
         "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
         "authorization": {"mode": "AlwaysAllow"},
         "resolvConf": "",
-        "localStorageCapacityIsolation": False,
+        "clusterDNS": [ADDRESS],
+        "clusterDomain": DOMAIN,
         "imageGCHighThresholdPercent": 100,
+        "evictionHard": {f"{one}.available": "100Mi" for one in ("memory", "nodefs", "imagefs")},
     }
     (folder / "kubelet.yaml").write_text(yaml.safe_dump(settings))
 
@@ -192,13 +187,47 @@ def _images(node: Path, folder: Path, programs: Path) -> Iterator[Path]:
     pack(root, layer)
     write_image(layer, archive, [f"{IMAGE}:{tag}" for tag in TAGS], ["sniproxy"])
     yield archive
-    root = folder / "pause"
-    root.mkdir()
-    (root / "pause").write_bytes((programs / "pause").read_bytes())
-    (root / "pause").chmod(0o755)
-    pack(root, layer)
-    write_image(layer, archive, [PAUSE], ["/pause"])
-    yield archive
+    values = yaml.safe_load((CHART / "values.yaml").read_text())["etcd"]["image"]
+    etcd = [newest_etcd().with_name(one) for one in ("etcd", "etcdctl", "etcdutl")]
+    for name, files, entry in (
+        (f"{values['repository']}:{values['tag']}", etcd, []),
+        (PAUSE, [programs / "pause"], ["/usr/local/bin/pause"]),
+    ):  # fmt: skip
+        shutil.rmtree(root)
+        make_small_root(files, root)
+        pack(root, layer)
+        write_image(layer, archive, [name], entry)
+        yield archive
+
+
+def _make_volumes(server: KubeServer, folder: Path) -> None:
+    """Disks that are there, in place of a driver that makes them: each is given to one claim, and is not used again."""
+    parameters = {
+        "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
+    kind = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": STORAGE},
+    }
+    server.create(kind | parameters, "").raise_for_status()
+    here = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["node"]}
+    for number in range(VOLUMES):
+        (folder / str(number)).mkdir(parents=True)
+        spec = {
+            "capacity": {"storage": "8Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": STORAGE,
+            "persistentVolumeReclaimPolicy": "Retain", "local": {"path": str(folder / str(number))},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
+        }  # fmt: skip
+        metadata = {"name": f"disk-{number}"}
+        volume = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": metadata,
+            "spec": spec,
+        }
+        server.create(volume, "").raise_for_status()
 
 
 def _kubeconfig(server: KubeServer, folder: Path) -> Path:
@@ -236,9 +265,15 @@ def _wait(check: Any, deadline: float) -> None:
 
 
 def _end_containers(ctr: Any) -> None:
-    for name in ctr("task", "list", "--quiet").split():
-        with suppress(subprocess.CalledProcessError):  # it has ended meanwhile
-            ctr("task", "delete", "--force", name)
+    """Those, too, that are still on their way as the kubelet ends."""
+    quiet = 0
+    while quiet < 4:
+        names = ctr("task", "list", "--quiet").split()
+        quiet = 0 if names else quiet + 1
+        for name in names:
+            with suppress(subprocess.CalledProcessError):  # it has ended meanwhile
+                ctr("task", "delete", "--force", name)
+        time.sleep(0.5)
 
 
 def _unmount(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Sequence
@@ -25,6 +26,15 @@ def make_root(node: Path, root: Path) -> None:
         ["install", "--directory", "--owner=10001", "--group=10001", "/var/lib/sniproxy"],
     ):
         subprocess.run(["chroot", root, *command], check=True)
+
+
+def make_small_root(programs: Sequence[Path], root: Path) -> None:
+    """That of an image with some programs, which need nothing else."""
+    folder = root / "usr/local/bin"
+    folder.mkdir(parents=True)
+    for program in programs:
+        shutil.copy(program, folder / program.name)
+        (folder / program.name).chmod(0o755)
 
 
 def pack(root: Path, layer: Path) -> None:

@@ -26,6 +26,7 @@ RUN = (
 NEEDS_A_CLUSTER = {
     "make image ": "needs Docker",
     "kubectl create namespace ": "",
+    "kubectl -n sniproxy create job ": "",
     "kubectl label namespace ": "",
     "kubectl delete namespace ": "",
     "kubectl -n game wait ": "",
@@ -37,6 +38,7 @@ NEEDS_A_CLUSTER = {
     "kubectl -n sniproxy scale ": "",
     "kubectl -n sniproxy delete ": "",
     "kubectl -n sniproxy exec read-snapshot ": "test_a_snapshot_becomes_a_backup runs what is in its manifest",
+    "kill %1": "the port-forward",
     "export KEY=$(kubectl ": "substituted",
     "export NLB=$(kubectl ": "substituted",
     "helm install ": "rendered by test_what_helm_is_given",
@@ -50,12 +52,15 @@ NAMED = {
     "namespace/game": "page",
     "namespace/sniproxy": "page",
     "pod/read-snapshot": "page",
+    "job/snapshot-now": "page",
     "deployment/sniproxy": "chart",
     "deployment/sniproxy-admin": "chart",
+    "deployment/sniproxy-canary": "chart, with a canary",
     "service/sniproxy": "chart",
     "service/sniproxy-admin": "chart",
     "secret/sniproxy-keyring": "chart",
     "secret/sniproxy-admin": "chart",
+    "cronjob/sniproxy-etcd-snapshots": "chart",
     "statefulset/sniproxy-etcd": "chart",
     **{f"pvc/data-sniproxy-etcd-{n}": "its StatefulSet" for n in range(3)},
 }
@@ -77,7 +82,7 @@ def substituted(command: str, table: dict[str, str]) -> str:
 
 def named(command: str) -> set[str]:
     """What a kubectl command names: "deployment gs-1" and "deployment/gs-1" are one."""
-    kinds = r"(namespace|pod|deployment|service|secret|statefulset|pvc)"
+    kinds = r"(namespace|pod|deployment|service|secret|statefulset|pvc|cronjob|job)"
     found = {f"{kind}/{name}" for kind, name in re.findall(rf"\b{kinds}/([a-z0-9-]+)", command)}
     for kind, names in re.findall(rf" {kinds}((?: [a-z0-9][a-z0-9-]*(?= |$))+)", command):
         found |= {f"{kind}/{name}" for name in names.split()}

@@ -27,6 +27,7 @@ from tests.support.ports import free_ports
 START_DEADLINE = 90.0  # seconds until it must be ready
 STOP_DEADLINE = 20.0  # seconds until it must be gone
 TOKEN = "of-who-may-do-all"
+SERVICES = "10.96.0.0/16"  # their addresses
 HIGH = {"kind": "PriorityClass", "metadata": {"name": "high"}, "value": 1000}  # as values name it
 
 
@@ -123,7 +124,7 @@ def kube_server(folder: Path, address: str = "127.0.0.1") -> Iterator[KubeServer
             "--secure-port", port, "--tls-cert-file", own, "--tls-private-key-file", own,
             "--advertise-address", "192.0.2.1", "--endpoint-reconciler-type", "none",
             "--token-auth-file", tokens, "--authorization-mode", "RBAC",
-            "--kubelet-preferred-address-types", "InternalIP", "--service-cluster-ip-range", "10.96.0.0/16",
+            "--kubelet-preferred-address-types", "InternalIP", "--service-cluster-ip-range", SERVICES,
             "--service-account-issuer", "https://kubernetes.test",
             "--service-account-key-file", key, "--service-account-signing-key-file", key,
             "--cert-dir", folder / "certificates",

@@ -68,13 +68,21 @@ class _Connection:
 class TcpRelay:
     """Connections to `port` go on to `target_port`; `with` starts and ends it. `target_port` may change meanwhile.
 
-    greeting: what the target hears first of each, such as the PROXY header of a load balancer.
+    greeting: what the target hears first of each, such as the PROXY header of a load balancer. port: none is a free one.
     """
 
-    def __init__(self, target_port: int, *, greeting: bytes = b"") -> None:
+    def __init__(
+        self,
+        target_port: int,
+        *,
+        greeting: bytes = b"",
+        target_host: str = "127.0.0.1",
+        port: int | None = None,
+    ) -> None:
         self.target_port = target_port
+        self.target_host = target_host
         self.greeting = greeting
-        self.port = free_ports(1)[0]
+        self.port = free_ports(1)[0] if port is None else port
         self._accepted = self._bytes_up = self._bytes_down = 0
         self._frozen = self._over = False
         self._listening: socket.socket | None = None
@@ -205,7 +213,9 @@ class TcpRelay:
                 for sock in (client, server):
                     sock.setblocking(False)
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                server.connect_ex(("127.0.0.1", self.target_port))  # how it ends is seen when used
+                server.connect_ex(
+                    (self.target_host, self.target_port)
+                )  # how it ends is seen when used
                 connection = _Connection(client, server)
                 connection.up.pending = self.greeting
                 self._connections.append(connection)
