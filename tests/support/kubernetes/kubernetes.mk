@@ -17,7 +17,7 @@ kubernetes: helm chart-tools $(TESTS)  ## the chart on Kubernetes' own API serve
 	    -ldflags='-s -w $(KUBERNETES_STAMP)' -o $(CURDIR)/$(KUBERNETES)/ ./cmd/... ; }
 	$(BIN)/pytest tests/charts/test_server.py
 
-cluster: kubernetes $(KUBERNETES_NODE)/.base $(KUBERNETES_NODE)/bin/coredns $(KUBERNETES_NODE)/bin/kube-router $(ETCD)/etcd  ## the chart in a Kubernetes of one node, upgraded under players, and docs/eks.md word for word; needs Go, Debian and root
+cluster: kubernetes $(KUBERNETES_NODE)/.unpacked $(KUBERNETES_NODE)/bin/coredns $(KUBERNETES_NODE)/bin/kube-router $(ETCD)/etcd  ## the chart in a Kubernetes of one node, upgraded under players, and docs/eks.md word for word; needs Go, Debian and root
 	$(BIN)/pip download --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
 	  --python-version $(IMAGE_PYTHON:python%=%) --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
 	  --platform manylinux2014_x86_64 --platform any --dest $(KUBERNETES_NODE)/wheels --requirement image/requirements.lock
@@ -28,7 +28,7 @@ cluster: kubernetes $(KUBERNETES_NODE)/.base $(KUBERNETES_NODE)/bin/coredns $(KU
 	  tests/charts/test_cluster_page.py
 
 # Debian's packages are unpacked, not installed: nothing outside .cache changes. The base is as slim as that of the image.
-$(KUBERNETES_NODE)/.base:
+$(KUBERNETES_NODE)/.unpacked:
 	@echo 'unpacking containerd, runc and a base for the image'
 	rm -rf $(KUBERNETES_NODE) && mkdir -p $(KUBERNETES_NODE)
 	cd $(KUBERNETES_NODE) && apt-get download -q containerd runc containernetworking-plugins debootstrap \
@@ -39,10 +39,10 @@ $(KUBERNETES_NODE)/.base:
 	  --variant=minbase --include=python3,python3-venv trixie $(KUBERNETES_NODE)/base http://deb.debian.org/debian > /dev/null
 	touch $@
 
-$(KUBERNETES_NODE)/bin/coredns: | $(KUBERNETES_NODE)/.base
+$(KUBERNETES_NODE)/bin/coredns: | $(KUBERNETES_NODE)/.unpacked
 	@echo 'building CoreDNS $(COREDNS_VERSION)'
 	$(call go-install,github.com/coredns/coredns@$(COREDNS_VERSION))
 
-$(KUBERNETES_NODE)/bin/kube-router: | $(KUBERNETES_NODE)/.base
+$(KUBERNETES_NODE)/bin/kube-router: | $(KUBERNETES_NODE)/.unpacked
 	@echo 'building kube-router $(KUBE_ROUTER_VERSION)'
 	$(call go-install,github.com/cloudnativelabs/kube-router/v2/cmd/kube-router@$(KUBE_ROUTER_VERSION))
