@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -89,6 +90,18 @@ def test_cut_resets_and_refuses_until_it_is_healed(relay: TcpRelay) -> None:
     relay.heal()
     with connect(relay) as sock:
         assert works(sock)
+
+
+def test_whoever_comes_right_after_a_cut_is_refused(relay: TcpRelay) -> None:
+    for _ in range(500):
+        with connect(relay) as sock:
+            assert works(sock)
+            relay.cut()
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+        with suppress(ConnectionRefusedError), connect(relay):
+            pytest.fail("the relay still listened")
+        relay.heal()
 
 
 def test_what_is_frozen_goes_on_where_it_stood(relay: TcpRelay) -> None:

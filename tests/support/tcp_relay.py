@@ -134,6 +134,8 @@ class TcpRelay:
         """Resets all connections and refuses new ones."""
         with self._lock:
             if self._listening is not None:
+                # A socket that the thread waits for is closed when the thread has woken up: it would still accept.
+                self._listening.shutdown(socket.SHUT_RDWR)
                 self._listening.close()
                 self._listening = None
             for connection in self._connections:
