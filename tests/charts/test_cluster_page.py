@@ -6,7 +6,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGTERM
@@ -19,6 +19,7 @@ import yaml
 from tests.support.charts import find_helm
 from tests.support.cluster import IMAGE, Cluster
 from tests.support.cluster_network import ADDRESS, GATEWAY
+from tests.support.cluster_players import wait_until
 from tests.support.eks import FOLDER, NAMESPACE, PAGE, RELEASE
 from tests.support.fenced import blocks, commands
 from tests.support.proxy_headers import addresses, v2
@@ -106,19 +107,6 @@ def written(name: str) -> str:
     """The file of values that the page shows under this name, from our registry."""
     (block,) = (one for one in blocks(PAGE, "yaml") if one.startswith(f"# {name}\n"))
     return re.sub(r"repository: \S+(?=})", f"repository: {IMAGE}", block)
-
-
-def wait_until(what: Callable[[], object], seconds: float) -> None:
-    """Until it is so, and raises nothing."""
-    give_up = time.monotonic() + seconds
-    while True:
-        try:
-            if what():
-                return
-        except (OSError, httpx.HTTPError):
-            pass
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
 
 
 def open_way(port: int) -> None:

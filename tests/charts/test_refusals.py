@@ -39,7 +39,9 @@ TOGETHER: list[tuple[dict[str, Any], tuple[str, ...]]] = [
                 "drain": {"accept": 119, "deadline": 60, "spread": 0},
                 "terminationGracePeriodSeconds": 208,
                 "state": {"existingClaim": "one"},
-                "autoscaling": {"enabled": True, "cpuPercent": None, "minReplicas": 5, "maxReplicas": 4},
+                "autoscaling": {
+                    "enabled": True, "cpuPercent": None, "minReplicas": 5, "maxReplicas": 4, "scaleDownAfter": 89,
+                },
             },
             "config": {"proxy": {"listeners": []}, "etcd": {"password": "x"}},
             "image": {"tag": "0.2.0", "digest": DIGEST},
@@ -66,6 +68,7 @@ TOGETHER: list[tuple[dict[str, Any], tuple[str, ...]]] = [
             "proxy.state.existingClaim: is for one replica only",
             "proxy.autoscaling: neither cpuPercent nor sessionsPerPod is set",
             "proxy.autoscaling: minReplicas 5 is above maxReplicas 4",
+            "proxy.autoscaling.scaleDownAfter: 89 s is less than 90 s",
             "config.proxy.listeners: comes from the other values",
             "config.etcd.password: comes from the other values",
             "canary.config.admin.keys: comes from the other values",

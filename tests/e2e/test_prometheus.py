@@ -38,6 +38,10 @@ def impatient() -> list[dict[str, Any]]:
     return groups
 
 
+def scrape(stack: Stack) -> dict[str, Any]:
+    return {"static_configs": [{"targets": [f"127.0.0.1:{stack.status_port}"]}]}
+
+
 def play(stack: Stack, game: Game) -> None:
     """One session, by a certificate that ends in a few days and a game server that is probed."""
     now = time.time()
@@ -58,7 +62,7 @@ def test_alerts_and_dashboard_find_what_they_ask_for(
     with (
         stores("etcd", tmp_path) as (store, _),
         Stack(tmp_path, store) as stack,
-        Prometheus(tmp_path, f"127.0.0.1:{stack.status_port}", impatient()) as prometheus,
+        Prometheus(tmp_path, scrape(stack), impatient()) as prometheus,
     ):
         play(stack, games[0])
         said = prometheus.annotations("SniproxyCertificateExpires", PATIENCE)["description"]

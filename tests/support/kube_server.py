@@ -28,6 +28,7 @@ START_DEADLINE = 90.0  # seconds until it must be ready
 STOP_DEADLINE = 20.0  # seconds until it must be gone
 TOKEN = "of-who-may-do-all"
 SERVICES = "10.96.0.0/16"  # their addresses
+FRONT = "front"  # its own name, towards API servers behind it
 HIGH = {"kind": "PriorityClass", "metadata": {"name": "high"}, "value": 1000}  # as values name it
 
 
@@ -95,17 +96,24 @@ class KubeServer:
         query = {"fieldValidation": "Strict", **({"dryRun": "All"} if try_only else {})}
         return self.client.post(path, params=query, json=it)
 
+    def delete(self, it: Object, namespace: str) -> None:
+        """Of what was created."""
+        path = self.collection(it, namespace)
+        self.client.delete(f"{path}/{it['metadata']['name']}").raise_for_status()
+
 
 @contextmanager
 def kube_server(folder: Path, address: str = "127.0.0.1") -> Iterator[KubeServer]:
     """One, ready."""
     binary = find_kubernetes() / "kube-apiserver"
     authority = trustme.CA()
-    ca, own, key, tokens, log = (
-        folder / name for name in ("ca.pem", "own.pem", "accounts.pem", "tokens.csv", "log")
+    ca, own, front, key, tokens, log = (
+        folder / f for f in ("ca.pem", "own.pem", "front.pem", "accounts.pem", "tokens.csv", "log")
     )
     authority.cert_pem.write_to_path(ca)
     authority.issue_cert(address).private_key_and_cert_chain_pem.write_to_path(own)
+    pair = authority.issue_cert(FRONT, common_name=FRONT)
+    pair.private_key_and_cert_chain_pem.write_to_path(front)
     accounts = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     key.write_bytes(
         accounts.private_bytes(
@@ -128,6 +136,11 @@ def kube_server(folder: Path, address: str = "127.0.0.1") -> Iterator[KubeServer
             "--service-account-issuer", "https://kubernetes.test",
             "--service-account-key-file", key, "--service-account-signing-key-file", key,
             "--cert-dir", folder / "certificates",
+            # Who asks, for API servers behind it.
+            "--proxy-client-cert-file", front, "--proxy-client-key-file", front,
+            "--client-ca-file", ca, "--requestheader-client-ca-file", ca, "--requestheader-allowed-names", FRONT,
+            "--requestheader-username-headers", "X-Remote-User", "--requestheader-group-headers", "X-Remote-Group",
+            "--requestheader-extra-headers-prefix", "X-Remote-Extra-",
         ]  # fmt: skip
         with log.open("wb") as output:
             process = subprocess.Popen(

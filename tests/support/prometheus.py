@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -57,20 +58,21 @@ def samples_of(told: Told) -> set[str]:
 class Prometheus:
     """A real one on loopback, which scrapes and evaluates each second; `with` starts and stops it."""
 
-    def __init__(self, folder: Path, scraped: str, groups: object) -> None:
-        """scraped: host:port of a status port. groups: of rules."""
+    def __init__(
+        self, folder: Path, scrape: dict[str, object], groups: Sequence[object] = ()
+    ) -> None:
+        """scrape: what is scraped, as in scrape_configs. groups: of rules."""
         self._folder = folder
         (self._port,) = free_ports(1)
         (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": ["rules.yaml"],
-            "scrape_configs": [
-                {"job_name": "sniproxy", "static_configs": [{"targets": [scraped]}]}
-            ],
+            "scrape_configs": [{"job_name": "sniproxy", **scrape}],
         }
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-        self._api = httpx.Client(base_url=f"http://127.0.0.1:{self._port}/api/v1", timeout=10)
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._api = httpx.Client(base_url=f"{self.url}/api/v1", timeout=10)
 
     def __enter__(self) -> Self:
         with (self._folder / "prometheus.log").open("wb") as log:

@@ -105,6 +105,10 @@ proxy.autoscaling: neither cpuPercent nor sessionsPerPod is set
 {{- if gt (int .minReplicas) (int .maxReplicas) }}
 proxy.autoscaling: minReplicas {{ .minReplicas }} is above maxReplicas {{ .maxReplicas }}
 {{- end }}
+{{- /* Kubernetes lets one go each minute, but counts from where the minute began: pods that came within it may all go. */}}
+{{- if lt (int .scaleDownAfter) 90 }}
+proxy.autoscaling.scaleDownAfter: {{ .scaleDownAfter }} s is less than 90 s: pods that have just come could all be drained at once
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -1,11 +1,12 @@
 # A Kubernetes of one node, for the tests of the chart that need one: its own programs, built as helm is, CoreDNS, kube-router
-# for NetworkPolicies, and Debian's for containers. It takes a quarter of an hour and root: too long for CI, which asks Kubernetes' schemas instead.
+# for NetworkPolicies, metrics-server and the Prometheus adapter for the autoscaler, and Debian's for containers. It takes a quarter of an hour and root: too long for CI, which asks Kubernetes' schemas instead.
 KUBERNETES_SOURCES := tests/support/kubernetes
 KUBERNETES_VERSION = $(shell sed -n 's/^\tk8s.io\/kubernetes \(v.*\)/\1/p' $(KUBERNETES_SOURCES)/go.mod)
 KUBERNETES = .cache/kubernetes-$(KUBERNETES_VERSION)
 KUBERNETES_NODE := .cache/kubernetes-node
 COREDNS_VERSION := v1.15.0
 KUBE_ROUTER_VERSION := v2.1.0
+METRICS_SERVER_VERSION := v0.9.0
 # Without them it would take itself for a version 0.0.0.
 KUBERNETES_STAMP = $(addprefix -X k8s.io/component-base/version.git,Version=$(KUBERNETES_VERSION) Major=1 \
   Minor=$(word 2,$(subst ., ,$(KUBERNETES_VERSION))))
@@ -17,15 +18,15 @@ kubernetes: helm chart-tools $(TESTS)  ## the chart on Kubernetes' own API serve
 	    -ldflags='-s -w $(KUBERNETES_STAMP)' -o $(CURDIR)/$(KUBERNETES)/ ./cmd/... ; }
 	$(BIN)/pytest tests/charts/test_server.py
 
-cluster: kubernetes $(KUBERNETES_NODE)/.unpacked $(KUBERNETES_NODE)/bin/coredns $(KUBERNETES_NODE)/bin/kube-router $(ETCD)/etcd  ## the chart in a Kubernetes of one node, upgraded under players, and docs/eks.md word for word; needs Go, Debian and root
+cluster: kubernetes prometheus $(KUBERNETES_NODE)/.unpacked \
+  $(addprefix $(KUBERNETES_NODE)/bin/,coredns kube-router metrics-server adapter) $(ETCD)/etcd  ## the chart in a Kubernetes of one node, upgraded and scaled under players, and docs/eks.md word for word; needs Go, Debian and root
 	$(BIN)/pip download --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
 	  --python-version $(IMAGE_PYTHON:python%=%) --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
 	  --platform manylinux2014_x86_64 --platform any --dest $(KUBERNETES_NODE)/wheels --requirement image/requirements.lock
 	rm -f $(KUBERNETES_NODE)/wheels/sniproxy-*
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(KUBERNETES_NODE)/wheels .
 	cd $(KUBERNETES_NODE)/wheels && mv sniproxy-*.whl $$(echo sniproxy-*.whl | sed 's/-cp[0-9]*-cp[0-9]*-/-cp311-abi3-/')  # its module is of every Python
-	SNIPROXY_CLUSTER=$(CURDIR)/$(KUBERNETES_NODE) unshare --net $(BIN)/pytest tests/charts/test_cluster.py \
-	  tests/charts/test_cluster_page.py
+	SNIPROXY_CLUSTER=$(CURDIR)/$(KUBERNETES_NODE) unshare --net $(BIN)/pytest $(wildcard tests/charts/test_cluster*.py)
 
 # Debian's packages are unpacked, not installed: nothing outside .cache changes. The base is as slim as that of the image.
 $(KUBERNETES_NODE)/.unpacked:
@@ -39,10 +40,14 @@ $(KUBERNETES_NODE)/.unpacked:
 	  --variant=minbase --include=python3,python3-venv trixie $(KUBERNETES_NODE)/base http://deb.debian.org/debian > /dev/null
 	touch $@
 
-$(KUBERNETES_NODE)/bin/coredns: | $(KUBERNETES_NODE)/.unpacked
-	@echo 'building CoreDNS $(COREDNS_VERSION)'
-	$(call go-install,github.com/coredns/coredns@$(COREDNS_VERSION))
+$(KUBERNETES_NODE)/bin/coredns: MODULE := github.com/coredns/coredns@$(COREDNS_VERSION)
+$(KUBERNETES_NODE)/bin/kube-router: MODULE := github.com/cloudnativelabs/kube-router/v2/cmd/kube-router@$(KUBE_ROUTER_VERSION)
+$(KUBERNETES_NODE)/bin/metrics-server: MODULE := sigs.k8s.io/metrics-server/cmd/metrics-server@$(METRICS_SERVER_VERSION)
+$(addprefix $(KUBERNETES_NODE)/bin/,coredns kube-router metrics-server): | $(KUBERNETES_NODE)/.unpacked
+	@echo 'building $(MODULE)'
+	$(call go-install,$(MODULE))
 
-$(KUBERNETES_NODE)/bin/kube-router: | $(KUBERNETES_NODE)/.unpacked
-	@echo 'building kube-router $(KUBE_ROUTER_VERSION)'
-	$(call go-install,github.com/cloudnativelabs/kube-router/v2/cmd/kube-router@$(KUBE_ROUTER_VERSION))
+$(KUBERNETES_NODE)/bin/adapter: | $(KUBERNETES_NODE)/.unpacked
+	@echo 'building the Prometheus adapter'
+	cd $(KUBERNETES_SOURCES)/adapter && CGO_ENABLED=0 go build -gcflags='all=-N -l -dwarf=false' -ldflags='-s -w' \
+	  -o $(CURDIR)/$@ sigs.k8s.io/prometheus-adapter/cmd/adapter
