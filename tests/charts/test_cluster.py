@@ -1,18 +1,20 @@
-"""The chart in a Kubernetes of one node: pods as restricted as they may be, and an upgrade under players."""
+"""The chart in a Kubernetes of one node: pods as restricted as they may be, an upgrade and evictions under players."""
 
 import os
 import random
 import re
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.client import TOO_MANY_REQUESTS
 
 import pytest
 import trio
 import trustme
 
 from examples.game_echo.server import serve
-from tests.support.charts import CHART, NAME, RELEASE
+from tests.support.charts import CHART, NAME, NAMESPACE, RELEASE
 from tests.support.cluster import IMAGE, TAGS, Cluster
 from tests.support.cluster_network import ADDRESS
 from tests.support.cluster_players import (
@@ -104,7 +106,32 @@ async def watch(kubernetes: Cluster, played: Played) -> None:
         await trio.sleep(0.2)
 
 
-def test_nobody_is_refused_or_thrown_out_by_an_upgrade(release: Cluster) -> None:
+def upgrade(kubernetes: Cluster, olds: list[str]) -> None:
+    change = ("--reset-then-reuse-values", "--set", f"image.tag={TAGS[1]}")
+    helm(kubernetes, "upgrade", RELEASE, CHART, *change)
+
+
+def evict(kubernetes: Cluster, olds: list[str]) -> None:
+    """One after the other, each as soon as the disruption budget lets it, as `kubectl drain` does with those of a node."""
+    client = kubernetes.server.client
+    refused = 0
+    for pod in [it for it in kubernetes.pods() if it["status"]["podIP"] in olds]:
+        metadata = {"name": pod["metadata"]["name"], "namespace": NAMESPACE}
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{metadata['name']}/eviction"
+        give_up = time.monotonic() + START_DEADLINE
+        while (answer := client.post(path, json=eviction)).status_code == TOO_MANY_REQUESTS:
+            assert time.monotonic() < give_up
+            refused += 1
+            time.sleep(0.5)
+        answer.raise_for_status()
+    assert refused  # the second, until there was another one in place of the first
+
+
+@pytest.mark.parametrize("end", [upgrade, evict])
+def test_nobody_is_refused_or_thrown_out(
+    release: Cluster, end: Callable[[Cluster, list[str]], None]
+) -> None:
     """A newcomer always finds a pod; who plays has all the time that the drain promises."""
     authority, played = trustme.CA(), Played()
     manage(release, authority)
@@ -122,8 +149,7 @@ def test_nobody_is_refused_or_thrown_out_by_an_upgrade(release: Cluster) -> None
                 for number in range(PLAYERS):
                     players.start_soon(play, olds[number % 2], context, played)
                 await trio.sleep(2)
-                change = ("--reset-then-reuse-values", "--set", f"image.tag={TAGS[1]}")
-                await trio.to_thread.run_sync(helm, release, "upgrade", RELEASE, CHART, *change)
+                await trio.to_thread.run_sync(end, release, olds)
                 players.cancel_scope.deadline = trio.current_time() + ROLLOUT_DEADLINE
             others.cancel_scope.cancel()
         assert played.ends.keys() == set(olds)
@@ -139,4 +165,4 @@ def test_nobody_is_refused_or_thrown_out_by_an_upgrade(release: Cluster) -> None
         it for it in release.pods() if is_ready(it) and "admin" not in it["metadata"]["name"]
     ]
     images = [it["spec"]["containers"][0]["image"] for it in proxies]
-    assert images == [f"{IMAGE}:{TAGS[1]}"] * 2
+    assert images == [f"{IMAGE}:{TAGS[1]}"] * 2  # by the upgrade, which comes first
