@@ -7,6 +7,7 @@ KUBERNETES_NODE := .cache/kubernetes-node
 COREDNS_VERSION := v1.15.0
 KUBE_ROUTER_VERSION := v2.1.0
 METRICS_SERVER_VERSION := v0.9.0
+CLUSTER_PROGRAMS := $(addprefix $(KUBERNETES_NODE)/bin/,coredns kube-router metrics-server adapter)
 # Without them it would take itself for a version 0.0.0.
 KUBERNETES_STAMP = $(addprefix -X k8s.io/component-base/version.git,Version=$(KUBERNETES_VERSION) Major=1 \
   Minor=$(word 2,$(subst ., ,$(KUBERNETES_VERSION))))
@@ -18,8 +19,7 @@ kubernetes: helm chart-tools $(TESTS)  ## the chart on Kubernetes' own API serve
 	    -ldflags='-s -w $(KUBERNETES_STAMP)' -o $(CURDIR)/$(KUBERNETES)/ ./cmd/... ; }
 	$(BIN)/pytest tests/charts/test_server.py
 
-cluster: kubernetes prometheus $(KUBERNETES_NODE)/.unpacked \
-  $(addprefix $(KUBERNETES_NODE)/bin/,coredns kube-router metrics-server adapter) $(ETCD)/etcd  ## the chart in a Kubernetes of one node, upgraded and scaled under players, and docs/eks.md word for word; needs Go, Debian and root
+cluster: kubernetes prometheus $(KUBERNETES_NODE)/.unpacked $(CLUSTER_PROGRAMS) $(ETCD)/etcd  ## the chart in a Kubernetes of one node, upgraded and scaled under players, and docs/eks.md word for word; needs Go, Debian and root
 	$(BIN)/pip download --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
 	  --python-version $(IMAGE_PYTHON:python%=%) --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 \
 	  --platform manylinux2014_x86_64 --platform any --dest $(KUBERNETES_NODE)/wheels --requirement image/requirements.lock
@@ -43,7 +43,7 @@ $(KUBERNETES_NODE)/.unpacked:
 $(KUBERNETES_NODE)/bin/coredns: MODULE := github.com/coredns/coredns@$(COREDNS_VERSION)
 $(KUBERNETES_NODE)/bin/kube-router: MODULE := github.com/cloudnativelabs/kube-router/v2/cmd/kube-router@$(KUBE_ROUTER_VERSION)
 $(KUBERNETES_NODE)/bin/metrics-server: MODULE := sigs.k8s.io/metrics-server/cmd/metrics-server@$(METRICS_SERVER_VERSION)
-$(addprefix $(KUBERNETES_NODE)/bin/,coredns kube-router metrics-server): | $(KUBERNETES_NODE)/.unpacked
+$(filter-out %/adapter,$(CLUSTER_PROGRAMS)): | $(KUBERNETES_NODE)/.unpacked
 	@echo 'building $(MODULE)'
 	$(call go-install,$(MODULE))
 
