@@ -173,7 +173,7 @@ include image/release.mk
 test unit cover image-check: pip-audit
 # There are no tests where the image is made.
 -include tests/support/tls_client/clients.mk tests/support/chart_tools.mk tests/support/etcd.mk \
-  tests/support/kubernetes/kubernetes.mk
+  tests/support/kubernetes/kubernetes.mk tests/image/arm64.mk
 test unit e2e cover: tls-clients
 test unit e2e cover: etcd
 test unit cover: chart-tools

@@ -4,6 +4,8 @@ It needs root, and Linux; the network is that of the machine.
 """
 
 import json
+import os
+import re
 import shlex
 import signal
 import subprocess
@@ -13,7 +15,11 @@ from typing import Any
 
 UID = 10001
 STATE = "/var/lib/sniproxy"
-STOP_DEADLINE = 15.0  # seconds until a program that was asked to stop must be gone
+# What the image is put on: this machine's own system, or another one in a folder, whose programs are emulated.
+BASE = Path(os.environ.get("SNIPROXY_IMAGE_BASE", "/"))
+SLOWER = 10 if "SNIPROXY_IMAGE_BASE" in os.environ else 1  # how much longer anything may take there
+RUN_DEADLINE = 60.0 * SLOWER  # seconds until a command must be done
+STOP_DEADLINE = 15.0 * SLOWER  # seconds until a program that was asked to stop must be gone
 
 # $new: the new root. What is in a container of the image is here too, and nothing else of this machine.
 ENTER = r"""
@@ -23,28 +29,36 @@ mount -t tmpfs root "$new"
 mkdir -p "$new/proc" "$new/dev" "$new/sys" "$new/tmp" "$new$state" "$new/usr" "$new/etc"
 mount -t tmpfs -o mode=1777 tmp "$new/tmp"
 for one in bin sbin lib lib64; do
-  if test -h "/$one"; then cp -P "/$one" "$new/$one"; else mkdir "$new/$one"; mount --bind "/$one" "$new/$one"; fi
+  if test -h "$base/$one"; then cp -P "$base/$one" "$new/$one"
+  elif test -d "$base/$one"; then mkdir "$new/$one"; mount --bind "$base/$one" "$new/$one"; fi
 done
-for one in /usr /etc /sys "$tree" "$python" "$config"; do
-  mkdir -p "$new$one"
-  mount --bind "$one" "$new$one"
-  mount -o remount,bind,ro "$new$one"
-done
+show() {
+  mkdir -p "$new$2"
+  mount --bind "$1$2" "$new$2"
+  mount -o remount,bind,ro "$new$2"
+}
+for one in /usr /etc "$tree" "$python"; do show "$base" "$one"; done
+for one in /sys "$config"; do show "" "$one"; done
 mount -t proc proc "$new/proc"
 mount --rbind /dev "$new/dev"
 mount --bind "$kept" "$new$state"
 mount -o remount,ro "$new"
 exec chroot "$new" /usr/bin/setpriv --reuid UID --regid UID --clear-groups --no-new-privs \
   --bounding-set=-all --inh-caps=-all /usr/bin/env -i -C "$state" \
-  PATH="$tree/bin:/usr/local/bin:/usr/bin:/bin" PYTHONDONTWRITEBYTECODE=1 "$@"
+  ${QEMU_CPU+QEMU_CPU="$QEMU_CPU"} PATH="$tree/bin:/usr/local/bin:/usr/bin:/bin" PYTHONDONTWRITEBYTECODE=1 "$@"
 """.replace("UID", str(UID))
+
+
+def outside(path: Path) -> Path:
+    """Where something of the base lies for who is not in it."""
+    return BASE / path.relative_to("/")
 
 
 @dataclass
 class Jail:
     """One container: a tree made by `make image-root`, its settings, and what stays of it in a folder."""
 
-    tree: Path
+    tree: Path  # as the base has it
     folder: Path
     settings: dict[str, Any]
 
@@ -61,16 +75,14 @@ class Jail:
 
     def command(self, *command: str) -> list[str]:
         """What to start so that `command` runs inside."""
-        home = subprocess.run(
-            [self.tree / "bin" / "python", "-c", "import sys; print(sys.base_prefix)"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        configuration = (outside(self.tree) / "pyvenv.cfg").read_text()
+        home = re.search(r"^home = (.*)/bin$", configuration, re.MULTILINE)
+        assert home is not None, configuration
         places = {
             "new": self.folder / "new",
+            "base": str(BASE).rstrip("/"),
             "tree": self.tree,
-            "python": home.stdout.strip(),
+            "python": home[1],
             "config": self.config,
             "kept": self.kept,
             "state": STATE,
@@ -82,7 +94,9 @@ class Jail:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """A command to its end."""
-        return subprocess.run(self.command(*command), capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            self.command(*command), capture_output=True, text=True, timeout=RUN_DEADLINE
+        )
 
     def start(self, *command: str) -> None:
         """A command that goes on; what it says is in the log."""

@@ -1,18 +1,19 @@
-"""The whole tree of the image, run as in the image. `make image-check` makes it and says where it is."""
+"""The whole tree of the image, run as in the image. `make image-check` makes it and says where it is.
+
+`make image-check-arm64` does so for the other platform, and emulates all that runs of it.
+"""
 
 import json
 import os
 import re
-import subprocess
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import trustme
 
-from tests.image.jail import UID, Jail
+from tests.image.jail import SLOWER, UID, Jail, outside
 from tests.image.reading import FOLDER, packaged, pins
 from tests.support.etcd import find_etcd_binaries
 from tests.support.players import join_soon, pem_pair, say, trusting
@@ -21,7 +22,10 @@ from tests.support.stack import Stack, retry_until, stores
 
 ROOT = os.environ.get("SNIPROXY_IMAGE_ROOT")
 
-pytestmark = pytest.mark.skipif(ROOT is None, reason="only in make image-check")
+pytestmark = [
+    pytest.mark.skipif(ROOT is None, reason="only in make image-check and make image-check-arm64"),
+    pytest.mark.timeout(120 * SLOWER),
+]
 
 
 @pytest.fixture
@@ -30,23 +34,22 @@ def tree() -> Path:
     return Path(ROOT)
 
 
-def asked(tree: Path, code: str) -> Any:
-    """What a line of Python prints there, as JSON. Not from this folder: it would import what is here."""
-    command = [str(tree / "bin" / "python"), "-c", f"import json; print(json.dumps({code}))"]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
-
-
-def test_what_is_installed_is_what_is_pinned(tree: Path) -> None:
-    distributions = "__import__('importlib.metadata').metadata.distributions()"
-    found = asked(tree, f"[(one.metadata['Name'], one.version) for one in {distributions}]")
+def test_what_is_installed_is_what_is_pinned(tree: Path, tmp_path: Path) -> None:
+    code = """if True:
+        import json
+        from importlib.metadata import distributions
+        print(json.dumps([(one.metadata["Name"], one.version) for one in distributions()]))
+    """
+    done = Jail(tree, tmp_path / "jail", {}).run("python", "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
     names = {re.sub("[-_.]+", "-", name).lower(): version for name, version in found}
     assert names.pop("sniproxy")
     assert names == pins("requirements")
 
 
 def test_everything_that_runs_is_there_and_compiled(tree: Path) -> None:
-    (site,) = tree.glob("lib/python3*/site-packages")
+    (site,) = outside(tree).glob("lib/python3*/site-packages")
     for file in packaged():
         there = site / file
         assert there.read_bytes() == (FOLDER / file).read_bytes()
@@ -56,7 +59,7 @@ def test_everything_that_runs_is_there_and_compiled(tree: Path) -> None:
 
 
 def test_the_list_of_parts_names_each(tree: Path) -> None:
-    listed = json.loads((tree / "share" / "sniproxy.cdx.json").read_text())
+    listed = json.loads((outside(tree) / "share" / "sniproxy.cdx.json").read_text())
     found = {one["purl"] for one in listed["components"] if "purl" in one}
     wanted = {f"pkg:pypi/{name}@{version}" for name, version in pins("requirements").items()}
     assert wanted <= found
@@ -96,10 +99,10 @@ def test_a_session_from_end_to_end(tree: Path, tmp_path: Path, authority: trustm
         admin.start("sniproxy", "admin", "-c", str(admin.file))
         proxy.start("sniproxy", "proxy", "-c", str(proxy.file))
         try:
-            for _ in retry_until(30, "the game server is up"):
+            for _ in retry_until(30 * SLOWER, "the game server is up"):
                 if "listening" in game.log.read_text():
                     break
-            for _ in retry_until(30, "the admin is up"):
+            for _ in retry_until(30 * SLOWER, "the admin is up"):
                 with suppress(httpx.TransportError):
                     if plan.api.get("/ssls").is_success:
                         break
@@ -108,7 +111,7 @@ def test_a_session_from_end_to_end(tree: Path, tmp_path: Path, authority: trustm
             plan.put("/stream_routes/1?wait=all", {"sni": "gs-1.com", "upstream": upstream})
             with join_soon(plan.port, "gs-1.com", trusting(authority)) as player:
                 assert say(player, "hello") == "[test-server-1] hello"
-            for _ in retry_until(30, "the session is over"):
+            for _ in retry_until(30 * SLOWER, "the session is over"):
                 if '"reason": "client_truncated"' in proxy.log.read_text():
                     break
         finally:
