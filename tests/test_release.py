@@ -17,7 +17,7 @@ EVERY = commands(PAGE)
 MAKEFILES = [
     FOLDER / "Makefile",
     *sorted((FOLDER / "image").glob("*.mk")),
-    *sorted((FOLDER / "tests" / "support").glob("*/*.mk")),
+    *sorted((FOLDER / "tests").rglob("*.mk")),
 ]
 MADE = "\n".join(file.read_text() for file in MAKEFILES)
 # What is not ours, by how it begins. tests/image/test_signing.py runs cosign with the flags of the page.
@@ -57,7 +57,7 @@ def test_make_has_the_targets_and_uses_the_variables(command: str) -> None:
 
 def test_what_is_named_in_the_text_is_there() -> None:
     text = PAGE.read_text()
-    for target in re.findall(r"`make ([a-z-]+)`", text):
+    for target in re.findall(r"`make ([a-z0-9-]+)`", text):
         assert re.search(rf"^{target}:.*##", MADE, re.MULTILINE), target
     for name in re.findall(r"`([A-Z_]+)=", text):
         assert f"$({name})" in MADE, name

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Usage: emulated.sh QEMU COMMAND...    runs a command in which programs for arm64 may be started like any others.
-# The kernel is told so in a mount of its own, with which that goes again: nothing stays on this machine.
+# What the kernel is told for it goes again: with the mount, and before that where the machine has such a mount of its own.
 set -e
 [ "$1" = --inside ] || exec unshare --mount --propagation private "$0" --inside "$@"
 qemu=$2
@@ -11,7 +11,8 @@ mount -t binfmt_misc binfmt_misc $types
 # P: argv[0] stays what it was.
 if ! [ -e $types/qemu-aarch64 ]; then
   printf %s ":qemu-aarch64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:$qemu:FP" > $types/register
+  trap "echo -1 > $types/qemu-aarch64" EXIT
 fi
 # That of AWS Graviton2. A newer one would authenticate pointers, in software: 20 times as slow.
 export QEMU_CPU=neoverse-n1
-exec "$@"
+"$@"
