@@ -244,12 +244,12 @@ impl Session {
             if left == 0 {
                 return Ok(Pumped::HasMore);
             }
-            if self.sockets[from as usize].bulk
-                && let Some(pipe) = tools.take_pipe()
-            {
-                let count = self.hand_on(from, pipe, tools, allowed)?;
-                (left, allowed) = (left.saturating_sub(count), allowed - count);
-                continue;
+            if self.sockets[from as usize].bulk {
+                if let Some(pipe) = tools.take_pipe() {
+                    let count = self.hand_on(from, pipe, tools, allowed)?;
+                    (left, allowed) = (left.saturating_sub(count), allowed - count);
+                    continue;
+                }
             }
             let size = tools.buffer.len().min(allowed);
             let received = self.sockets[from as usize].receive(&mut tools.buffer[..size]);

@@ -280,11 +280,11 @@ impl<T: Send + Sync> Engine<T> {
             entry.again = true;
             self.again.push(key);
         }
-        if let (Some(due), Some(pace)) = (due, &mut entry.pace)
-            && pace.due.is_none_or(|before| due < before)
-        {
-            pace.due = Some(due);
-            self.paced.insert((due, key));
+        if let (Some(due), Some(pace)) = (due, &mut entry.pace) {
+            if pace.due.is_none_or(|before| due < before) {
+                pace.due = Some(due);
+                self.paced.insert((due, key));
+            }
         }
         let just_half_closed = entry.session.first_end.is_some() && !entry.half_closed;
         entry.half_closed |= just_half_closed;

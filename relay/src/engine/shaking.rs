@@ -121,11 +121,11 @@ impl<T> Shakes<T> {
     }
 
     fn queue(&mut self, key: usize) {
-        if let Some(one) = self.slab.get_mut(key)
-            && !one.queued
-        {
-            one.queued = true;
-            self.queue.push_back((key, one.token));
+        if let Some(one) = self.slab.get_mut(key) {
+            if !one.queued {
+                one.queued = true;
+                self.queue.push_back((key, one.token));
+            }
         }
     }
 }

@@ -40,10 +40,10 @@ impl Session {
                 self.hand_kept(from, allowed.min(tools.buffer.len()), tools)?;
                 continue;
             }
-            if self.is_doomed_by(from)
-                && let Some(end) = self.doom.take()
-            {
-                return Err(*end);
+            if self.is_doomed_by(from) {
+                if let Some(end) = self.doom.take() {
+                    return Err(*end);
+                }
             }
             if self.sockets[from as usize].ended {
                 self.pass_on_the_end(from, tools)?;
@@ -190,10 +190,10 @@ impl Session {
         tools: &mut Tools,
     ) -> Result<(), End> {
         let (now, later) = clear.split_at(clear.len().min(allowed));
-        if !later.is_empty()
-            && let Some(tls) = &mut self.sockets[from as usize].tls
-        {
-            tls.keep_clear(later);
+        if !later.is_empty() {
+            if let Some(tls) = &mut self.sockets[from as usize].tls {
+                tls.keep_clear(later);
+            }
         }
         self.hand_clear(from.other(), now, tools)
     }

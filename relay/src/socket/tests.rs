@@ -67,9 +67,8 @@ fn debts_are_paid_in_order_and_counted_once() {
                 owed.extend(bytes);
                 clear += stands_for;
             }
-            if dice.below(2) == 0
-                && let Some(mut debt) = socket.debt.take()
-            {
+            let pays = dice.below(2) == 0;
+            if let Some(mut debt) = pays.then(|| socket.debt.take()).flatten() {
                 let left = debt.left();
                 let (count, all) = debt.pay(&mut socket).unwrap();
                 counted += count;

@@ -57,11 +57,10 @@ impl Tickets {
 
     fn keys(&self) -> Option<Arc<Keys>> {
         let period = (self.now)() / PERIOD;
-        if let Ok(keys) = self.keys.read()
-            && keys.period == period
-            && !keys.by_period.is_empty()
-        {
-            return Some(Arc::clone(&keys));
+        if let Ok(keys) = self.keys.read() {
+            if keys.period == period && !keys.by_period.is_empty() {
+                return Some(Arc::clone(&keys));
+            }
         }
         let mut by_period = Vec::new();
         for one in [period, period.saturating_sub(1), period + 1] {
