@@ -99,9 +99,10 @@ def test_a_session_from_end_to_end(tree: Path, tmp_path: Path, authority: trustm
         admin.start("sniproxy", "admin", "-c", str(admin.file))
         proxy.start("sniproxy", "proxy", "-c", str(proxy.file))
         try:
-            for _ in retry_until(30 * SLOWER, "the game server is up"):
-                if "listening" in game.log.read_text():
-                    break
+            for one, up in ((game, "listening"), (proxy, '"event": "ready"')):
+                for _ in retry_until(30 * SLOWER, f"{one.folder} is up"):
+                    if up in one.log.read_text():
+                        break
             for _ in retry_until(30 * SLOWER, "the admin is up"):
                 with suppress(httpx.TransportError):
                     if plan.api.get("/ssls").is_success:
