@@ -249,17 +249,15 @@ mod tests {
     #[test]
     fn names_are_found_or_left_to_python() {
         let long = "a.".repeat(126);
+        let (label, longest) = ("a".repeat(63), long.clone() + "b");
         let table: [(&[u8], Option<&str>); 15] = [
             (b"play.example.com", Some(PLAY)),
             (b"PLAY.Example.Com.", Some(PLAY)),
             (b"_game.127.x--y", Some("_game.127.x--y")),
             (b"0x7f.0xg", Some("0x7f.0xg")),
-            (&[b'a'; 63], Some(&"a".repeat(63))),
+            (label.as_bytes(), Some(&label)),
             (&[b'a'; 64], None),
-            (
-                &[long.as_bytes(), b"b."].concat(),
-                Some(&(long.clone() + "b")),
-            ),
+            (&[long.as_bytes(), b"b."].concat(), Some(&longest)),
             (&[long.as_bytes(), b"bb"].concat(), None),
             (b"", None),
             (b"play.example.com..", None),
