@@ -27,9 +27,10 @@ def reason_of(stack: Stack, client_port: int) -> str:
 
 
 def add_name(stack: Stack, authority: trustme.CA, name: str, game: Game, *names: str) -> None:
-    """A certificate and a route for a name, and for more names on the certificate."""
+    """A certificate and a route for a name, and for more names on the certificate, in force on all workers."""
     stack.put(f"/ssls/{name}", {"snis": [name, *names]} | pem_pair(authority, name, *names))
-    stack.put(f"/stream_routes/{name}", {"sni": name, "upstream": {"nodes": game.nodes}})
+    route = {"sni": name, "upstream": {"nodes": game.nodes}}
+    stack.put(f"/stream_routes/{name}?wait=all&timeout=10s", route)
 
 
 def pass_through(stack: Stack, first: bytes) -> bytes:
