@@ -44,10 +44,10 @@ $(IMAGE_TOOLS)/.installed: image/build.lock
 # From a clean folder: setuptools takes what an earlier build has left for a part of this one. Elsewhere an install without a Rust toolchain goes on without the native relay. An image does not.
 image-wheel: image-tools  ## sniproxy with its native relay; needs cargo
 	rm -rf $(IMAGE_BUILD)/wheel build/lib* build/bdist*
-	$(IMAGE_TOOLS)/bin/pip wheel --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation \
-	  --wheel-dir $(IMAGE_BUILD)/wheel .
-	$(IMAGE_TOOLS)/bin/python -m zipfile --list $(IMAGE_BUILD)/wheel/sniproxy-$(IMAGE_VERSION)-*.whl \
-	  | grep -q '^sniproxy/_relay\.abi3\.so '
+	{ $(IMAGE_TOOLS)/bin/pip wheel --verbose --disable-pip-version-check --no-index --no-deps --no-build-isolation \
+	    --wheel-dir $(IMAGE_BUILD)/wheel . > $(IMAGE_BUILD)/wheel.log 2>&1 \
+	  && $(IMAGE_TOOLS)/bin/python -m zipfile --list $(IMAGE_BUILD)/wheel/sniproxy-$(IMAGE_VERSION)-*.whl \
+	    | grep -q '^sniproxy/_relay\.abi3\.so '; } || { cat $(IMAGE_BUILD)/wheel.log; echo 'no wheel with the native relay in it'; exit 1; }
 
 # Compiled here, since nothing can be written there, and by hash, since copies of a layer may have other times.
 image-root: image-wheel  ## all that is installed in the image, under ROOT: from the lock and the wheel
