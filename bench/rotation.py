@@ -44,13 +44,13 @@ async def _visit(port: int, context: ssl.SSLContext, seen: Seen, name: str) -> N
     begun = time.monotonic()
     try:
         with trio.fail_after(STEP):
-            raw = await trio.open_tcp_stream("127.0.0.1", port)
-            stream = trio.SSLStream(raw, context, server_hostname=name, https_compatible=True)
-            await stream.do_handshake()
-            der = stream.getpeercert(binary_form=True)
-            await stream.send_all(b"x")
-            assert await stream.receive_some(1) == b"x"
-            await stream.aclose()
+            async with await trio.open_tcp_stream("127.0.0.1", port) as raw:
+                stream = trio.SSLStream(raw, context, server_hostname=name, https_compatible=True)
+                await stream.do_handshake()
+                der = stream.getpeercert(binary_form=True)
+                await stream.send_all(b"x")
+                assert await stream.receive_some(1) == b"x"
+                await stream.aclose()
     except (
         OSError,
         EOFError,
