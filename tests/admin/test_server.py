@@ -101,6 +101,13 @@ def answer(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
     return int(status.split()[1]), headers, body
 
 
+def wait_ready(url: str, code: int) -> None:
+    """Until /readyz says so."""
+    give_up = time.monotonic() + PATIENCE
+    while (answer := plain_http.get(url + "/readyz")).status_code != code:
+        assert time.monotonic() < give_up, answer.text
+
+
 # -- its end
 
 
@@ -137,11 +144,9 @@ def test_it_goes_on_until_load_balancers_have_heard_of_the_end(server: Server) -
     server.start()
     assert server.process is not None
     url = f"http://127.0.0.1:{server.port}"
-    assert plain_http.get(url + "/readyz").status_code == 200
+    wait_ready(url, 200)  # it answers before the store has answered it
     server.process.send_signal(signal.SIGTERM)
-    give_up = time.monotonic() + PATIENCE
-    while plain_http.get(url + "/readyz").status_code != 503:
-        assert time.monotonic() < give_up
+    wait_ready(url, 503)
     with server.connect() as late:
         late.sendall(request("GET", "/apisix/admin/ssls"))
         assert answer(late)[0] == 200
