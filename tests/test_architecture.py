@@ -1,6 +1,7 @@
 """The shape of the sources, read from their syntax trees: who may import whom, and how large a file may grow."""
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -86,6 +87,7 @@ ADMIN_MAY_IMPORT = (
 )
 ITS_COMMANDS_MAY_IMPORT = (*ADMIN_MAY_IMPORT, "sniproxy.commands", "sniproxy.listener")
 OURS = ("sniproxy", "admin", "certs", "examples")
+LET_CHAIN = re.compile(r"(?:if|while) let [^{;]*&&|&&\s*let\b")
 
 
 def name_of(file: Path) -> str:
@@ -217,3 +219,15 @@ def test_the_map_names_every_module() -> None:
     ]
     top = {module.split(".")[1] for module in SNIPROXY}
     assert sorted(named) == sorted(top)
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("relay/src/**/*.rs")), ids=lambda file: file.stem)
+def test_the_crate_needs_no_newer_rust_than_it_says(file: Path) -> None:
+    """Clippy minds the library's functions, not the syntax: chains of `let` came with 1.88, and editions allow them."""
+    assert LET_CHAIN.findall(file.read_text()) == []
+
+
+def test_chains_of_let_are_found() -> None:
+    first, later = "if let Some(a) = b && a.c() {", "while a.c()\n    && let Some(b) = a.b() {"
+    assert [bool(LET_CHAIN.search(one)) for one in (first, later)] == [True, True]
+    assert not LET_CHAIN.search("if let Some(a) = b { a && c }; let d = a && b;")

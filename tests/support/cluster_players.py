@@ -48,14 +48,16 @@ def installed(kubernetes: Cluster, folder: Path, own: dict[str, Any]) -> Iterato
     values = folder / "mine.yaml"
     values.write_text(yaml.safe_dump(VALUES | own))
     helm(kubernetes, "install", RELEASE, CHART, "--values", values)
-    wanted = own["proxy"]["replicas"] + 1
-    wait_until(
-        lambda: len(kubernetes.pods()) == wanted and all(map(is_ready, kubernetes.pods())),
-        START_DEADLINE,
-    )
-    yield
-    helm(kubernetes, "uninstall", RELEASE)
-    wait_until(lambda: not kubernetes.pods(), END_DEADLINE)
+    try:
+        wanted = own["proxy"]["replicas"] + 1
+        wait_until(
+            lambda: len(kubernetes.pods()) == wanted and all(map(is_ready, kubernetes.pods())),
+            START_DEADLINE,
+        )
+        yield
+    finally:  # what fails here is not to fail what comes next
+        helm(kubernetes, "uninstall", RELEASE)
+        wait_until(lambda: not kubernetes.pods(), END_DEADLINE)
 
 
 def wait_until(what: Callable[[], object], seconds: float) -> None:
