@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 import trio
 
 from bench.machine import describe_machine, percentile
@@ -154,7 +153,6 @@ def data_plane(folder: Path, relay: str, ports: dict[str, int]) -> Iterator[Stac
             refused_log_interval=0,
         ) as stack,
     ):
-        stack.api.timeout = httpx.Timeout(60)
         for number, ending in enumerate(ENDINGS.values()):
             nodes = [
                 {"host": "127.0.0.1", "port": ports[way], "weight": 1, "priority": -place}
@@ -165,7 +163,7 @@ def data_plane(folder: Path, relay: str, ports: dict[str, int]) -> Iterator[Stac
                 "timeout": {"connect": CONNECT, "send": 60, "read": 60},
             }
             route = {"sni": name_of(number), "tls_passthrough": True, "upstream": upstream}
-            stack.put(f"/stream_routes/{number}?wait=all&timeout=15s", route)
+            stack.put(f"/stream_routes/{number}?wait=all&timeout=60s", route)
         yield stack
 
 

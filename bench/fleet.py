@@ -66,7 +66,7 @@ def acknowledge(site: Site, writes: int) -> list[float]:
     for number in range(writes + 1):
         value = {"desc": str(number), "nodes": {f"127.0.0.1:{site.game}": 1}}
         begun = time.perf_counter()
-        answer = site.admin.api.put(f"/upstreams/w{number % 20}?wait=all&timeout=10s", json=value)
+        answer = site.admin.api.put(f"/upstreams/w{number % 20}?wait=all&timeout=60s", json=value)
         took.append((time.perf_counter() - begun) * 1000)
         assert answer.status_code in (200, 201), answer.text
         assert answer.headers["X-In-Force-On"] == str(len(site.planes)), answer.headers

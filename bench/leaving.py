@@ -190,7 +190,7 @@ async def rolling(folder: Path, size: Size) -> str:
             planes.append(opened.enter_context(one))
         route = {"sni": NAME, "upstream": {"nodes": {f"127.0.0.1:{game}": 1}}}
         first.put(
-            f"/stream_routes/{ROUTE}?wait=all&timeout=10s", {**route, "tls_passthrough": True}
+            f"/stream_routes/{ROUTE}?wait=all&timeout=60s", {**route, "tls_passthrough": True}
         )
         balancer = Balancer(planes)
         crowd = Crowd(NAME, balancer.pick)

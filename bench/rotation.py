@@ -86,7 +86,7 @@ async def rotate(stack: Stack, game: int, seconds: float, rate: float, every: fl
     last = pem_pair(authority, NAME)
     stack.put("/ssls/1", {"sni": NAME} | last)
     route = {"sni": NAME, "upstream": {"nodes": {f"127.0.0.1:{game}": 1}}}
-    stack.put("/stream_routes/1?wait=all&timeout=10s", route)
+    stack.put("/stream_routes/1?wait=all&timeout=60s", route)
     seen, written = Seen(), [(time.monotonic(), _serial(last))]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(visits, stack.port, context, seen, rate)

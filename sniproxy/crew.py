@@ -365,10 +365,13 @@ class Crew:
         self._note_revision()
 
     async def stop(self) -> None:
-        """All end now, with what they have; who does not is killed."""
+        """All end now, with what they have; who does not is killed; at once, who has not said anything yet."""
         self._leaving.set()
         for one in self.everybody:
-            one.channel.send({"stop": True})
+            if one.starting:
+                one.kill()
+            else:
+                one.channel.send({"stop": True})
         with trio.move_on_after(STOP_WITHIN):
             while self.everybody:  # noqa: ASYNC110  # each ends in a task of its own
                 await trio.sleep(LOOK_EVERY)

@@ -46,7 +46,7 @@ NASTY = {
 }
 CLOCK = re.compile(r"\d\d:\d\d:\d\d\.\d{3} (info |warn |error) ")
 LABEL = re.compile(r"[A-Za-z0-9_.:+-]*")
-PATIENCE = 20.0  # seconds for what must come
+PATIENCE = 60.0  # seconds for what must come
 
 
 def of_a_listener(nasty: bytes) -> Iterator[bytes]:

@@ -15,6 +15,11 @@ from tests.support.pipes import Pipe
 
 ROOT = Path(__file__).parent.parent
 SOON = 30.0  # seconds, for what is done in an instant where the machine has time
+# Put before what a process runs whose every line is looked for: its end waits for a reader that has little time.
+PATIENT = f"""
+import sniproxy.log_queue
+sniproxy.log_queue.END_WAIT = {SOON}
+"""
 
 
 @pytest.fixture
@@ -63,7 +68,7 @@ sys.exit(0 if sys.argv[2] == "well" else "it failed")
 def test_a_process_that_ends_has_written_its_last_line(
     count: int, how: str, code: int, pipe: Pipe
 ) -> None:
-    with run(LOGS_AND_ENDS, pipe.writer, str(count), how) as process:
+    with run(PATIENT + LOGS_AND_ENDS, pipe.writer, str(count), how) as process:
         lines = [json.loads(line) for line in pipe.read_all().splitlines()]
         process.communicate(timeout=SOON)
     assert [line["number"] for line in lines] == list(range(count))
@@ -103,7 +108,8 @@ for number in range(3000):
 
 def test_lines_of_processes_that_share_a_pipe_are_not_mixed(pipe: Pipe) -> None:
     """Of 100 to 4000 bytes, on a pipe that is full most of the time."""
-    with run(SHARES, pipe.writer, "a") as one, run(SHARES, pipe.writer, "b") as other:
+    script = PATIENT + SHARES
+    with run(script, pipe.writer, "a") as one, run(script, pipe.writer, "b") as other:
         for process in (one, other):
             assert process.stderr is not None
             assert process.stderr.readline() == "in the midst of it\n"
@@ -142,7 +148,7 @@ assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_forked_child_logs_and_does_not_write_what_waited_in_its_parent(pipe: Pipe) -> None:
-    with run(FORKS, pipe.writer) as process:
+    with run(PATIENT + FORKS, pipe.writer) as process:
         lines = [json.loads(line) for line in pipe.read_all().splitlines()]
         assert ended(process) == ""
     for event in ("parent", "child"):

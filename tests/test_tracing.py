@@ -25,7 +25,7 @@ from tests.support.gateway import route
 from tests.support.hellos import named
 from tests.support.stage import HELLO, MIXED, open_stage
 
-PATIENCE = 20.0  # seconds for what must come
+PATIENCE = 60.0  # seconds for what must come
 OUTCOME = Outcome(CloseReason.CLIENT_CLOSED, "", 7, 11)
 
 

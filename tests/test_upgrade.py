@@ -27,7 +27,7 @@ from sniproxy.upgrade import (
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "tests" / "support" / "heir.py"
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Heir:

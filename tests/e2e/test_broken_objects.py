@@ -27,7 +27,7 @@ from tests.support.stack import Stack, retry_until, stores
 pytestmark = pytest.mark.skipif(not find_etcd_binaries(), reason="there is no etcd here")
 
 BAR = 5.0  # seconds until a change is in force
-PATIENCE = 10.0  # seconds for what has no bar
+PATIENCE = 60.0  # seconds for what has no bar
 BROKEN = "sniproxy_config_broken_objects"
 
 

@@ -93,7 +93,7 @@ def put(stack: Stack, name: str, game: Game, ssl_object: dict[str, Any]) -> None
     """A name with its certificate, in force on all workers."""
     stack.put(f"/ssls/{name}", {"sni": name} | ssl_object)
     route = {"sni": name, "upstream": {"nodes": game.nodes}}
-    stack.put(f"/stream_routes/{name}?wait=all&timeout=10s", route)
+    stack.put(f"/stream_routes/{name}?wait=all&timeout=60s", route)
 
 
 def on_files(mount: SecretMount) -> dict[str, str]:
@@ -156,5 +156,5 @@ def test_a_certificate_that_has_expired_leaves_its_name_to_one_that_is_valid(
     lasting, now = pem_pair(authority, TWICE), time.time()
     put(stack, TWICE, games[0], lasting)
     expired = {"sni": TWICE} | dated(TWICE, now - 20, now - 10)
-    stack.put(f"/ssls/later-{TWICE}?wait=all&timeout=10s", expired)
+    stack.put(f"/ssls/later-{TWICE}?wait=all&timeout=60s", expired)
     serves_only(stack, TWICE, trusting(authority), serial_of(lasting))

@@ -22,7 +22,7 @@ from tests.support.stack import retry_until
 pytestmark = pytest.mark.skipif(not find_etcd_binaries(), reason="there is no etcd here")
 
 USERS_MADE = "etcd asks for its users from now on: root, admin, proxy"
-PATIENCE = 30  # seconds until a container must answer
+PATIENCE = 60.0  # seconds until a container must answer
 # What is tried, and two changes for this machine: game servers are on it, and snapshots are wanted.
 VALUES = {
     "proxy": {"denyUpstreams": [], "workers": 1},

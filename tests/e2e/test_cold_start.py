@@ -19,7 +19,7 @@ from tests.support.stack import Stack, retry_until, stores
 
 NAME = "cold.example.com"
 BAR = 5.0  # seconds until a data plane that runs serves, or a change is in force
-PATIENCE = 20.0  # seconds for what has no bar
+PATIENCE = 60.0  # seconds for what has no bar
 
 
 @dataclass

@@ -27,7 +27,7 @@ def test_no_route_leads_to_ourselves(tmp_path: Path, port: str) -> None:
         assert f"127.0.0.1:{number} is ours" in refused.json()["error_msg"]
         # of a name the admin knows nothing; the data plane asks what it is by now
         named = {**route, "upstream": {"nodes": {f"localhost:{number}": 1}}}
-        stack.put("/stream_routes/1?wait=all&timeout=10s", named)
+        stack.put("/stream_routes/1?wait=all&timeout=60s", named)
         for _ in range(3):
             with connect(stack.port) as player:
                 player.sendall(client_hello(NAME))

@@ -77,7 +77,7 @@ async def test_a_game_server_is_killed_and_comes_back_under_players(tmp_path: Pa
         nodes = {f"127.0.0.1:{one.port}": 1 for one in games}
         stack.put("/upstreams/probed", {"nodes": nodes, "checks": CHECKS})
         route = {"sni": NAME, "tls_passthrough": True, "upstream_id": "probed"}
-        stack.put(f"/stream_routes/{ROUTE}?wait=all&timeout=15s", route)
+        stack.put(f"/stream_routes/{ROUTE}?wait=all&timeout=60s", route)
         # before anybody has played
         await until(lambda: set(statuses(stack).values()) == {"healthy"})
         assert len(statuses(stack)) == SERVERS

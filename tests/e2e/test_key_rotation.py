@@ -40,7 +40,7 @@ async def visited(stack: Stack, game: int, authority: trustme.CA) -> AsyncIterat
     more = {"certs": [one["cert"] for one in pairs], "keys": [one["key"] for one in pairs]}
     stack.put("/ssls/three", {"sni": THREE} | pem_pair(authority, THREE) | more)
     route = {"sni": "*.example.com", "upstream": {"nodes": {f"127.0.0.1:{game}": 1}}}
-    stack.put("/stream_routes/1?wait=all&timeout=10s", route)
+    stack.put("/stream_routes/1?wait=all&timeout=60s", route)
     seen, names = Seen(), [*NAMES, THREE]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(visits, stack.port, trusting(authority), seen, RATE, names)
@@ -85,7 +85,7 @@ async def test_a_new_key_on_one_machine(tmp_path: Path, authority: trustme.CA) -
                     assert len(file.read()) == keys
                     await all_came(seen)
                 # the admin, which was not started anew either, writes under it
-                stack.put("/ssls/0?wait=all&timeout=10s", fresh(authority, NAMES[0]))
+                stack.put("/ssls/0?wait=all&timeout=60s", fresh(authority, NAMES[0]))
                 newest = Keyring(file.read()[:1]).writer.id
                 status = rows(await command(stack, "keyring", "status"))
                 assert status[0] == [newest, "aes256gcm", "18"]
@@ -106,7 +106,7 @@ async def test_another_key_everywhere(tmp_path: Path, authority: trustme.CA, for
             async with visited(stack, game, authority) as seen:
                 for entries in ((old, new), (new, old)):
                     await trio.to_thread.run_sync(partial(roll, stack, *entries))
-                    stack.put("/ssls/0?wait=all&timeout=10s", fresh(authority, NAMES[0]))
+                    stack.put("/ssls/0?wait=all&timeout=60s", fresh(authority, NAMES[0]))
                     await all_came(seen)
                 status = rows(await command(stack, "keyring", "status"))
                 assert status == [[new_id, form, "1"], [old_id, "aes256gcm", "17"]]

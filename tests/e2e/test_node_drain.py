@@ -47,7 +47,7 @@ async def test_a_node_is_drained_and_comes_back(tmp_path: Path, kind: str) -> No
         ]
         stack.put("/upstreams/game", {"nodes": nodes})
         stack.put(
-            "/stream_routes/game?wait=all&timeout=15s",
+            "/stream_routes/game?wait=all&timeout=60s",
             {"sni": NAME, "tls_passthrough": True, "upstream_id": "game"},
         )
         for _ in retry_until(PATIENCE, "all workers"):

@@ -14,7 +14,7 @@ from tests.support.stack import Stack, stores
 
 NAME = "prometheus.example.com"
 DAY = 86400
-PATIENCE = 30.0  # seconds until an alert must fire
+PATIENCE = 60.0  # seconds until an alert must fire
 # There once something has happened that has not happened here, or where the machine has it.
 NOT_YET = {
     "ALERTS",

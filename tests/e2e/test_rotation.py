@@ -58,7 +58,7 @@ def test_a_ticket_is_good_at_every_worker_and_outlives_them_all(stack: Stack, ga
     context = trusting(authority)
     stack.put("/ssls/2", {"sni": NAME} | pem_pair(authority, NAME))
     route = {"sni": NAME, "upstream": {"nodes": {f"127.0.0.1:{game}": 1}}}
-    stack.put("/stream_routes/2?wait=all&timeout=10s", route)
+    stack.put("/stream_routes/2?wait=all&timeout=60s", route)
     join_soon(stack.port, NAME, context).close()
     session = visit(stack, context, None)
     for _ in range(VISITS):

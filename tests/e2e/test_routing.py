@@ -30,7 +30,7 @@ def add_name(stack: Stack, authority: trustme.CA, name: str, game: Game, *names:
     """A certificate and a route for a name, and for more names on the certificate, in force on all workers."""
     stack.put(f"/ssls/{name}", {"snis": [name, *names]} | pem_pair(authority, name, *names))
     route = {"sni": name, "upstream": {"nodes": game.nodes}}
-    stack.put(f"/stream_routes/{name}?wait=all&timeout=10s", route)
+    stack.put(f"/stream_routes/{name}?wait=all&timeout=60s", route)
 
 
 def pass_through(stack: Stack, first: bytes) -> bytes:

@@ -74,7 +74,7 @@ async def test_an_upgrade_refuses_nobody_and_throws_nobody_out(tmp_path: Path) -
         reasons = {line["reason"] for line in stack.proxy.lines("session")}
         assert "client_closed" in reasons
         assert reasons <= {"client_closed", "client_reset"}
-        stack.put("/stream_routes/later?wait=all&timeout=10s", {"sni": "later.example.com"})
+        stack.put("/stream_routes/later?wait=all&timeout=60s", {"sni": "later.example.com"})
 
 
 async def test_a_version_that_could_not_run_is_refused(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ async def test_a_configuration_of_0_1_0_is_served_and_stays_one(tmp_path: Path) 
                 await crowd.play()
                 assert not crowd.lost
             written = {"nodes": {f"127.0.0.1:{game}": 1}, "type": "roundrobin"}
-            stack.put("/upstreams/game?wait=all&timeout=10s", written)
+            stack.put("/upstreams/game?wait=all&timeout=60s", written)
             async with crowd_at(stack, 10) as crowd:
                 await crowd.play()
                 assert not crowd.lost

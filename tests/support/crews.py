@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sniproxy.store.sqlite import SqliteStore
 from tests.support.gateway import MOVED_BY, Lines, open_lines, route
 from tests.support.peers import Peer, game_server
 
-PATIENCE = 30.0  # seconds for anything that must happen: a busy machine starts a worker slowly
+PATIENCE = 60.0  # seconds for anything that must happen: a busy machine starts a worker slowly
 
 
 async def until(what: Callable[[], object]) -> None:
@@ -91,9 +91,11 @@ class Running:
     metrics: PodMetrics
     lines: Lines
     changed: list[int]
+    players: list[Peer] = field(default_factory=list)  # who have come, and may have gone
 
     def dial(self) -> Peer:
-        return dial(self.doors.ports[0])
+        self.players.append(dial(self.doors.ports[0]))
+        return self.players[-1]
 
     async def join(self, count: int) -> list[Peer]:
         """So many players who play."""
@@ -150,6 +152,8 @@ async def crew_of(folder: Path, workers: int = 2, **proxy: Any) -> AsyncIterator
                     yield running
                     nursery.cancel_scope.cancel()
             finally:
+                for player in running.players:
+                    player.close()
                 for member in crew.everybody:
                     bury(member)
                 os.close(crew._table)

@@ -24,9 +24,10 @@ import trustme
 
 from tests.support.ports import free_ports
 
-START_DEADLINE = 15.0  # seconds until a started etcd must be healthy
+START_DEADLINE = 60.0  # seconds until a started etcd must be healthy
 START_TRIES = 3  # ports are chosen by binding and closing: somebody may take one in between
-STOP_DEADLINE = 5.0  # seconds until a terminated etcd must be gone
+STOP_DEADLINE = 30.0  # seconds until a terminated etcd must be gone
+ANSWER_DEADLINE = 15.0  # seconds for one answer
 FAST = (
     "--heartbeat-interval",
     "20",
@@ -190,7 +191,7 @@ class EtcdMember:
         path: str,
         body: dict[str, Any],
         token: str | None = None,
-        timeout: float = STOP_DEADLINE,
+        timeout: float = ANSWER_DEADLINE,
     ) -> dict[str, Any]:
         """One request to the JSON gateway, blocking; raises httpx.HTTPStatusError."""
         headers = {} if token is None else {"Authorization": token}
@@ -221,7 +222,7 @@ class EtcdMember:
         if self._tls is not None:
             verify = ssl.create_default_context(cafile=self._tls.ca)
             verify.load_cert_chain(self._tls.client_cert, self._tls.client_key)
-        return httpx.Client(verify=verify, trust_env=False, timeout=STOP_DEADLINE)
+        return httpx.Client(verify=verify, trust_env=False, timeout=ANSWER_DEADLINE)
 
 
 class EtcdServer(EtcdMember):

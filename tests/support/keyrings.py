@@ -8,7 +8,7 @@ import sys
 
 from tests.support.stack import Stack, retry_until
 
-PATIENCE = 20.0  # seconds for a part to have other settings
+PATIENCE = 60.0  # seconds for a part to have other settings
 
 
 def set_keyring(stack: Stack, *entries: str) -> None:

@@ -20,7 +20,7 @@ from sniproxy.store.mirror import Mirror, Origin
 from tests.support.gateway import Lines, open_lines
 from tests.support.memory_store import MemoryStore
 
-PATIENCE = 20.0  # seconds for anything that must happen
+PATIENCE = 60.0  # seconds for anything that must happen
 WAIT = 0.2  # seconds that a store which is away is waited for
 RETRY = 0.1  # seconds between two tries to have the copy on disk
 LONG_AGO = 1_700_000_000.0

@@ -12,7 +12,7 @@ from sniproxy.store.etcd import EtcdConfig, EtcdStore
 from sniproxy.store.sqlite import SqliteStore
 from tests.support.etcd import EtcdServer
 
-PATIENCE = 10.0  # seconds that anything in a test may take
+PATIENCE = 60.0  # seconds that anything in a test may take
 FAST_POLL = 0.01  # seconds: time that is virtual passes without ringing a bell
 
 
