@@ -5,7 +5,7 @@ import signal
 from collections.abc import Generator, Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from sniproxy.relay import Accepted
 from sniproxy.relay.native import BUILT
@@ -18,7 +18,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long one example takes says more about the machine than about the code.
-settings.register_profile("sniproxy", deadline=None)
+SLOW = [HealthCheck.too_slow]
+settings.register_profile("sniproxy", deadline=None, suppress_health_check=SLOW)
 settings.load_profile("sniproxy")
 
 
