@@ -25,9 +25,9 @@ class Scene:
         """Any data plane."""
         return self.choice.choice(self.site.planes)
 
-    def follower(self) -> int:
-        """Any member that does not lead."""
-        leader = self.site.etcd.wait_leader()
+    def follower(self, leader: int | None = None) -> int:
+        """Any member that does not lead. leader: who did, when that was asked; it may be another one by now."""
+        leader = self.site.etcd.wait_leader() if leader is None else leader
         return self.choice.choice([n for n in self.site.etcd.running if n != leader])
 
 
@@ -62,7 +62,8 @@ def kill_follower(scene: Scene) -> AbstractContextManager[None]:
 
 
 def kill_two(scene: Scene) -> AbstractContextManager[None]:
-    return _killed(scene, scene.site.etcd.wait_leader(), scene.follower())
+    leader = scene.site.etcd.wait_leader()
+    return _killed(scene, leader, scene.follower(leader))
 
 
 def kill_all(scene: Scene) -> AbstractContextManager[None]:

@@ -26,7 +26,7 @@ from sniproxy.errors import SettingsError, SniproxyError
 from sniproxy.listener import bind, listen
 from sniproxy.settings import Settings, load_settings, new_admin_key, split_address
 
-START_TIMEOUT = 20.0  # seconds until every part must answer
+START_TIMEOUT = 60.0  # seconds until every part must answer
 STOP_TIMEOUT = 1.5  # seconds between SIGTERM and SIGKILL
 LATE_SIGNAL = (
     0.1  # seconds by which we may hear of Ctrl-C later than the parts, whom it reaches too

@@ -10,7 +10,7 @@ import httpx
 
 from tests.support import plain_http
 
-PATIENCE = 60.0  # seconds that a command, or a server until it answers, may take
+PATIENCE = 90.0  # seconds that a command, or a server until it answers, may take
 SNIPROXY = (sys.executable, "-m", "sniproxy.cli")
 Process = subprocess.Popen[str]
 

@@ -85,12 +85,12 @@ def test_an_etcd_that_began_as_ours_has_the_marks_of_an_apisix(tmp_path: Path) -
         stack = Stack(tmp_path / "stack", store, parts=["admin"])
         try:
             stack.admin.start()
-            for _ in retry_until(30, "told that the store is away"):
+            for _ in retry_until(60, "told that the store is away"):
                 if stack.admin.lines("marks of an APISIX not written yet"):
                     break
             etcd.start()
             stack.wait_admin()
-            for _ in retry_until(30, "the marks"):
+            for _ in retry_until(60, "the marks"):
                 stored = everything(etcd) if stack.put("/upstreams/1", {"nodes": {}}) else {}
                 if len(stored) > len(DIRECTORIES):
                     break

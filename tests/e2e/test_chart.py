@@ -116,6 +116,7 @@ def test_players_get_through(
         base_url=f"http://127.0.0.1:{node.port(9180)}/apisix/admin",
         headers={"X-API-KEY": cluster.secret("admin", "admin")},
         trust_env=False,
+        timeout=PATIENCE,
     ) as api:
         ready = f"http://127.0.0.1:{node.port(7085)}/readyz"
         cluster.wait("the data plane is ready", lambda: httpx.get(ready).is_success)

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from sniproxy.logs import stamp
 from tests.support import plain_http
 from tests.support.etcd import EtcdServer
 from tests.support.players import Game, connect, join, join_soon, pem_pair, say, trusting
-from tests.support.stack import Stack, retry_until, stores
+from tests.support.stack import START_DEADLINE, Stack, retry_until, stores
 
 NAME = "cold.example.com"
 BAR = 5.0  # seconds until a data plane that runs serves, or a change is in force
@@ -63,7 +63,7 @@ class Site:
 
     def answers(self) -> None:
         """Python is up: how long that takes is the machine's affair."""
-        for _ in retry_until(PATIENCE, "the status port answers"):
+        for _ in retry_until(START_DEADLINE, "the status port answers"):
             if self.ready()[0]:
                 break
 
@@ -168,8 +168,11 @@ def test_killed_with_etcd_and_started_without_it(site: Site) -> None:
 
 
 def empty(site: Site) -> None:
-    """No copy is left."""
-    shutil.rmtree(site.state)
+    """No copy is left. A data plane that runs may make or take away one of its bells meanwhile: then once more."""
+    for _ in retry_until(PATIENCE, "nothing is left"):
+        with suppress(OSError):
+            shutil.rmtree(site.state)
+            break
 
 
 def damage(site: Site) -> None:

@@ -33,7 +33,7 @@ def route(stack: Stack, plan: Setup) -> None:
     stack.put("/stream_routes/default", default)
     stack.put("/stream_routes/named", named)
     revision = stack.api.get("/stream_routes/named").json()["modifiedIndex"]
-    for _ in retry_until(10, "the routes in force"):
+    for _ in retry_until(60, "the routes in force"):
         if stack.metrics()["sniproxy_config_revision"] >= revision:
             return
 
@@ -52,7 +52,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Counter[st
         plan = setup(stack.port, DEADLINE)
         route(stack, plan)
         report = trio.run(run, load(), plan)
-        for _ in retry_until(10, "a log line of each row"):
+        for _ in retry_until(60, "a log line of each row"):
             lines = stack.proxy.lines("session")
             if len(lines) >= len(load()):
                 break

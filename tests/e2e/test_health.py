@@ -131,6 +131,7 @@ async def _kill_and_start(stack: Stack, crowd: Crowd, victim: Echo, node: str) -
     assert stack.metrics()["sniproxy_upstream_unhealthy"] == 0
     events = [line["node"] for line in stack.proxy.lines("game server unhealthy")]
     assert events == [node]  # of both workers one
+    await until(lambda: stack.proxy.lines("game server healthy"))
     assert [line["node"] for line in stack.proxy.lines("game server healthy")] == [node]
 
 

@@ -69,7 +69,7 @@ def writing(stack: Stack) -> Iterator[list[Writer]]:
 def wait_for_writes(writers: list[Writer]) -> None:
     """Until that many more were acknowledged."""
     before = [max(writer.acknowledged.values(), default=0) for writer in writers]
-    for _ in retry_until(20, "writes go through"):
+    for _ in retry_until(60, "writes go through"):
         now = [max(writer.acknowledged.values(), default=0) for writer in writers]
         if sum(now) - sum(before) >= PER_KILL:
             return
@@ -129,7 +129,7 @@ def test_kill_of_etcd(tmp_path: Path, authority: trustme.CA, games: tuple[Game, 
         assert stack.api.get("/upstreams/away").status_code == 404  # nothing half-written
         # The watch came back by itself.
         stack.put("/stream_routes/lives", {"sni": name, "upstream": {"nodes": games[1].nodes}})
-        for _ in retry_until(10, "a change after the return of etcd"):
+        for _ in retry_until(60, "a change after the return of etcd"):
             with join_soon(stack.port, name, context) as player:
                 if say(player, "z") == f"[{games[1].name}] z":
                     break

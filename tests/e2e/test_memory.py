@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from tests.support.crowd import Crowd
-from tests.support.crowds import NAME, crowd_at, crowded, until
+from tests.support.crowds import NAME, crowd_at, crowded, heard, until
 from tests.support.players import client_hello, connect
 from tests.support.stack import Stack
 
@@ -71,11 +71,13 @@ async def test_who_holds_most_goes_and_who_plays_stays(tmp_path: Path) -> None:
                 allow(stack, 64 * MIB)  # less than Python alone needs
                 await until(lambda: stack.proxy.lines("memory short"))
                 await until(lambda: reasons(stack)["shed"] == len(greedy))
+                heard(stack)
                 await refused(crowd)
                 await crowd.play()
                 assert not crowd.lost
                 allow(stack, PLENTY)
                 await until(lambda: stack.proxy.lines("memory no longer short"))
+                heard(stack)
                 await crowd.stay(10)
                 await crowd.play()
                 assert not crowd.lost

@@ -18,7 +18,7 @@ UNRECOGNIZED_NAME = bytes((21, 3, 1, 0, 2, 2, 112))  # a fatal TLS alert
 
 def reason_of(stack: Stack, client_port: int) -> str:
     """The close reason of the session from that port."""
-    for _ in retry_until(5, f"a log line of the session from port {client_port}"):
+    for _ in retry_until(60, f"a log line of the session from port {client_port}"):
         for line in stack.proxy.lines("session"):
             if line["client"].endswith(f":{client_port}"):
                 reason: str = line["reason"]
@@ -65,7 +65,7 @@ def test_passthrough_on_the_same_port(stack: Stack, games: tuple[Game, Game]) ->
     }
     stack.put("/stream_routes/pass", route)
     hello = client_hello("pass.example.com")
-    for _ in retry_until(5, "the route"):
+    for _ in retry_until(60, "the route"):
         echoed = pass_through(stack, hello + b"\n")
         if len(echoed) > len(UNRECOGNIZED_NAME):
             break
@@ -89,7 +89,7 @@ def test_upstream_and_service_by_reference(
     with join_soon(stack.port, "u.ref.example.com", context) as staying:
         stack.put("/upstreams/ref", {"nodes": games[1].nodes})
         for name in ("u.ref.example.com", "s.ref.example.com"):
-            for _ in retry_until(5, "the new upstream"):
+            for _ in retry_until(60, "the new upstream"):
                 with join_soon(stack.port, name, context) as player:
                     if say(player, "x") == f"[{games[1].name}] x":
                         break
@@ -129,7 +129,7 @@ def test_a_health_check_is_counted_and_not_logged(stack: Stack) -> None:
     before = stack.metrics()[counter]
     with connect(stack.port) as balancer:
         port = balancer.getsockname()[1]
-    for _ in retry_until(5, "the count"):
+    for _ in retry_until(60, "the count"):
         if stack.metrics()[counter] == before + 1:
             break
     assert not [
@@ -154,7 +154,7 @@ def test_next_node_then_refused(
         "/stream_routes/retry.example.com",
         {"sni": "retry.example.com", "upstream": {"nodes": {closed: 1}}},
     )
-    for _ in retry_until(5, "the refusal"):
+    for _ in retry_until(60, "the refusal"):
         with join_soon(stack.port, "retry.example.com", context) as player:
             port = player.getsockname()[1]
             try:
@@ -172,7 +172,7 @@ def test_a_broken_object_is_skipped_and_the_last_good_one_stays(
     with join_soon(stack.port, "kept.example.com", context) as player:
         say(player, "x")
     write_raw(stack, "/apisix/stream_routes/kept.example.com", b'{"sni": 7}')
-    for _ in retry_until(5, "the warning"):
+    for _ in retry_until(60, "the warning"):
         warnings = [line for line in stack.proxy.lines("object skipped") if "kept" in line["key"]]
         if warnings:
             break

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.support.crowd import is_open
-from tests.support.crowds import ROUTE, crowd_at, crowded, ready_code, until
+from tests.support.crowds import ROUTE, crowd_at, crowded, heard, ready_code, until
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.anyio
@@ -111,7 +111,7 @@ def command(stack: Stack, *options: str) -> subprocess.Popen[str]:
 
 async def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Exit code, output, errors."""
-    out, err = await trio.to_thread.run_sync(process.communicate, None, 20)
+    out, err = await trio.to_thread.run_sync(process.communicate, None, 60)
     return process.returncode, out, err
 
 
@@ -158,6 +158,7 @@ async def test_a_drained_route_takes_nobody_and_the_others_do(tmp_path: Path) ->
             assert "no stream_route has the id 'nobody'" in err
             draining = command(stack, "--route", ROUTE)
             await until(lambda: stack.proxy.lines("route drained"))
+            heard(stack)
             with pytest.raises((OSError, EOFError, trio.BrokenResourceError)):
                 await crowd.stay_one()
             await crowd.play()
@@ -168,6 +169,7 @@ async def test_a_drained_route_takes_nobody_and_the_others_do(tmp_path: Path) ->
             code, out, _ = await finished(draining)
             assert (code, out.splitlines()[-1]) == (0, "0 sessions")
             assert (await finished(command(stack, "--route", ROUTE, "--undo")))[0] == 0
+            heard(stack)
             crowd.rename("crowd.example.com")
             await crowd.stay(5)
             await crowd.play()

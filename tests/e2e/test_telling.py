@@ -16,7 +16,7 @@ import pytest
 from sniproxy.settings import load_settings
 from sniproxy.store.opening import open_store
 from tests.support.collector import collecting
-from tests.support.crowds import NAME, crowd_at
+from tests.support.crowds import NAME, crowd_at, until
 from tests.support.echo import echo_process
 from tests.support.stack import Part, Stack, stores
 
@@ -88,15 +88,16 @@ async def test_a_terminal_and_a_collector(tmp_path: Path) -> None:
             _wait_for(f"http://127.0.0.1:{stack.status_port}/readyz")
             async with crowd_at(stack, PLAYERS) as crowd:
                 await crowd.leave(PLAYERS // 2)
+                await until(lambda: len(sessions_on(screen)) == PLAYERS // 2)  # they have left
                 code = stack.proxy.stop()  # what is left to tell is told by then
         finally:
             stack.proxy.stop()
             screen.close()
     assert code == 0
     assert "\x1b[2m" in screen.text
-    lines = COLOURS.sub("", screen.text).splitlines()
+    lines = shown_on(screen)
     assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3} (info |warn |error) ", line) for line in lines)
-    sessions = [line for line in lines if f" {NAME} " in line]
+    sessions = sessions_on(screen)
     assert len(sessions) == PLAYERS
     assert Counter(line.split()[2] for line in sessions)["shutdown"] == PLAYERS - PLAYERS // 2
     for line in sessions:
@@ -104,6 +105,16 @@ async def test_a_terminal_and_a_collector(tmp_path: Path) -> None:
         assert set(spans) == {"session", "hello", "route", "connect"}
         assert spans["session"].resource["service.instance.id"] == "edge-1"
         assert spans["session"].attributes["sniproxy.reason"] in line
+
+
+def shown_on(screen: Screen) -> list[str]:
+    """The lines so far."""
+    return COLOURS.sub("", screen.text).splitlines()
+
+
+def sessions_on(screen: Screen) -> list[str]:
+    """Those of sessions."""
+    return [line for line in shown_on(screen) if f" {NAME} " in line]
 
 
 def _wait_for(url: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tests.support.crowd import is_open
-from tests.support.crowds import crowd_at, crowded, is_alive, ready_code, until, workers_of
+from tests.support.crowds import crowd_at, crowded, heard, is_alive, ready_code, until, workers_of
 from tests.support.ports import free_ports
 from tests.support.stack import Stack
 
@@ -113,6 +113,7 @@ async def test_settings_that_are_read_again(tmp_path: Path) -> None:
             change(stack, hello_timeout=5, limits={}, max_sessions=1000)
             os.kill(stack.proxy.pid, signal.SIGHUP)
             await until(lambda: len(stack.proxy.lines("settings read again")) == 2)
+            heard(stack)
             await crowd.stay(20)
             await crowd.play()
             assert not crowd.lost

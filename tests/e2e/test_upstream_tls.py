@@ -47,7 +47,7 @@ def game(tmp_path: Path, theirs: trustme.CA) -> Iterator[int]:
 
 
 def _wait_for(port: int) -> None:
-    for _ in retry_until(10, "openssl"):
+    for _ in retry_until(60, "openssl"):
         try:
             connect(port).close()
         except ConnectionRefusedError:
@@ -94,7 +94,7 @@ def test_a_game_server_that_wants_to_know_who_comes(
         Stack(tmp_path / "stack", store, listener=LISTENERS[listener]) as stack,
     ):
         upstream = put_all(stack, authority, theirs, game)
-        for _ in retry_until(10, "the route"):
+        for _ in retry_until(60, "the route"):
             try:
                 with played(stack, authority) as player:
                     assert say(player, "drow a") == "a word"
@@ -103,13 +103,13 @@ def test_a_game_server_that_wants_to_know_who_comes(
             break
         distrusted = {"verify": True, "ca_certs": [authority.cert_pem.bytes().decode()]}
         stack.put("/upstreams/1", upstream | {"tls": distrusted})
-        for _ in retry_until(10, "the change of the upstream"):
+        for _ in retry_until(60, "the change of the upstream"):
             with played(stack, authority) as player:
                 try:
                     say(player, "x")
                 except OSError:
                     break
-        for _ in retry_until(10, "its line"):
+        for _ in retry_until(60, "its line"):
             if "upstream_certificate" in reasons(stack):
                 break
         stored = stack.api.get("/upstreams/1").json()["value"]

@@ -44,13 +44,13 @@ def walk(folder: Path, key: str, ports: dict[str, int], game: str) -> None:
     env = os.environ | {"KEY": key}
     for line in commands[:3]:
         done = subprocess.run(
-            ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=30
+            ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0, done.stderr
         if line.startswith("curl"):
             assert done.stdout.startswith("HTTP/1.1 201 Created"), done.stdout
             assert "BEGIN PRIVATE KEY" not in done.stdout
-    for _ in retry_until(5, "hello answered"):
+    for _ in retry_until(60, "hello answered"):
         player = subprocess.Popen(
             ["bash", "-c", "exec " + commands[3].partition("#")[0]],
             cwd=folder,

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,8 @@ async def test_a_worker_that_dies_again_and_again_is_given_up_and_the_others_do_
 
         def has_ended() -> bool:
             for pid in workers_of(stack):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # killed in the last round, and gone by now
+                    os.kill(pid, signal.SIGKILL)
             return process.poll() is not None
 
         await until(has_ended)

@@ -14,7 +14,7 @@ STEP = 10.0  # seconds for whatever a player waits for
 
 @dataclass
 class Lost:
-    """A session that broke: when, in seconds of `time.monotonic`, and how."""
+    """A session that broke: when, in seconds of `time.monotonic`, and how. Of a newcomer: when he came."""
 
     at: float
     why: str
@@ -88,10 +88,11 @@ class Crowd:
                 await trio.sleep_until(due)
 
     async def _visit(self) -> None:
+        came = time.monotonic()  # when he learns of it says more about the machine
         try:
             stream = await self._enter()
         except (OSError, EOFError, trio.BrokenResourceError, trio.TooSlowError) as error:
-            self.turned_away.append(Lost(time.monotonic(), repr(error)))
+            self.turned_away.append(Lost(came, repr(error)))
         else:
             self.served += 1
             await stream.aclose()

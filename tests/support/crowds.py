@@ -77,6 +77,14 @@ def ready_code(stack: Stack) -> int:
     return plain_http.get(f"http://127.0.0.1:{stack.status_port}/readyz", timeout=5).status_code
 
 
+def heard(stack: Stack) -> None:
+    """What workers were told before has been done by them: each does what it is told, and answers, in that order.
+
+    The log says so when they are told, and what a command asks for is answered then too.
+    """
+    stack.metrics()  # every worker is asked
+
+
 def is_alive(pid: int) -> bool:
     """Whether there is such a process."""
     try:

@@ -43,8 +43,8 @@ class Echo:
 def echo_process() -> Iterator[int]:
     """The port of a running echo server."""
     server = Echo(free_ports(1)[0])
-    server.start()
     try:
+        server.start()
         yield server.port
     finally:
         server.kill()

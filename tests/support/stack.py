@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -148,9 +148,10 @@ class Stack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.api.close()
-        for part in reversed(self._parts):
-            part.stop()
+        with ExitStack() as ending:  # all of them, whatever becomes of one
+            ending.callback(self.api.close)
+            for part in self._parts:
+                ending.callback(part.stop)
 
     def wait_ready(self) -> None:
         """Until all parts answer."""
