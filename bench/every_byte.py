@@ -53,8 +53,12 @@ async def open_stream(
     raw = await trio.open_tcp_stream("127.0.0.1", port)
     if number % 2:
         return raw, client_hello(PASSED)
-    stream = trio.SSLStream(raw, context, server_hostname=TERMINATED, https_compatible=True)
-    await stream.do_handshake()
+    try:
+        stream = trio.SSLStream(raw, context, server_hostname=TERMINATED, https_compatible=True)
+        await stream.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(raw)
+        raise
     return stream, b""
 
 

@@ -24,7 +24,7 @@ SPEED = 4  # of the loop's time: threads take theirs, so it cannot jump
 SETTINGS = Settings(store="sqlite:///config.db", node="edge-1")
 KEY = records_prefix(SETTINGS.where.prefix) + "edge-1"
 BACK = (
-    SETTINGS.node_ttl / RENEWALS + 3
+    SETTINGS.node_ttl / RENEWALS + 3 * SPEED
 )  # seconds, for a record that was taken away or has a wrong end
 
 

@@ -60,8 +60,8 @@ async def test_probes_run_once_for_all_workers(tmp_path: Path) -> None:
             await put(tmp_path, upstream(listening.socket.getsockname()[1]))
             await running.serve()
             await until(lambda: len(came) >= PROBES)
-            # Each pause is 0.9 s at least; two who probe would be twice as quick. A slow machine is slower still.
-            assert came[PROBES - 1] - came[0] > 0.8 * (PROBES - 1)
+            # Each pause is 0.9 s at least; two who probe would be twice as quick. The first may be seen late here.
+            assert came[PROBES - 1] - came[0] > 0.6 * (PROBES - 1)
             assert (await until_status(running, "healthy"))["counter"]["success"] >= PROBES - 1
         nursery.cancel_scope.cancel()
 

@@ -236,9 +236,9 @@ def test_where_no_thread_is_to_be_had_lines_wait_for_the_next(
 # The end
 
 
-def log_threads() -> int:
-    """How many queues have one."""
-    return sum(thread.name == "log" for thread in threading.enumerate())
+def log_threads() -> set[threading.Thread]:
+    """Those of queues; one of another test may still be ending."""
+    return {thread for thread in threading.enumerate() if thread.name == "log"}
 
 
 def test_what_comes_after_the_end_is_lost(pipe: Pipe) -> None:
@@ -260,7 +260,7 @@ def test_a_queue_that_nobody_used_ends_without_a_thread(pipe: Pipe) -> None:
     assert queue.close(0)
     for _ in range(2):
         queue.put(b"1\n", 1)
-    assert log_threads() == before
+    assert log_threads() <= before
     assert pipe.read_all() == b""
 
 

@@ -195,11 +195,11 @@ async def test_no_counter_falls_with_an_upgrade(tmp_path: Path) -> None:
 async def test_a_drain_that_begins_while_the_new_version_is_tried_is_not_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = trio.Event()
+    tried, drained = trio.Event(), trio.Event()
 
     async def check(held: list[str]) -> None:
         tried.set()
-        await trio.sleep(0.3)
+        await drained.wait()
 
     monkeypatch.setattr("sniproxy.parent.check_new_version", check)
     async with house_of(tmp_path) as house, house.version() as plane:
@@ -207,6 +207,7 @@ async def test_a_drain_that_begins_while_the_new_version_is_tried_is_not_forgott
         plane.send(signal.SIGUSR2)
         await tried.wait()
         await plane.ask("POST", "/drain")
+        drained.set()
         await until(lambda: plane.logged("upgrade refused"))
         assert not plane.ended.is_set()
         assert await readiness(plane) == 503

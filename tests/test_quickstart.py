@@ -113,7 +113,7 @@ class Quickstart:
             self.process.send_signal(number)
         code = self.process.wait(PATIENCE)
         assert time.monotonic() - began < STOP + SLACK
-        assert self.parts() == {}
+        self.until_gone()  # workers of a proxy that was killed, being late, end a moment after it
         return code
 
 

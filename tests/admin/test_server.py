@@ -131,9 +131,17 @@ def test_a_body_that_does_not_come_does_not_hold_the_end_up(server: Server) -> N
 
 
 def test_a_second_signal_does_no_harm(server: Server) -> None:
+    """While it ends, that is: a request holds that up until both were sent, however long that takes."""
+    server.end(signal.SIGTERM)
+    server.settings["SNIPROXY_ADMIN__SHUTDOWN_TIMEOUT"] = "60"
+    server.start()
     assert server.process is not None
-    server.process.send_signal(signal.SIGTERM)
-    code, _, err = server.end(signal.SIGTERM)
+    with server.connect() as sock:
+        sock.sendall(request("PUT", "/apisix/admin/upstreams/1", "Content-Length: 50\r\n") + b"{")
+        for _ in range(2):
+            server.process.send_signal(signal.SIGTERM)
+    _, err = server.process.communicate(timeout=PATIENCE)
+    code, server.process = server.process.returncode, None
     assert (code, err) == (0, "")
 
 

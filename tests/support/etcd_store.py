@@ -67,8 +67,12 @@ async def tcp_server(
 
 
 @asynccontextmanager
-async def silent_server() -> AsyncIterator[str]:
+async def silent_server(came: list[bool] | None = None) -> AsyncIterator[str]:
+    """`came`: gets an item for each connection."""
+
     async def stay_silent(stream: anyio.abc.SocketStream) -> None:
+        if came is not None:
+            came.append(True)
         await anyio.sleep_forever()
 
     async with tcp_server(stay_silent) as url:
