@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from trio.testing import MockClock
 
 from sniproxy.errors import CloseReason, Limit
 from sniproxy.metrics.counts import LIMITS
@@ -21,6 +20,7 @@ from sniproxy.relay.trio_relay import open_trio_relay
 from sniproxy.settings import Listener
 from sniproxy.tallies import Tally
 from tests.support.certificates import NAME, authority_pem, game_context, player_context
+from tests.support.clocks import relay_clock
 from tests.support.gateway import Gateway, Objects, certificate, route
 from tests.support.hellos import named, padded, record, records
 from tests.support.names import resolving
@@ -39,7 +39,7 @@ HEADER = encode_v1(("192.0.2.7", 4242), ("198.51.100.1", 443))
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    return "trio", {"clock": MockClock(autojump_threshold=0.01)}
+    return "trio", {"clock": relay_clock(0.01)}
 
 
 def saying(

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import trio.testing
-from trio.testing import MockClock
 
 from sniproxy.proxy_protocol import encode_local_v2, encode_v1, encode_v2
 from sniproxy.settings import Listener
 from tests.support.certificates import NAME
+from tests.support.clocks import relay_clock
 from tests.support.gateway import Objects, route
 from tests.support.stage import HELLO, MIXED, PLAIN, Stage, open_stage
 
@@ -25,7 +25,7 @@ ME, OTHER = "127.0.0.1", "127.0.0.2"
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    return "trio", {"clock": MockClock(autojump_threshold=0.01)}
+    return "trio", {"clock": relay_clock(0.01)}
 
 
 def restriction(**lists: list[str]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from trio.testing import MockClock
 
 from sniproxy.balancing import state_of
 from sniproxy.proxy_protocol import encode_v1
+from tests.support.clocks import relay_clock
 from tests.support.gateway import Objects
 from tests.support.hellos import named
 from tests.support.peers import deaf_server
@@ -24,7 +24,7 @@ LOOKS = 20_000  # at who counts, before it is given up: about ten seconds, as vi
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    return "trio", {"clock": MockClock(autojump_threshold=0.01)}
+    return "trio", {"clock": relay_clock(0.01)}
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 
+from tests.support.clocks import relay_clock
 from tests.support.gateway import Objects
 from tests.support.peers import Peer, deaf_server, game_server
 from tests.support.stage import Stage, open_stage
@@ -27,7 +27,7 @@ CONNECT = 3.0  # seconds until a silent game server is given up
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    return "trio", {"clock": MockClock(autojump_threshold=0.02)}
+    return "trio", {"clock": relay_clock(0.02)}
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from trio.testing import MockClock
 
 from sniproxy.proxy_protocol import encode_v1, encode_v2
 from sniproxy.settings import Limits, Listener
 from tests.support.certificates import NAME
+from tests.support.clocks import relay_clock
 from tests.support.gateway import Objects, route
 from tests.support.hellos import message, named, record
 from tests.support.peers import Peer
@@ -29,7 +29,7 @@ DELAY = 5  # seconds
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    return "trio", {"clock": MockClock(autojump_threshold=0.01)}
+    return "trio", {"clock": relay_clock(0.01)}
 
 
 def header(address: str) -> bytes:

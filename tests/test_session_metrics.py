@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,12 +53,13 @@ class Play:
         self._gateway, self._game, self._stack = gateway, game, stack
 
     async def join(self, *says: bytes) -> tuple[Peer, Peer]:
-        """Somebody who says that, with a while between the pieces, and his game server, who has heard it."""
+        """Somebody who says that, each piece once the one before was read, and his game server, who has heard it."""
         player = self._gateway.dial()
         self._stack.callback(player.close)
         for piece in says:
             await player.send(piece)
-            await trio.sleep(0.02)
+            while unread(player):  # noqa: ASYNC110 - the kernel has no event for it
+                await trio.sleep(0.001)
         await trio.lowlevel.wait_readable(self._game)
         sock, _ = self._game.accept()
         sock.setblocking(False)
@@ -65,6 +67,15 @@ class Play:
         self._stack.callback(server.close)
         assert await server.read(sum(map(len, says))) == b"".join(says)
         return player, server
+
+
+def unread(player: Peer) -> bool:
+    """Whether something of what he said lies in the kernel yet; nobody need have accepted him."""
+    ours, theirs = (sock()[1] for sock in (player.sock.getpeername, player.sock.getsockname))
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ends = f":{ours:04X}", f":{theirs:04X}"
+    queues = [row[4] for row in rows if (row[1][-5:], row[2][-5:]) == ends]
+    return any(int(queue.partition(":")[2], 16) for queue in queues)
 
 
 def row(gateway: Gateway) -> list[Any]:

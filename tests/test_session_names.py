@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from sniproxy.dns_client import DnsClient
 from sniproxy.settings import Dns
 from sniproxy.store import Entry
 from tests.support.certificates import NAME
+from tests.support.clocks import relay_clock
 from tests.support.dns_server import DnsServer, Mood, dns_server
 from tests.support.gateway import PREFIX, Gateway, open_gateway
 from tests.support.hellos import named
@@ -35,7 +35,7 @@ DEADLINE = 5000  # virtual seconds
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    return "trio", {"clock": MockClock(autojump_threshold=0.02)}
+    return "trio", {"clock": relay_clock(0.02)}
 
 
 def entry(key: str, value: dict[str, Any]) -> Entry:

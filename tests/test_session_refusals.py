@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from trio.testing import MockClock
 
 from sniproxy.errors import CloseReason
 from sniproxy.proxy_protocol import encode_local_v2, encode_v1
 from sniproxy.refusals import NOT_TLS_KEPT, OVERHEAD, PROXY_KEPT
 from sniproxy.settings import Listener
 from tests.support.certificates import NAME
+from tests.support.clocks import relay_clock
 from tests.support.gateway import Gateway, Objects, certificate, route
 from tests.support.hellos import named, record
 from tests.support.stage import HELLO, MIXED, PROXIED, PROXIED_TLS, Stage, open_stage
@@ -33,7 +33,7 @@ NOT_ME = {"ip-restriction": {"blacklist": ["127.0.0.0/8", "192.0.2.0/24"]}}
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    return "trio", {"clock": MockClock(autojump_threshold=0.01)}
+    return "trio", {"clock": relay_clock(0.01)}
 
 
 def denying(listener: Listener, network: str) -> Listener:

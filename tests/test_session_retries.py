@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from tests.support.certificates import NAME
+from tests.support.clocks import relay_clock
 from tests.support.gateway import open_gateway
 from tests.support.hellos import named
 
@@ -24,7 +24,7 @@ Conduct = Callable[[trio.SocketStream], Awaitable[None]]
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    return "trio", {"clock": MockClock(autojump_threshold=0.02)}
+    return "trio", {"clock": relay_clock(0.02)}
 
 
 async def closes(stream: trio.SocketStream) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from sniproxy.settings import Listener
 from tests.support.certificates import NAME, player_context
+from tests.support.clocks import relay_clock
 from tests.support.gateway import Gateway, Objects, certificate, open_gateway, route
 from tests.support.hellos import named
 from tests.support.names import resolving
@@ -32,7 +32,7 @@ LIMITS: dict[str, Any] = {
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    return "trio", {"clock": MockClock(autojump_threshold=0.01)}
+    return "trio", {"clock": relay_clock(0.01)}
 
 
 @asynccontextmanager

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from trio.testing import MockClock
 
 from tests.support.certificates import NAME, player_context
+from tests.support.clocks import relay_clock
 from tests.support.gateway import Objects, certificate, route
 from tests.support.hellos import named
 from tests.support.peers import TlsPeer, deaf_server
@@ -24,7 +24,7 @@ OTHER = "other.example.com"
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    return "trio", {"clock": MockClock(autojump_threshold=0.01)}
+    return "trio", {"clock": relay_clock(0.01)}
 
 
 async def open_mixed(stage: Stage, **settings: Any) -> None:

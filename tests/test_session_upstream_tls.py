@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from sniproxy.keyring import Keyring
 from sniproxy.relay.contexts import _for_servers
@@ -30,6 +29,7 @@ from tests.support.certificates import (
     pair,
     player_context,
 )
+from tests.support.clocks import relay_clock
 from tests.support.gateway import KEY, PREFIX, Gateway, certificate, open_gateway
 from tests.support.hellos import named
 from tests.support.names import resolving
@@ -49,7 +49,7 @@ V1_2, V1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    return "trio", {"clock": MockClock(autojump_threshold=0.02)}
+    return "trio", {"clock": relay_clock(0.02)}
 
 
 def fresh(**asked: Any) -> ssl.SSLContext:

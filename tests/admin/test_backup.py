@@ -149,7 +149,7 @@ async def test_a_dump_under_concurrent_writes_is_of_one_revision(any_gateway: Ga
                 await store.put(f"{prefix}/{collection}/1", value)
             count += 1
 
-    seen, dumps = set(), 0
+    seen, dumps = set[int](), 0
     async with anyio.create_task_group() as group:
         group.start_soon(write)
         while dumps < 40 or len(seen) <= 5:  # a slow disk keeps the writer waiting, and no reader

@@ -8,6 +8,7 @@ import pytest
 from sniproxy.relay import Relay
 from sniproxy.relay.native import BUILT, open_native_relay
 from sniproxy.relay.trio_relay import open_trio_relay
+from tests.support.clocks import watch
 from tests.support.relaying import Implementation
 
 
@@ -20,6 +21,7 @@ async def _open_trio(buffer_size: int) -> AsyncIterator[Relay]:
 @asynccontextmanager
 async def _open_native(buffer_size: int) -> AsyncIterator[Relay]:
     async with open_native_relay(buffer_size=buffer_size, pipes=16) as relay:
+        watch(relay)
         yield relay
 
 

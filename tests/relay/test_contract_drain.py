@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from trio.testing import MockClock
 
 from sniproxy.errors import CloseReason
 from sniproxy.relay import Outcome, Relay
+from tests.support.clocks import relay_clock
 from tests.support.relaying import (
     BUFFER,
     LATE,
@@ -32,7 +32,7 @@ ODD = 1.3  # seconds: nothing that the relay does now and then falls on it
 @pytest.fixture
 def anyio_backend(implementation: Implementation) -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    clock = MockClock(autojump_threshold=0.01) if implementation.virtual else None
+    clock = relay_clock(0.01) if implementation.virtual else None
     return "trio", {"clock": clock}
 
 

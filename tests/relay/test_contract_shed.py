@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from trio.testing import MockClock
 
 from sniproxy.errors import CloseReason
 from sniproxy.relay import Relay
+from tests.support.clocks import relay_clock
 from tests.support.peers import Peer
 from tests.support.relaying import (
     BUFFER,
@@ -35,7 +35,7 @@ MUCH = 4 * MIB  # more than the kernel and any relay keep
 @pytest.fixture
 def anyio_backend(implementation: Implementation) -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    clock = MockClock(autojump_threshold=0.01) if implementation.virtual else None
+    clock = relay_clock(0.01) if implementation.virtual else None
     return "trio", {"clock": clock}
 
 
@@ -68,6 +68,8 @@ class Table:
         most = max(self.held.values())
         assert self._relay.shed() == most
         await trio.testing.wait_all_tasks_blocked(0.02)
+        while not any(self.sessions[place].over.is_set() for place in self.held):
+            await trio.testing.wait_all_tasks_blocked()  # told when a turn is over
         (gone,) = [place for place in self.held if self.sessions[place].over.is_set()]
         assert self.held.pop(gone) == most
         assert self._relay.held() == sum(self.held.values())

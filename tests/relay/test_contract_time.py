@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from sniproxy.errors import CloseReason
+from tests.support.clocks import relay_clock
 from tests.support.peers import Peer
 from tests.support.relaying import (
     BUFFER,
@@ -27,7 +27,7 @@ CLOSED = {"player": CloseReason.CLIENT_CLOSED, "server": CloseReason.UPSTREAM_CL
 @pytest.fixture
 def anyio_backend(implementation: Implementation) -> tuple[str, dict[str, Any]]:
     """Time jumps once nobody has anything to do for as long as loopback never takes."""
-    clock = MockClock(autojump_threshold=0.01) if implementation.virtual else None
+    clock = relay_clock(0.01) if implementation.virtual else None
     return "trio", {"clock": clock}
 
 

@@ -1,7 +1,7 @@
 """The native relay's front lets go of a listening socket: what becomes of those who wait in the kernel's queue."""
 
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +38,10 @@ class Host:
     def arrived(self, accepted: Accepted) -> None:
         self.sockets.append(accepted.sock)
 
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
     def played(self, sessions: list[Played]) -> None:
         assert not sessions
 
@@ -55,7 +59,7 @@ def on_the_way(port: int) -> bool:
 async def test_whoever_has_come_by_then_is_served_or_left_to_others(empty: bool) -> None:
     """The engine accepts on its own meanwhile; once the call has returned, it does so no more."""
     host = Host()
-    with trio.fail_after(DEADLINE), ExitStack() as stack:
+    with trio.fail_after(DEADLINE), closing(host), ExitStack() as stack:
         listening = stack.enter_context(socket.socket())
         listening.bind(("127.0.0.1", 0))
         listening.listen(BACKLOG)
@@ -73,6 +77,7 @@ async def test_whoever_has_come_by_then_is_served_or_left_to_others(empty: bool)
                 while on_the_way(listening.getsockname()[1]):  # noqa: ASYNC110 - no event for it
                     await trio.sleep(0.001)
             relay.front.close(number, empty=empty)
+            relay.front.playing()  # answered in the thread's next turn: what came of this one has been told
             accepted = relay.front.accepted
             assert accepted == len(players) or not empty
             for player in players:
@@ -86,8 +91,6 @@ async def test_whoever_has_come_by_then_is_served_or_left_to_others(empty: bool)
             except BlockingIOError:
                 break
             left += 1
-        for sock in host.sockets:
-            sock.close()
     assert accepted + left == len(players)
 
 

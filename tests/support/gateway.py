@@ -27,6 +27,7 @@ from sniproxy.snapshot import Snapshot
 from sniproxy.store import Entry
 from sniproxy.worker_state import Worker, open_worker
 from tests.support.certificates import NAME, pair
+from tests.support.clocks import watch
 from tests.support.names import current
 from tests.support.peers import Peer
 
@@ -179,6 +180,7 @@ async def open_gateway(
         limits = open_limits(proxy)
         opening = open_relay(proxy, limits.places, keyring.ticket_secrets if keyring else tuple)
         async with opening as opened, trio.open_nursery() as nursery:
+            watch(opened)
             snapshot = fill(objects or {})
             crowded = Overload(**{"route_share": 1, "address_share": 1, **(overload or {})})
             worker = open_worker(proxy, snapshot, relay or opened, log or captured, limits, crowded)

@@ -29,6 +29,7 @@ PATIENCE = 60.0  # seconds of real time for what must come
 TICK = 0.5  # seconds by which the clock moves at once
 LATE = 2.0  # seconds by which a timeout may come later than set
 STILL = 0.003  # seconds of real time without an event, after which who is stalled gets no more
+REST = 0.06  # the same where it counts when a byte moved last: longer than a kernel waits with an acknowledgement
 
 
 @dataclass
@@ -236,7 +237,10 @@ class Play:
         """Until everything was heard by who is not stalled, and nothing more goes to who is."""
         await until("all of it", self._settled)
         if any(actor.stalled for actor in self.actors.values()):
-            await wait_all_tasks_blocked(STILL)
+            link, before = self._session.link, None
+            while (moved := (link.to_upstream, link.to_client)) != before:  # a thread's word
+                before = moved
+                await wait_all_tasks_blocked(REST if self._schedule.finish == "idle" else STILL)
         self._note_ends()
         self._note_what_moved()
 

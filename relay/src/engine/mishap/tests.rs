@@ -280,6 +280,8 @@ fn an_engine_that_breaks_takes_everybody_with_it_and_says_so() {
     let mishap = until(|| handle.mishap());
     assert!(is_of(Trap::Engine, &mishap), "{mishap}");
     until(|| is_readable(handle).then_some(()));
+    // The ends are told before all else: nobody is there any more once all is.
+    until(|| lock(&handle.shared.commands).is_none().then_some(()));
     let ends = handle.ended();
     assert_eq!(ends.len(), 3);
     for one in &ends {
