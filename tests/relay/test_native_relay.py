@@ -231,7 +231,7 @@ async def test_counts_of_one_that_came_after_the_end_are_given() -> None:
         link = session.link
         asking = threading.Thread(target=lambda: answers.append(link.to_upstream), daemon=True)
         asking.start()
-        asking.join(2)
+        asking.join(DEADLINE)
         assert answers == [0]
 
 
@@ -255,7 +255,7 @@ async def test_a_timeout_that_is_too_long_for_a_machine_is_none(seconds: float) 
 async def test_bytes_behind_an_urgent_one_are_not_left_lying() -> None:
     """The urgent byte itself is no part of the stream. The relay on trio passes the rest on."""
     words = bytes(100_000)
-    with trio.move_on_after(2) as scope:
+    with trio.fail_after(DEADLINE):
         async with open_native_relay(buffer_size=BUFFER) as relay:
             session = new_session(kernel_buffer=8192)
             session.start(relay)
@@ -268,7 +268,6 @@ async def test_bytes_behind_an_urgent_one_are_not_left_lying() -> None:
             await player.send(b"and more")
             assert await server.read(len(words) + 8) == words + b"and more"
     session.close()
-    assert not scope.cancelled_caught
 
 
 def new_session(*, idle_timeout: float = LONG, kernel_buffer: int | None = None) -> Session:
