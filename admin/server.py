@@ -13,6 +13,8 @@ from admin.readiness import Readiness
 from admin.tls import Certificate
 from sniproxy.settings import Admin
 
+SIGNALS = signal.SIGTERM, signal.SIGINT  # that end it
+
 
 def serve(
     app: Starlette,
@@ -37,9 +39,16 @@ def serve(
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
     # uvicorn stops gracefully at a signal and then raises it again for whoever handled it before.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+    for number in SIGNALS:
+        signal.signal(number, _leave)
     _Server(config, settings.shutdown_delay, readiness).run(sockets=[sock])
+
+
+def _leave(*_: object) -> None:
+    """The end of the process; a signal that comes during that would be the interpreter's, and end it with another code."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(0)
 
 
 class _Server(uvicorn.Server):
