@@ -26,6 +26,7 @@ from sniproxy.errors import SettingsError, SniproxyError
 from sniproxy.listener import bind, listen
 from sniproxy.settings import Settings, load_settings, new_admin_key, split_address
 
+SIGNALS = signal.SIGINT, signal.SIGTERM  # that end it
 START_TIMEOUT = 60.0  # seconds until every part must answer
 STOP_TIMEOUT = 1.5  # seconds between SIGTERM and SIGKILL
 LATE_SIGNAL = (
@@ -76,7 +77,9 @@ class Quickstart:
     async def run(self) -> int:
         """Until Ctrl-C, SIGTERM or the end of a part. Returns the exit code."""
         self._check_ports()
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        for one in SIGNALS:  # so that they mean nothing any more once nobody receives them
+            signal.signal(one, signal.SIG_IGN)
+        with trio.open_signal_receiver(*SIGNALS) as signals:
             code, asked = 0, False
             try:
                 async with trio.open_nursery() as nursery:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -362,6 +363,21 @@ def test_a_signal_ends_a_proxy_with_0(settings: Settings, number: signal.Signals
     (stopping,) = (line for line in lines if line["event"] == "stopping")
     assert stopping["signal"] == number.name
     assert (lines[-1]["event"], lines[-1]["phase"]) == ("draining", "over")
+
+
+def test_signals_that_come_while_a_proxy_ends_do_not_change_its_code(settings: Settings) -> None:
+    process = start("proxy", settings=settings)
+    try:
+        wait_http(f"http://{settings['SNIPROXY_STATUS__ADDRESS']}", process)
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.002)
+        out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, err) == (0, "")
+    assert [json.loads(line)["event"] for line in out.splitlines()].count("stopping") == 1
 
 
 def test_conformance_tells_the_names_to_route_without_a_proxy(settings: Settings) -> None:

@@ -200,6 +200,17 @@ def test_ctrl_c_that_a_part_hears_first(quickstart: Quickstart) -> None:
     assert "ended with exit code" not in quickstart.output.read_text()
 
 
+def test_ctrl_c_again_and_again(quickstart: Quickstart) -> None:
+    process = quickstart.start()
+    quickstart.until_up()
+    while process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.01)
+    assert process.returncode == 0
+    assert "Traceback" not in quickstart.output.read_text()
+    quickstart.until_gone()
+
+
 def test_ctrl_c_while_it_starts(quickstart: Quickstart) -> None:
     quickstart.start()
     quickstart.until(lambda: len(quickstart.parts()) >= 2)

@@ -145,11 +145,14 @@ def test_a_second_signal_does_no_harm(server: Server) -> None:
     assert (code, err) == (0, "")
 
 
-def test_nor_do_any_number_of_them_until_it_has_ended(server: Server) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_nor_do_any_number_of_them_until_it_has_ended(
+    server: Server, number: signal.Signals
+) -> None:
     """Whoever loses patience need not take what comes of it for a crash."""
     assert server.process is not None
     while server.process.poll() is None:
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(number)
         time.sleep(0.002)
     _, err = server.process.communicate(timeout=PATIENCE)
     code, server.process = server.process.returncode, None
