@@ -5,6 +5,7 @@ A command's module is imported when it is asked for, so that a data plane holds 
 Exit codes: 0 done, 1 failed while running, 2 refused before anything was done (a setting, a file, a port).
 """
 
+import signal
 from importlib import import_module
 from typing import Any
 
@@ -56,5 +57,17 @@ def main() -> None:
     """One TLS address in front of thousands of game servers."""
 
 
+def program() -> None:
+    """What is installed as `sniproxy`. A signal that comes while it ends does not change its exit code.
+
+    The interpreter takes handlers away a while before it has ended, with the log's last lines on their way.
+    """
+    try:
+        main()
+    finally:
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, signal.SIG_IGN)
+
+
 if __name__ == "__main__":
-    main()
+    program()

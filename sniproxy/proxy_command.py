@@ -10,7 +10,7 @@ from sniproxy.commands import config_option, run
 from sniproxy.logs import open_log
 from sniproxy.parent import check_settings, run_parent
 from sniproxy.settings import load_settings
-from sniproxy.upgrade import Estate, ignore
+from sniproxy.upgrade import Estate
 
 
 @click.command(name="proxy")
@@ -25,13 +25,10 @@ def proxy_command(file: Path | None, check: bool) -> None:
         return
     log = open_log("proxy")
     log.choose(settings.log.format)
-    try:
-        while estate := run(run_parent, settings, partial(load_settings, file), log, left):
-            log.flush()  # what waits would be lost with this program
-            try:
-                estate.execute()
-            except OSError as error:
-                log.error("upgrade failed", cause=str(error), advice="this version goes on")
-                left = replace(estate, generation=estate.generation - 1)
-    finally:
-        ignore()
+    while estate := run(run_parent, settings, partial(load_settings, file), log, left):
+        log.flush()  # what waits would be lost with this program
+        try:
+            estate.execute()
+        except OSError as error:
+            log.error("upgrade failed", cause=str(error), advice="this version goes on")
+            left = replace(estate, generation=estate.generation - 1)

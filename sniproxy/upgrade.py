@@ -155,12 +155,6 @@ def hear() -> None:
         signal.raise_signal(_unheard.pop())
 
 
-def ignore() -> None:
-    """The process ends. The interpreter would take `hold`'s handlers away before that, and a signal its exit code."""
-    for one in SIGNALS:
-        signal.signal(one, signal.SIG_IGN)
-
-
 def _known(members: dict[str, Any]) -> dict[str, Any]:
     return {name: members[name] for name in OldWorker.__slots__ if name in members}
 

@@ -11,6 +11,8 @@ import trio
 
 from examples.game_echo.server import attend_players, bind, bound_address, tls_context
 
+SIGNALS = signal.SIGINT, signal.SIGTERM  # that end it
+
 
 class CannotStartError(click.ClickException):
     """One line on stderr and exit code 2."""
@@ -34,7 +36,7 @@ def main(
 ) -> None:
     """Run an echo game server called NAME on PORT (0: any free port)."""
     tls = load_tls(cert, key)
-    # A Ctrl-C before or after the signal receiver's own time is a clean stop too.
+    # A Ctrl-C before the signal receiver's own time is a clean stop too.
     with suppress(KeyboardInterrupt):
         trio.run(run, name, host, port, tls, click.echo if proxy_protocol else None)
 
@@ -59,7 +61,9 @@ async def run(
     meet: Callable[[str], None] | None,
 ) -> None:
     """Serve until the first signal; the sessions end with it."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    for one in SIGNALS:  # so that they mean nothing any more once nobody receives them
+        signal.signal(one, signal.SIG_IGN)
+    with trio.open_signal_receiver(*SIGNALS) as signals:
         try:
             listeners = await bind(host, port)
         except OSError as exc:
