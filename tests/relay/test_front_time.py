@@ -16,7 +16,7 @@ from trio.testing import MockClock
 
 from sniproxy.relay import Accepted
 from tests.support.certificates import NAME
-from tests.support.gateway import Objects, open_gateway, route
+from tests.support.gateway import Gateway, Objects, open_gateway, route
 from tests.support.peers import Peer
 from tests.support.stage import HELLO, MIXED, open_stage
 
@@ -91,17 +91,23 @@ async def test_who_is_still_on_his_way_plays(served: list[Accepted], deaf: tuple
     async with open_gateway(MIXED, deaf_to(deaf)) as gateway:
         front = gateway.worker.relay.front
         assert front is not None
-        players = []
-        for before in range(4):
-            players.append(gateway.dial())
-            await players[-1].send(HELLO)
-            while len(served) + sum(count for _, _, count in front.playing()) == before:
-                await trio.testing.wait_all_tasks_blocked()
+        players = [await on_his_way(gateway, served, before) for before in range(4)]
         assert len(served) == 1
         [(plan, pick, sessions)] = front.playing()
         assert (plan.name, pick, sessions) == (NAME, 0, 3)
         for player in players:
             player.close()
+
+
+async def on_his_way(gateway: Gateway, served: list[Accepted], before: int) -> Peer:
+    """A player who is between here and the game server; `before`: how many are there, or were served, already."""
+    front = gateway.worker.relay.front
+    assert front is not None
+    player = gateway.dial()
+    await player.send(HELLO)
+    while len(served) + sum(count for _, _, count in front.playing()) == before:
+        await trio.testing.wait_all_tasks_blocked()
+    return player
 
 
 async def test_a_node_that_never_answers_is_not_taken_for_an_idle_session(
@@ -110,13 +116,8 @@ async def test_a_node_that_never_answers_is_not_taken_for_an_idle_session(
     """Nor for one that lasted too long: while it is on its way it is no session."""
     objects = deaf_to(deaf, timeout=TIMEOUT)
     async with open_gateway(MIXED, objects, limits={"session_time": 0.5}) as gateway:
-        players = []
-        for number in range(1, 3):
-            player = gateway.dial()
-            await player.send(HELLO)
-            players.append(player)
-            while gateway.counted()["opened"] < number or not served:
-                await trio.testing.wait_all_tasks_blocked(0.01)
+        # Time jumps for the relay too: it is to have heard the second one's hello by then.
+        players = [await on_his_way(gateway, served, before) for before in range(2)]
         assert len(served) == 1
         await pass_time(2)
         while len(served) < 2 and not gateway.lines.all:
