@@ -47,7 +47,7 @@ image-wheel: image-tools  ## sniproxy with its native relay; needs cargo
 	{ $(IMAGE_TOOLS)/bin/pip wheel --verbose --disable-pip-version-check --no-index --no-deps --no-build-isolation \
 	    --wheel-dir $(IMAGE_BUILD)/wheel . > $(IMAGE_BUILD)/wheel.log 2>&1 \
 	  && $(IMAGE_TOOLS)/bin/python -m zipfile --list $(IMAGE_BUILD)/wheel/sniproxy-$(IMAGE_VERSION)-*.whl \
-	    | grep -q '^sniproxy/_relay\.abi3\.so '; } || { cat $(IMAGE_BUILD)/wheel.log; echo 'no wheel with the native relay in it'; exit 1; }
+	    | grep '^sniproxy/_relay\.abi3\.so ' > /dev/null; } || { cat $(IMAGE_BUILD)/wheel.log; echo 'no wheel with the native relay in it'; exit 1; }
 
 # Compiled here, since nothing can be written there, and by hash, since copies of a layer may have other times.
 image-root: image-wheel  ## all that is installed in the image, under ROOT: from the lock and the wheel
