@@ -66,9 +66,8 @@ class _Server(uvicorn.Server):
         self._readiness.end()
         if self._signal is None and self._delay:
             self._signal = sig
-        elif (
-            not self.should_exit
-        ):  # Ctrl-C a second time would leave out the end of what runs beside it
+        elif not self.should_exit:
+            # Told twice, it would leave out the end of what runs beside it.
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:

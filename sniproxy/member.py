@@ -47,7 +47,6 @@ class Member:
         self.lost = 0  # its sessions, by what it had said last when it ended
         self.in_step = False  # it has had in force what the others have
         self._reported_at = trio.current_time()
-        self._spoke = False
         self._give_up_at = math.inf  # to wait until it is
         self._process = process
         self._asked = (
@@ -89,7 +88,6 @@ class Member:
     def heard(self, report: Report) -> None:
         """How it is now."""
         self.report, self._reported_at = report, trio.current_time()
-        self._spoke = True
 
     @property
     def hangs(self) -> bool:
@@ -104,7 +102,7 @@ class Member:
     @property
     def starting(self) -> bool:
         """Whether it is one of ours that has not said anything yet: nobody was let in by it."""
-        return self._process is not None and not self._spoke
+        return self._process is not None and self.report is None and not self.channel.gone
 
     def catch_up(self, revision: int) -> None:
         """That one is in force in all others: it is in step once it has it too, or has tried for CATCH_UP seconds."""
