@@ -1,22 +1,18 @@
 """The agent and its files: what followers have, whatever the disk does, and what is left at the end."""
 
-import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import (
-    AbstractContextManager,
-    ExitStack,
-    contextmanager,
-)
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
 from sniproxy.store.mirror import Mirror, Origin
+from tests.support.mirrors import cut, flip
 from tests.support.pods import RETRY, Pod, running, until
 from tests.support.small_disk import empty, fill
 
@@ -25,18 +21,12 @@ pytestmark = pytest.mark.anyio
 # -- files that cannot be used
 
 
-def damage(pod: Pod) -> None:
-    raw = pod.file.read_bytes()
-    where = raw.index(b"/apisix/b") + len("/apisix/b")
-    pod.file.write_bytes(raw[:where] + bytes([raw[where] ^ 1]) + raw[where + 1 :])
+def damage(path: Path) -> None:
+    flip(path, "/apisix/b")
 
 
-def cut(pod: Pod) -> None:
-    os.truncate(pod.file, 5000)
-
-
-def of_another_store(pod: Pod) -> None:
-    connection = sqlite3.connect(pod.file)
+def of_another_store(path: Path) -> None:
+    connection = sqlite3.connect(path)
     other = str(Origin("/apisix", frozenset({"http://three:2379"})))
     connection.execute("UPDATE meta SET value = ? WHERE name = 'origin'", (other,))
     connection.commit()
@@ -45,10 +35,10 @@ def of_another_store(pod: Pod) -> None:
 
 @pytest.mark.parametrize("spoil", [damage, cut, of_another_store])
 async def test_a_copy_that_cannot_be_trusted_is_set_aside(
-    pod: Pod, spoil: Callable[[Pod], None]
+    pod: Pod, spoil: Callable[[Path], None]
 ) -> None:
     await pod.has_run()
-    await trio.to_thread.run_sync(spoil, pod)
+    await trio.to_thread.run_sync(spoil, pod.file)
     pod.store.go_away()
     async with running(pod, started=False) as process:
         await until(lambda: bool(process.logged("no configuration yet")))

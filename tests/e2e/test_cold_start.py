@@ -14,6 +14,7 @@ import trustme
 from sniproxy.logs import stamp
 from tests.support import plain_http
 from tests.support.etcd import EtcdServer
+from tests.support.mirrors import flip
 from tests.support.players import Game, connect, join, join_soon, pem_pair, say, trusting
 from tests.support.stack import START_DEADLINE, Stack, retry_until, stores
 
@@ -177,10 +178,7 @@ def empty(site: Site) -> None:
 
 def damage(site: Site) -> None:
     """One bit of the copy is another."""
-    file = site.state / "mirror.db"
-    raw = file.read_bytes()
-    where = raw.index(b"stream_routes/cold") + len(b"stream_routes/cold")
-    file.write_bytes(raw[:where] + bytes([raw[where] ^ 1]) + raw[where + 1 :])
+    flip(site.state / "mirror.db", "stream_routes/cold")
 
 
 def test_without_etcd_and_copy_nobody_is_let_in(site: Site) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -13,7 +14,7 @@ import pytest
 from sniproxy.errors import StoreUnavailable
 from sniproxy.store.mirror import Kept, Mirror, Origin
 from sniproxy.store.sqlite import SqliteStore
-from tests.support.mirrors import NOW, ORIGIN, batch, gone, held, listing, put
+from tests.support.mirrors import NOW, ORIGIN, batch, cut, flip, gone, held, listing, put
 
 pytestmark = pytest.mark.anyio
 
@@ -64,16 +65,6 @@ def statement(*statements: str) -> Callable[[Path], None]:
     return spoil
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:5000])
-
-
-def flip(path: Path) -> None:
-    raw = path.read_bytes()
-    where = raw.index(b"/apisix/b") + len("/apisix/b")
-    path.write_bytes(raw[:where] + bytes([raw[where] ^ 1]) + raw[where + 1 :])
-
-
 def text(path: Path) -> None:
     path.write_text("not a database at all, but long enough to be read as one" * 99)
 
@@ -105,7 +96,7 @@ def a_store(path: Path) -> None:
 
 SPOILERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut": (cut, "malformed|damaged"),
-    "flipped_bit": (flip, "damaged: /apisix/b"),
+    "flipped_bit": (partial(flip, key="/apisix/b"), "damaged: /apisix/b"),
     "text": (text, "not a database"),
     "another_program": (another_program, "another program"),
     "another_cluster": (another_cluster, "copy of another store"),

@@ -1,9 +1,7 @@
 """A pod for tests of the agent: what outlives its processes, a process of it, and a worker that follows its copy."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import (
-    asynccontextmanager,
-)
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
