@@ -167,12 +167,14 @@ class DataPlane:
             self.crew.copy = str(self._agent.path)
         nursery.start_soon(self.crew.run)
         await self.crew.first_ready.wait()
+        if not old:
+            nursery.start_soon(self._presence.run)
+            if self._agent is None or not self._agent.freshness.stale:
+                await self._presence.introduced()  # `?wait=all` waits for all who let players in
         if self.draining.phase in (Phase.SERVING, Phase.LEAVING):
             self._let_in()
         if self.draining.phase is Phase.SERVING:
             self._status.unready = ""
-        if not old:
-            nursery.start_soon(self._presence.run)
         log.info("ready", ports=self._doors.ports, revision=self.crew.revision)
         await self.crew.all_ready.wait()
         drain = self.settings.drain  # by now it may be another

@@ -16,6 +16,7 @@ RENEWALS = 3  # in the time that a record lives
 RETRY = 1.0  # seconds before a record that could not be written is tried again
 LEAST_GAP = 0.02  # seconds between two writes: a burst of changes is one record
 MOST_GAP = 0.1  # seconds, to which it grows while each has several changes: records cost the store what changes do
+INTRODUCTION = 1.0  # seconds for the first record, before players are let in
 FAREWELL = 1.0  # seconds for taking the record away at the end
 
 
@@ -46,6 +47,7 @@ class Presence:
         self._changes = 0  # since the last record
         self._failing = False
         self._stays = False
+        self._tried = trio.Event()
 
     def stays(self) -> None:
         """Another process goes on with it: it is not taken away at the end."""
@@ -56,6 +58,11 @@ class Presence:
         self._changes += 1
         self._changed.set()
 
+    async def introduced(self) -> None:
+        """Until the store has the first record, did not take it, or is slow: players are not kept waiting for it long."""
+        with trio.move_on_after(INTRODUCTION):
+            await self._tried.wait()
+
     async def run(self) -> None:
         """Never returns. The record is taken away when it is cancelled."""
         gap = LEAST_GAP
@@ -63,6 +70,7 @@ class Presence:
             while True:
                 self._changed, self._changes = trio.Event(), 0
                 await self._write()
+                self._tried.set()
                 await trio.sleep(gap)
                 gap = min(2 * gap, MOST_GAP) if self._changes > 1 else LEAST_GAP
                 with trio.move_on_after(RETRY if self._failing else self._ttl / RENEWALS):

@@ -124,7 +124,7 @@ def _host_alone(host: str | None) -> str | None:
     if host is None or "*" in host:
         return None
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        return host[1:].partition("]")[0].lower()
     if host.count(":") == 1:
         host = host.partition(":")[0]
     return host.removesuffix(".").lower()

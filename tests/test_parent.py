@@ -5,7 +5,10 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -13,18 +16,20 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from click.testing import CliRunner
 
 from admin.traffic import TrafficReader
 from sniproxy.cli import main
 from sniproxy.drain import Phase
 from sniproxy.errors import SettingsError
+from sniproxy.objects.node_record import records_prefix
 from sniproxy.objects.traffic import DAY, hour_of
 from sniproxy.parent import DataPlane, check_settings
 from sniproxy.scrape import rows_in
 from sniproxy.settings import Drain, Encryption, Etcd, Listener, Settings
 from sniproxy.upgrade import Estate
-from tests.support.crews import played, until
+from tests.support.crews import PATIENCE, played, until
 from tests.support.peers import Peer
 from tests.support.planes import House, Plane, house_of
 from tests.support.ports import free_ports
@@ -65,6 +70,60 @@ async def test_a_drain_that_is_taken_back_before_it_is_ready_makes_it_not_ready(
         assert await readiness(plane) == 200
         (player,) = await plane.join(1)
         player.close()
+
+
+@contextmanager
+def taking_nothing(folder: Path) -> Iterator[None]:
+    """The store can be read, and nothing written."""
+    with closing(sqlite3.connect(folder / "config.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def records(house: House) -> list[str]:
+    """Whom `?wait=all` waits for."""
+    async with opened_sqlite(house.settings.state_dir / "config.db") as store:
+        prefix = records_prefix(house.settings.where.prefix)
+        return [entry.key for entry in (await store.list(prefix)).entries]
+
+
+async def test_who_lets_players_in_is_in_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a write that comes then would not be waited for, and a player be routed as before it."""
+    monkeypatch.setattr("sniproxy.presence.INTRODUCTION", PATIENCE)
+    async with house_of(tmp_path) as house:
+        with ExitStack() as meanwhile:
+            meanwhile.enter_context(taking_nothing(tmp_path))
+            async with house.version() as plane:
+                await until(plane.parent.crew.first_ready.is_set)
+                await trio.testing.wait_all_tasks_blocked()
+                assert await readiness(plane) == 503
+                with pytest.raises(ConnectionRefusedError):
+                    plane.dial()
+                meanwhile.close()
+                await plane.ready()
+                assert len(await records(house)) == 1
+                assert await readiness(plane) == 200
+                (player,) = await plane.join(1)
+                player.close()
+
+
+async def test_a_store_that_takes_nothing_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sniproxy.presence.INTRODUCTION", 0.2)
+    async with house_of(tmp_path) as house:
+        with ExitStack() as meanwhile:
+            meanwhile.enter_context(taking_nothing(tmp_path))
+            async with house.version() as plane:
+                await plane.ready()
+                assert await readiness(plane) == 200
+                assert await records(house) == []
+                (player,) = await plane.join(1)
+                player.close()
+                meanwhile.close()
 
 
 async def test_told_to_end_before_it_was_ever_ready_it_waits_for_no_balancer(

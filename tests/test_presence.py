@@ -14,7 +14,7 @@ import trio.testing
 from sniproxy.errors import StoreUnavailable
 from sniproxy.metrics import PodMetrics
 from sniproxy.objects.node_record import NodeRecord
-from sniproxy.presence import FAREWELL, LEAST_GAP, MOST_GAP, Presence, node_id
+from sniproxy.presence import FAREWELL, INTRODUCTION, LEAST_GAP, MOST_GAP, Presence, node_id
 from sniproxy.settings import Settings, Status
 from sniproxy.store import Batch, Changes, Entry, Listing, Ttl
 from tests.support.gateway import Lines, open_lines
@@ -133,6 +133,23 @@ async def test_it_is_there_at_once_renewed_in_time_and_gone_at_the_end() -> None
         await trio.sleep(16)
     assert store.puts == [(0, 1), (5.02, 1), (10.04, 1), (15.06, 1)]
     assert store.deletes == [16]
+
+
+@pytest.mark.parametrize(
+    ("store", "at"),
+    [
+        (Recording(), 0),
+        (Recording(lasts=0.4), 0.4),
+        (Recording(lasts=0.4, fails=(0, 1)), 0.4),
+        (Recording(lasts=1000), INTRODUCTION),
+    ],
+)
+async def test_players_wait_for_the_first_record_and_not_for_long(
+    store: Recording, at: float
+) -> None:
+    async with present(store) as plane:
+        await plane.presence.introduced()
+        assert trio.current_time() == at
 
 
 async def test_a_change_is_told_at_once() -> None:

@@ -343,9 +343,12 @@ async def play(stage: Stage, played: list[Row]) -> dict[str, list[int]]:
     async def one(row: Row) -> None:
         async with at_once:
             peer, answer = stage.gateway.dial(), b""
-            with suppress(ConnectionResetError):
+            with suppress(
+                ConnectionResetError, BrokenPipeError
+            ):  # it may be over before all is said
                 for segment in row.segments:
                     await peer.send(segment)
+            with suppress(ConnectionResetError):
                 while SERVER_HELLO_DONE not in handshake_messages(answer) and (
                     more := await peer.receive()
                 ):

@@ -47,6 +47,7 @@ def shown(key: str = KEY, chain: str = CHAIN, **members: Any) -> Certificate:
         ({"pass_host": "rewrite", "upstream_host": "A.example."}, NAME, "gs", "a.example"),
         ({"pass_host": "rewrite", "upstream_host": "a.example:443"}, NAME, "gs", "a.example"),
         ({"pass_host": "rewrite", "upstream_host": "[::1]:443"}, NAME, "gs", "::1"),
+        ({"pass_host": "rewrite", "upstream_host": "[FD00::1]"}, NAME, "gs", "fd00::1"),
         ({"pass_host": "rewrite", "upstream_host": "::1"}, NAME, "gs", "::1"),
         ({"pass_host": "rewrite", "upstream_host": "*"}, NAME, "gs", "gs"),
         ({"pass_host": "rewrite", "upstream_host": "*.example"}, NAME, "gs", "gs"),

@@ -134,12 +134,12 @@ from tests.support.players import client_hello
 held = []
 for _ in range(4):
     sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=10)
-    sock.sendall(client_hello("crowd.example.com"))
     held.append(sock)
     try:
+        sock.sendall(client_hello("crowd.example.com"))
         if not sock.recv(1):
             print("refused")
-    except ConnectionResetError:
+    except (ConnectionResetError, BrokenPipeError):
         print("refused")
 """
 

@@ -36,9 +36,11 @@ class Plane:
         self.signals.send_nowait(number)
 
     async def ready(self) -> None:
-        """Until all workers are."""
+        """Until all workers are, and players let in unless it is being drained."""
         with trio.fail_after(PATIENCE):
             await self.parent.crew.all_ready.wait()
+            while not self.logged("ready"):  # noqa: ASYNC110  # the store is told in a thread
+                await trio.sleep(0.005)
             await trio.testing.wait_all_tasks_blocked()
 
     def dial(self, listener: int = 0) -> Peer:
