@@ -22,7 +22,7 @@ from tests.support.etcd import find_etcd_binaries
 from tests.support.etcd_cluster import EtcdCluster
 from tests.support.players import client_hello, connect
 from tests.support.ports import free_ports
-from tests.support.stack import Stack, retry_until
+from tests.support.stack import START_DEADLINE, Stack, retry_until
 
 pytestmark = [
     pytest.mark.skipif(not find_etcd_binaries(), reason="there is no etcd here"),
@@ -90,7 +90,7 @@ def test_history_is_gone_when_a_data_plane_comes_back(tmp_path: Path) -> None:
     with Site(tmp_path, planes=2) as site:
         names = [f"r{number}" for number in range(LOADED)]
         write(site.etcd, {f"stream_routes/{name}": route(name, site.game) for name in names})
-        for _ in retry_until(BAR, "what was loaded"):
+        for _ in retry_until(START_DEADLINE, "what was loaded"):
             if not differences(site):
                 break
         away = site.planes[0]

@@ -35,6 +35,7 @@ from tests.support.peers import Peer
 MOVED_BY = os.environ.get("SNIPROXY_PROXY__RELAY", "trio")
 PREFIX = "/apisix"
 KEEPALIVE_IDLE = 300  # seconds
+PATIENCE = 60.0  # seconds for what a test does not mean to be too slow
 KEY = "A" * 43 + "="  # base64 of 32 bytes
 
 Objects = Mapping[str, Mapping[str, Any]]  # by key without the prefix, such as "ssls/1"
@@ -176,7 +177,15 @@ async def open_gateway(
     with listening:
         tune(listening, keepalive_idle=KEEPALIVE_IDLE)
         listen(listening, "proxy.listeners.0.address", backlog=100)
-        proxy = Proxy(**{"refused_log_interval": 0, "relay": moved_by or MOVED_BY, **settings})
+        proxy = Proxy(
+            **{
+                "refused_log_interval": 0,
+                "relay": moved_by or MOVED_BY,
+                "hello_timeout": PATIENCE,
+                "handshake_timeout": PATIENCE,
+                **settings,
+            }
+        )
         limits = open_limits(proxy)
         opening = open_relay(proxy, limits.places, keyring.ticket_secrets if keyring else tuple)
         async with opening as opened, trio.open_nursery() as nursery:

@@ -21,7 +21,7 @@ class MemoryStore:
         self.lists = 0  # asked for and answered
         self.defect: Exception | None = None  # what every question ends with
         self._history: list[Event] = []
-        self._away = False
+        self.away = False  # whoever asks or watches is told so
         self._moved = trio.Event()
 
     # -- what happens to it
@@ -51,12 +51,12 @@ class MemoryStore:
 
     def go_away(self) -> None:
         """Whoever asks or watches is told that it is not there."""
-        self._away = True
+        self.away = True
         self._wake()
 
     def come_back(self) -> None:
         """It answers again."""
-        self._away = False
+        self.away = False
 
     @property
     def listing(self) -> Listing:
@@ -122,7 +122,7 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         if self.defect is not None:
             raise self.defect
-        if self._away:
+        if self.away:
             raise StoreUnavailable("away")
 
     def _happened(self, event: Event) -> None:

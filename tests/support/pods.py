@@ -19,7 +19,7 @@ from tests.support.gateway import Lines, open_lines
 from tests.support.memory_store import MemoryStore
 
 PATIENCE = 60.0  # seconds for anything that must happen
-WAIT = 0.2  # seconds that a store which is away is waited for
+WAIT = 0.2  # seconds for which a store that is away is waited for
 RETRY = 0.1  # seconds between two tries to have the copy on disk
 LONG_AGO = 1_700_000_000.0
 
@@ -39,7 +39,11 @@ class Pod:
         return Settings(
             store="etcd://one:2379,two:2379/apisix",
             state_dir=self.state_dir,
-            proxy=Proxy(store_wait=WAIT, store_retry=0.01, store_retry_max=0.05),
+            proxy=Proxy(
+                store_wait=WAIT if self.store.away else PATIENCE,
+                store_retry=0.01,
+                store_retry_max=0.05,
+            ),
             etcd=Etcd(watch_silence=self.watch_silence),
         )
 
