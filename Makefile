@@ -22,6 +22,8 @@ ONE_RELAY := $(addprefix --ignore tests/e2e/,test_faults.py test_fleet.py test_c
 TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
 # Those that measure time come afterwards, one by one, on the relay that users have; all of them are in tests/e2e.
 ALONE := -m alone
+# Every Python process that is started imports tests/delays/sitecustomize.py, which delays this and that.
+SHAKEN := PYTHONPATH=$(CURDIR)/tests/delays DELAY=0.06
 # In the profile of the module, which is installed before: what it has built of others is not built again.
 CLIPPY := cargo clippy --release --locked --all-targets
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/*/*.rs)
@@ -36,7 +38,7 @@ HELM_KUBERNETES := -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh
 DIST := dist
 
 .PHONY: demo test crate sanitize check format unit e2e cover certs load faults soak bench fuzz fuzz-tls fuzzers clean helm chart \
-  metrics-page
+  metrics-page shake
 
 demo: $(RUNTIME)  ## admin, data plane and three game servers on this machine
 	$(BIN)/sniproxy quickstart
@@ -48,6 +50,11 @@ test: check crate helm  ## lint, types, unit and end-to-end tests, on both relay
 	@if $(BIN)/python -c 'import sniproxy._relay' 2> /dev/null; \
 	then SNIPROXY_PROXY__RELAY=native $(BIN)/pytest $(SESSIONS) $(TOGETHER); \
 	else echo 'the native relay is not built: its tests are left out'; fi
+
+shake: $(TESTS) helm  ## the tests under random delays, where else only luck decides: what leans on it fails here (15 min)
+	$(SHAKEN) $(BIN)/pytest $(TOGETHER)
+	$(SHAKEN) SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(TOGETHER)
+	$(SHAKEN) SNIPROXY_PROXY__RELAY=native $(BIN)/pytest $(SESSIONS) $(TOGETHER)
 
 crate: $(TESTS)  ## the native relay's own lint and tests, where there is a Rust toolchain
 	@unset MAKEFLAGS MFLAGS; if cargo --version > /dev/null 2>&1; \
