@@ -24,6 +24,7 @@ TOGETHER := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
 ALONE := -m alone
 # Every Python process that is started imports tests/delays/sitecustomize.py, which delays this and that.
 SHAKEN := PYTHONPATH=$(CURDIR)/tests/delays DELAY=0.06
+IMPORTED := -W ignore::pytest.PytestAssertRewriteWarning
 # In the profile of the module, which is installed before: what it has built of others is not built again.
 CLIPPY := cargo clippy --release --locked --all-targets
 CRATE := relay/Cargo.toml relay/Cargo.lock $(wildcard relay/src/*.rs relay/src/*/*.rs)
@@ -52,9 +53,9 @@ test: check crate helm  ## lint, types, unit and end-to-end tests, on both relay
 	else echo 'the native relay is not built: its tests are left out'; fi
 
 shake: $(TESTS) helm  ## the tests under random delays, where else only luck decides: what leans on it fails here (15 min)
-	$(SHAKEN) $(BIN)/pytest $(TOGETHER)
-	$(SHAKEN) SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(TOGETHER)
-	$(SHAKEN) SNIPROXY_PROXY__RELAY=native $(BIN)/pytest $(SESSIONS) $(TOGETHER)
+	$(SHAKEN) $(BIN)/pytest $(TOGETHER) $(IMPORTED)
+	$(SHAKEN) SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(TOGETHER) $(IMPORTED)
+	$(SHAKEN) SNIPROXY_PROXY__RELAY=native $(BIN)/pytest $(SESSIONS) $(TOGETHER) $(IMPORTED)
 
 crate: $(TESTS)  ## the native relay's own lint and tests, where there is a Rust toolchain
 	@unset MAKEFLAGS MFLAGS; if cargo --version > /dev/null 2>&1; \
