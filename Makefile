@@ -52,7 +52,7 @@ test: check crate helm  ## lint, types, unit and end-to-end tests, on both relay
 	then SNIPROXY_PROXY__RELAY=native $(BIN)/pytest $(SESSIONS) $(TOGETHER); \
 	else echo 'the native relay is not built: its tests are left out'; fi
 
-shake: $(TESTS) helm  ## the tests under random delays, where else only luck decides: what leans on it fails here (15 min)
+shake: $(TESTS) helm  ## the tests under random delays, where else only luck decides: what leans on it fails here (20 min)
 	$(SHAKEN) $(BIN)/pytest $(TOGETHER) $(IMPORTED)
 	$(SHAKEN) SNIPROXY_PROXY__RELAY=trio $(BIN)/pytest tests/e2e $(ONE_RELAY) $(TOGETHER) $(IMPORTED)
 	$(SHAKEN) SNIPROXY_PROXY__RELAY=native $(BIN)/pytest $(SESSIONS) $(TOGETHER) $(IMPORTED)
