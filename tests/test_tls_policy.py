@@ -343,9 +343,8 @@ async def play(stage: Stage, played: list[Row]) -> dict[str, list[int]]:
     async def one(row: Row) -> None:
         async with at_once:
             peer, answer = stage.gateway.dial(), b""
-            with suppress(
-                ConnectionResetError, BrokenPipeError
-            ):  # it may be over before all is said
+            # It may be over before all is said; what was answered by then is read all the same.
+            with suppress(ConnectionResetError, BrokenPipeError):
                 for segment in row.segments:
                     await peer.send(segment)
             with suppress(ConnectionResetError):
