@@ -28,6 +28,8 @@ from sniproxy.objects.traffic import DAY, hour_of
 from sniproxy.parent import DataPlane, check_settings
 from sniproxy.scrape import rows_in
 from sniproxy.settings import Drain, Encryption, Etcd, Listener, Settings
+from sniproxy.store import Listing
+from sniproxy.store.mirror import Mirror, Origin
 from sniproxy.upgrade import Estate
 from tests.support.crews import PATIENCE, played, until
 from tests.support.peers import Peer
@@ -124,6 +126,28 @@ async def test_a_store_that_takes_nothing_keeps_nobody_out(
                 (player,) = await plane.join(1)
                 player.close()
                 meanwhile.close()
+
+
+async def test_a_store_that_is_known_to_be_away_is_not_waited_for(
+    tmp_path: Path, deaf: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Players who are served by the copy of last time need not wait for a record that will not come."""
+    monkeypatch.setattr("sniproxy.presence.INTRODUCTION", 10 * PATIENCE)
+    host, port = deaf
+    away: dict[str, Any] = {
+        "store": f"etcd://{host}:{port}/apisix",
+        "etcd": Etcd(timeout=10 * PATIENCE),
+        "encryption": Encryption(keyring=("A" * 43 + "=",)),
+    }
+    mirror = Mirror(tmp_path / "mirror.db", Origin("/apisix", frozenset({f"http://{host}:{port}"})))
+    mirror.take_over(Listing((), 7), time.time())
+    mirror.close()
+    async with house_of(tmp_path, store_wait=0.2) as house:
+        house.settings = house.settings.model_copy(update=away)
+        async with house.version() as plane:
+            await plane.ready()
+            assert (await plane.look("/readyz")).text.startswith("ok, but config_stale")
+            plane.dial().close()
 
 
 async def test_told_to_end_before_it_was_ever_ready_it_waits_for_no_balancer(
