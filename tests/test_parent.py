@@ -5,10 +5,7 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -16,22 +13,18 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
 from click.testing import CliRunner
 
 from admin.traffic import TrafficReader
 from sniproxy.cli import main
 from sniproxy.drain import Phase
 from sniproxy.errors import SettingsError
-from sniproxy.objects.node_record import records_prefix
 from sniproxy.objects.traffic import DAY, hour_of
 from sniproxy.parent import DataPlane, check_settings
 from sniproxy.scrape import rows_in
 from sniproxy.settings import Drain, Encryption, Etcd, Listener, Settings
-from sniproxy.store import Listing
-from sniproxy.store.mirror import Mirror, Origin
 from sniproxy.upgrade import Estate
-from tests.support.crews import PATIENCE, played, until
+from tests.support.crews import played, until
 from tests.support.peers import Peer
 from tests.support.planes import House, Plane, house_of
 from tests.support.ports import free_ports
@@ -40,22 +33,17 @@ from tests.support.stores import opened_sqlite
 pytestmark = pytest.mark.anyio
 
 
-async def readiness(plane: Plane) -> int:
-    """What a balancer hears."""
-    return (await plane.look("/readyz")).status_code
-
-
 async def test_what_is_drained_before_it_is_ready_lets_nobody_in_when_it_is(tmp_path: Path) -> None:
     """Nor does it say that it is ready; and once that is taken back it does."""
     async with house_of(tmp_path) as house, house.version() as plane:
         await plane.ask("POST", "/drain")
         await until(lambda: plane.parent.draining.phase is Phase.OVER)
         await plane.ready()
-        assert await readiness(plane) == 503
+        assert await plane.readiness() == 503
         with pytest.raises(ConnectionRefusedError):
             plane.dial()
         await plane.ask("DELETE", "/drain")
-        assert await readiness(plane) == 200
+        assert await plane.readiness() == 200
         (player,) = await plane.join(1)
         player.close()
 
@@ -67,87 +55,11 @@ async def test_a_drain_that_is_taken_back_before_it_is_ready_makes_it_not_ready(
         await plane.ask("POST", "/drain")
         await plane.ask("DELETE", "/drain")
         if not plane.parent.crew.first_ready.is_set():
-            assert await readiness(plane) == 503
+            assert await plane.readiness() == 503
         await plane.ready()
-        assert await readiness(plane) == 200
+        assert await plane.readiness() == 200
         (player,) = await plane.join(1)
         player.close()
-
-
-@contextmanager
-def taking_nothing(folder: Path) -> Iterator[None]:
-    """The store can be read, and nothing written."""
-    with closing(sqlite3.connect(folder / "config.db", isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
-        other.execute("ROLLBACK")
-
-
-async def records(house: House) -> list[str]:
-    """Whom `?wait=all` waits for."""
-    async with opened_sqlite(house.settings.state_dir / "config.db") as store:
-        prefix = records_prefix(house.settings.where.prefix)
-        return [entry.key for entry in (await store.list(prefix)).entries]
-
-
-async def test_who_lets_players_in_is_in_the_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a write that comes then would not be waited for, and a player be routed as before it."""
-    monkeypatch.setattr("sniproxy.presence.INTRODUCTION", PATIENCE)
-    async with house_of(tmp_path) as house:
-        with ExitStack() as meanwhile:
-            meanwhile.enter_context(taking_nothing(tmp_path))
-            async with house.version() as plane:
-                await until(plane.parent.crew.first_ready.is_set)
-                await trio.testing.wait_all_tasks_blocked()
-                assert await readiness(plane) == 503
-                with pytest.raises(ConnectionRefusedError):
-                    plane.dial()
-                meanwhile.close()
-                await plane.ready()
-                assert len(await records(house)) == 1
-                assert await readiness(plane) == 200
-                (player,) = await plane.join(1)
-                player.close()
-
-
-async def test_a_store_that_takes_nothing_keeps_nobody_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sniproxy.presence.INTRODUCTION", 0.2)
-    async with house_of(tmp_path) as house:
-        with ExitStack() as meanwhile:
-            meanwhile.enter_context(taking_nothing(tmp_path))
-            async with house.version() as plane:
-                await plane.ready()
-                assert await readiness(plane) == 200
-                assert await records(house) == []
-                (player,) = await plane.join(1)
-                player.close()
-                meanwhile.close()
-
-
-async def test_a_store_that_is_known_to_be_away_is_not_waited_for(
-    tmp_path: Path, deaf: tuple[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Players who are served by the copy of last time need not wait for a record that will not come."""
-    monkeypatch.setattr("sniproxy.presence.INTRODUCTION", 10 * PATIENCE)
-    host, port = deaf
-    away: dict[str, Any] = {
-        "store": f"etcd://{host}:{port}/apisix",
-        "etcd": Etcd(timeout=10 * PATIENCE),
-        "encryption": Encryption(keyring=("A" * 43 + "=",)),
-    }
-    mirror = Mirror(tmp_path / "mirror.db", Origin("/apisix", frozenset({f"http://{host}:{port}"})))
-    mirror.take_over(Listing((), 7), time.time())
-    mirror.close()
-    async with house_of(tmp_path, store_wait=0.2) as house:
-        house.settings = house.settings.model_copy(update=away)
-        async with house.version() as plane:
-            await plane.ready()
-            assert (await plane.look("/readyz")).text.startswith("ok, but config_stale")
-            plane.dial().close()
 
 
 async def test_told_to_end_before_it_was_ever_ready_it_waits_for_no_balancer(
@@ -293,7 +205,7 @@ async def test_a_drain_that_begins_while_the_new_version_is_tried_is_not_forgott
         drained.set()
         await until(lambda: plane.logged("upgrade refused"))
         assert not plane.ended.is_set()
-        assert await readiness(plane) == 503
+        assert await plane.readiness() == 503
 
 
 @pytest.mark.usefixtures("any_version_could_run")

@@ -59,6 +59,10 @@ class Plane:
         async with httpx.AsyncClient(timeout=PATIENCE, verify=False) as client:
             return await client.get(f"http://127.0.0.1:{port}{path}")
 
+    async def readiness(self) -> int:
+        """What a balancer hears."""
+        return (await self.look("/readyz")).status_code
+
     async def metric(self, name: str) -> float:
         """On the status port; one without labels."""
         text = (await self.look("/metrics")).text
